@@ -1,0 +1,16 @@
+"""Models: the networks, built by name from the sizes that a checkpoint carries."""
+
+from torch import nn
+
+from models.late_fusion import LateFusionClassifier
+
+MODELS = {"late_fusion": LateFusionClassifier}
+
+
+def build_model(config: dict) -> nn.Module:
+    """The network of a `config` as `model.config` gives it. Raises ValueError for an unknown name."""
+    sizes = dict(config)
+    name = sizes.pop("name")
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}: this version knows {', '.join(MODELS)}")
+    return MODELS[name](**sizes)

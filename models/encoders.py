@@ -1,0 +1,123 @@
+"""Encoders: MobileNetV2 for frames, a small convolution for MFCC, and pooling over time."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.models import mobilenet_v2
+
+EMBEDDING_SIZE = 1280  # MobileNetV2's last feature map, pooled
+NUM_BLOCKS = 19  # torchvision's mobilenet_v2().features: stem, 17 inverted residuals, last conv
+FRAMES_PER_CHUNK = 16  # on a CPU this runs 2.7 times faster than one batch of 160 frames
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+PADDINGS = ("torch", "tensorflow")
+
+
+class FrameEncoder(nn.Module):
+    """MobileNetV2 (arXiv 1801.04381) up to its pooled last feature map, a vector a frame.
+
+    How frames must be fed belongs to the weights: `mean` and `std` (of RGB in 0..1) and `padding`,
+    "torch" (one pixel all round) or "tensorflow" (see `TensorflowPadConv2d`).
+    """
+
+    def __init__(
+        self,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+        padding: str = "torch",
+    ):
+        super().__init__()
+        self.config = {"mean": list(mean), "std": list(std), "padding": padding}
+        self.features = mobilenet_v2(weights=None).features
+        if padding not in PADDINGS:
+            raise ValueError(f"padding is one of {PADDINGS}, not {padding!r}")
+        if padding == "tensorflow":
+            _use_tensorflow_padding(self.features)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """(N, H, W, 3) RGB in 0..255, uint8 or float, to (N, 1280)."""
+        chunk = len(frames) if frames.is_cuda else FRAMES_PER_CHUNK
+        return torch.cat([self._encode(part) for part in frames.split(chunk)])
+
+    def train_last_blocks(self, count: int) -> None:
+        """Lets the last `count` of NUM_BLOCKS blocks learn, and freezes the others."""
+        for index, block in enumerate(self.features):
+            block.requires_grad_(index >= NUM_BLOCKS - count)
+
+    def freeze_statistics(self, frozen: bool) -> None:
+        """Keeps batch norm at the statistics it has: those of a few clips would be worse."""
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.train(not frozen and self.training)
+
+    def _encode(self, frames: torch.Tensor) -> torch.Tensor:
+        x = frames.permute(0, 3, 1, 2).float()  # (N, 3, H, W), channels last in memory
+        x = self.features((x - self.mean) / self.std)  # (N, 1280, H/32, W/32)
+        return x.mean(dim=(2, 3))
+
+
+class TensorflowPadConv2d(nn.Conv2d):
+    """A 3x3 convolution of stride 2, padded as TensorFlow's MobileNetV2 was trained.
+
+    Left and top get size mod 2 pixels, right and bottom one (Keras `correct_pad`). With torch's
+    padding those weights see a picture shifted by half a pixel in every stage.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = x.shape[-2:]
+        x = F.pad(x, (width % 2, 1, height % 2, 1))
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+def _use_tensorflow_padding(module: nn.Module) -> None:
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d) and child.stride == (2, 2):
+            child.__class__ = TensorflowPadConv2d  # same parameters, another padding
+
+
+def pool_mean_std(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """(B, T, D) and (B, T) bool to (B, 2D): mean and unbiased deviation over time.
+
+    Unbiased, so that 16 sampled frames and all 40 of a clip give the same expectation. A clip with
+    a single step has deviation (nearly) 0, one with none is all 0.
+    """
+    x = x.float()
+    weight = mask.unsqueeze(-1).to(x.dtype)  # (B, T, 1)
+    count = weight.sum(dim=1)  # (B, 1)
+    mean = (x * weight).sum(dim=1) / count.clamp(min=1)
+    squares = ((x - mean.unsqueeze(1)) * weight).square().sum(dim=1)
+    # The small constant keeps the gradient of the root finite where nothing changes over time.
+    std = (squares / (count - 1).clamp(min=1) + 1e-8).sqrt()
+    return torch.cat([mean, std * (count > 0)], dim=1)
+
+
+class MfccEncoder(nn.Module):
+    """Two convolutions over time, a vector of `size` an MFCC step (local: 9 steps, 0.3 s).
+
+    `set_statistics` stores the training set's mean and deviation of every coefficient; until then
+    the input passes as it is.
+    """
+
+    def __init__(self, n_mfcc: int, size: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n_mfcc))
+        self.register_buffer("std", torch.ones(n_mfcc))
+        self.layers = nn.Sequential(
+            nn.Conv1d(n_mfcc, size, 5, padding=2, bias=False),
+            nn.BatchNorm1d(size),
+            nn.ReLU(),
+            nn.Conv1d(size, size, 5, padding=2, bias=False),
+            nn.BatchNorm1d(size),
+            nn.ReLU(),
+        )
+
+    def set_statistics(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        self.mean.copy_(mean)
+        self.std.copy_(std.clamp(min=1e-3))
+
+    def forward(self, mfcc: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(B, M, n_mfcc) and (B, M) bool to (B, M, size). Masked steps count as the mean."""
+        x = (mfcc.float() - self.mean) / self.std * mask.unsqueeze(-1)
+        return self.layers(x.transpose(1, 2)).transpose(1, 2)  # (B, M, size)

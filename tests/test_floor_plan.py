@@ -1,0 +1,165 @@
+"""Floor plan: who may import whom, read from the source files."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Each room with the rooms it may import besides itself.
+GROUND = {"models", "utils", "cloud"}
+WORKSHOPS = {"training", "timeline", "search"}
+MAY_IMPORT = {
+    **{room: set() for room in GROUND},
+    **{room: GROUND for room in WORKSHOPS},
+    "web": GROUND | WORKSHOPS,
+    "scripts": GROUND | WORKSHOPS | {"web"},
+}
+
+# Each heavy dependency with the only files that may import it, besides tests and benchmarks.
+DOORS = {
+    "av": r"utils/(video|audio|demo_\w+)\.py",
+    "cv2": r"utils/(video|audio|demo_\w+)\.py",
+    "librosa": r"utils/audio\.py",
+    "onnxruntime": r"models/\w+\.py",
+    "annoy": r"search/vector_index\.py",
+    "sqlite3": r"search/clip_store\.py",
+    "pymongo": r"search/clip_store\.py",
+    "mlflow": r"training/tracking\.py",
+    "boto3": r"cloud/\w+\.py",
+    "botocore": r"cloud/\w+\.py",
+}
+ROOM_LIBRARIES = {"models": {"torch", "torchvision", "onnxruntime", "numpy"}}
+BANNED_LIBRARIES = {"cloud": {"torch", "torchvision"}}  # it starts in well under a second
+
+PACKAGE_OF = {  # where the module's name is not the package's
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "pynvml": "nvidia-ml-py",
+    "sklearn": "scikit-learn",
+}
+
+SCRIPTS = sorted(ROOT.glob("*.py"))
+MODULES = sorted(
+    path for room in (GROUND | WORKSHOPS | {"web"}) for path in (ROOT / room).rglob("*.py")
+)
+OURS = GROUND | WORKSHOPS | {"web"} | {path.stem for path in SCRIPTS}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def room_of(path: Path) -> str:
+    return "scripts" if path.parent == ROOT else path.relative_to(ROOT).parts[0]
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Full names of the modules imported anywhere in a file, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)}:{node.lineno}: import by the full name"
+            yield node.module
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant))
+
+
+def libraries_of(path: Path) -> set[str]:
+    tops = {name.partition(".")[0] for name in imports_of(path)}
+    return tops - OURS - set(sys.stdlib_module_names)
+
+
+def by_name(paths: list[Path]) -> list:
+    return [pytest.param(path, id=name_of(path)) for path in paths]
+
+
+@pytest.mark.parametrize("path", by_name(SCRIPTS + MODULES))
+def test_imports_only_go_down(path):
+    room = room_of(path)
+    for name in imports_of(path):
+        target = name.partition(".")[0]
+        if target in OURS and target != room:
+            assert target in MAY_IMPORT[room], f"{name_of(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", by_name(SCRIPTS + MODULES))
+def test_each_heavy_dependency_has_one_door(path):
+    for name in imports_of(path):
+        door = DOORS.get(name.partition(".")[0])
+        assert door is None or re.fullmatch(door, name_of(path)), f"{name_of(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", by_name(MODULES))
+def test_rooms_keep_to_their_libraries(path):
+    room = room_of(path)
+    libraries = libraries_of(path)
+    assert libraries <= ROOM_LIBRARIES.get(room, libraries)
+    assert not libraries & BANNED_LIBRARIES.get(room, set())
+
+
+def test_check_needs_nothing_installed():
+    assert libraries_of(ROOT / "check_setup.py") == set()
+
+
+def test_every_library_is_named_in_the_pipfile():
+    pipfile = tomllib.loads((ROOT / "Pipfile").read_text())
+    named = {name for section in pipfile.values() for name in section}
+    libraries = set().union(*(libraries_of(path) for path in SCRIPTS + MODULES))
+    assert {PACKAGE_OF.get(name, name) for name in libraries} <= named
+
+
+def test_librosa_does_not_load_files():
+    # Its way to read files needs modules that Python 3.13 dropped, and that the lock leaves out.
+    text = (ROOT / "utils" / "audio.py").read_text()
+    assert "librosa.load" not in text
+    assert "audioread" not in text
+
+
+def test_importing_does_no_work(tmp_path):
+    """All modules, one after another, in one fresh process in an empty folder."""
+    names = [name_of(path).removesuffix(".py").replace("/", ".") for path in SCRIPTS + MODULES]
+    names = [name.removesuffix(".__init__") for name in names]
+    program = f"""
+import importlib, os, random, sys, threading
+sys.path.insert(0, {str(ROOT)!r})
+before = (dict(os.environ), random.getstate(), threading.active_count(), os.getcwd())
+for name in {names!r}:
+    importlib.import_module(name)
+    for seen in ("multiprocessing.managers", "matplotlib.pyplot"):
+        assert seen not in sys.modules, (name, seen)
+    after = (dict(os.environ), random.getstate(), threading.active_count(), os.getcwd())
+    assert after == before, name
+assert not ("torch" in sys.modules and sys.modules["torch"].cuda.is_initialized())
+"""
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_module_has_its_test_file():
+    modules = [path for path in MODULES if path.name != "__init__.py"]
+    missing = [
+        f"{name_of(path)} wants tests/test_{path.stem}.py"
+        for path in modules
+        if not (ROOT / "tests" / f"test_{path.stem}.py").exists()
+    ]
+    assert missing == []
+
+
+def test_data_holds_no_code():
+    assert [path.name for path in (ROOT / "data").rglob("*") if path.suffix in (".py", ".sh")] == []

@@ -1,0 +1,1 @@
+"""Timeline: from a long recording to what is shown when."""

@@ -1,0 +1,98 @@
+"""Embedding: the trunk run once over every frame, so that the heads train in seconds."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from models.encoders import EMBEDDING_SIZE, FrameEncoder
+from training.device import amp_dtype, autocast
+from utils.config import Config
+from utils.feature_store import Column, FeatureStore
+from utils.preparation import PreparedSet
+
+PLAIN, FLIPPED = "embeddings", "flipped"
+BLOCK_FRAMES = 256
+
+
+class MemoryStore:
+    """Arrays by key and column with the `get` and `add` of a FeatureStore, gone with the process."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, dict[str, np.ndarray]] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._arrays
+
+    def get(self, key: str, column: str) -> np.ndarray | None:
+        return self._arrays[key].get(column)
+
+    def add(self, key: str, arrays: dict[str, Iterable[np.ndarray]], info: dict) -> None:
+        self._arrays[key] = {name: np.concatenate(list(rows)) for name, rows in arrays.items()}
+
+
+def stored_embeddings(model: nn.Module, prepared: PreparedSet, config: Config) -> FeatureStore:
+    """Embeddings of all recordings, plain and mirrored, made where the cache lacks them.
+
+    The cache is `cache_dir/embeddings/<id>`, a folder for each trunk and each way to make frames.
+    """
+    encoder = model.video_encoder
+    store = _open_store(config.cache_dir, prepared.spec.id, encoder)
+    missing = [key for key in prepared.keys.values() if key not in store]
+    if missing:
+        amp = amp_dtype(encoder.mean.device, config.mixed_precision)
+        with store.writing():
+            columns = (PLAIN, FLIPPED)
+            embed_recordings(encoder, prepared.store, missing, store, columns=columns, amp=amp)
+    return store
+
+
+def embed_recordings(
+    encoder: FrameEncoder,
+    features: FeatureStore,
+    keys: Iterable[str],
+    target: FeatureStore | MemoryStore,
+    *,
+    columns: tuple[str, ...] = (PLAIN,),
+    amp: torch.dtype | None = None,
+    title: str | None = "embed",
+) -> None:
+    """Adds (T, 1280) float16 embeddings of each recording that `target` lacks.
+
+    The column FLIPPED is of the mirrored frames. A bar counts frames where there is a `title`.
+    """
+    missing = [key for key in dict.fromkeys(keys) if key not in target]
+    total = sum(features.num_rows(key, "frames") for key in missing) * len(columns)
+    encoder.eval()
+    bar = tqdm(total=total, desc=title, unit="frame", disable=title is None, delay=1, leave=False)
+    with bar:
+        for key in missing:
+            frames = features.get(key, "frames")
+            arrays = {c: _embed(encoder, frames, c == FLIPPED, amp, bar) for c in columns}
+            target.add(key, arrays, {})
+
+
+def _open_store(cache_dir: str | Path, spec_id: str, encoder: FrameEncoder) -> FeatureStore:
+    digest = hashlib.sha256(f"{spec_id} {encoder.config}".encode())
+    for tensor in encoder.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    folder = Path(cache_dir, "embeddings", digest.hexdigest()[:12])
+    column = Column("float16", (EMBEDDING_SIZE,))
+    return FeatureStore(folder, {PLAIN: column, FLIPPED: column})
+
+
+@torch.inference_mode()
+def _embed(
+    encoder: FrameEncoder, frames: np.ndarray, flip: bool, amp: torch.dtype | None, bar: tqdm
+) -> Iterator[np.ndarray]:
+    device = encoder.mean.device
+    for start in range(0, len(frames), BLOCK_FRAMES):
+        block = torch.from_numpy(np.array(frames[start : start + BLOCK_FRAMES])).to(device)
+        with autocast(device, amp):
+            embeddings = encoder(block.flip(2) if flip else block)
+        bar.update(len(block))
+        yield embeddings.to(torch.float16).cpu().numpy()

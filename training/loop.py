@@ -1,0 +1,466 @@
+"""Loop: epochs over clips, from batches to the best weights."""
+
+import hashlib
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from models.encoders import NUM_BLOCKS, pool_mean_std
+from training.checkpoint import load_state, save_checkpoint, save_state
+from training.device import amp_dtype, autocast, seed_step
+from training.embedding import FLIPPED, PLAIN, MemoryStore, embed_recordings
+from training.evaluation import ClipScores, evaluate_scores, fit_temperature
+from training.run_log import RunLog
+from utils.augmentation import augment_frames, mask_mfcc
+from utils.config import Config
+from utils.dataset import Batch, ClipDataset, TrainingBatches, whole_batches
+from utils.errors import Interrupted, UserError
+from utils.feature_store import FeatureStore
+
+EVALUATION_BATCH = 64  # clips, of embeddings
+MAX_GRADIENT_NORM = 1.0
+GPU_FINE_TUNE_BLOCKS = 3
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of epochs in which the same part of the network learns."""
+
+    name: str  # "heads", "fine-tune" or "from scratch"
+    first_epoch: int
+    last_epoch: int  # exclusive
+    blocks: int  # of the trunk that learn, counted from its end; 0 reads stored embeddings
+    draws: int  # of each clip in an epoch
+
+
+@dataclass
+class Progress:
+    """Where a training stands: beside weights and optimizer, all that resuming needs."""
+
+    epoch: int = 0
+    step: int = 0  # steps done in this epoch
+    loss_sum: float = 0.0  # over this epoch's clips so far
+    correct: int = 0
+    clips: int = 0
+    epoch_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    total_seconds: float = 0.0
+    total_wait_seconds: float = 0.0
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    stale_epochs: int = 0
+    history: list[dict] = field(default_factory=list)
+
+    def end_epoch(self) -> None:
+        self.total_seconds += self.epoch_seconds
+        self.total_wait_seconds += self.wait_seconds
+        self.epoch, self.step = self.epoch + 1, 0
+        self.loss_sum, self.correct, self.clips = 0.0, 0, 0
+        self.epoch_seconds, self.wait_seconds = 0.0, 0.0
+
+
+def plan_phases(config: Config, *, from_scratch: bool, has_gpu: bool) -> list[Phase]:
+    """What learns when.
+
+    From scratch the whole network learns all the time. With pretrained weights the heads learn
+    first, on stored embeddings of the frozen trunk; then the trunk's last blocks, where
+    `fine_tune_blocks` (auto: 3 on a GPU, 0 without one) says so.
+    """
+    if from_scratch:
+        return [Phase("from scratch", 0, config.epochs, NUM_BLOCKS, 1)]
+    blocks = config.fine_tune_blocks
+    blocks = (GPU_FINE_TUNE_BLOCKS if has_gpu else 0) if blocks == "auto" else int(blocks)
+    frozen = config.epochs if blocks == 0 else min(config.frozen_epochs, config.epochs)
+    phases = [Phase("heads", 0, frozen, 0, config.frozen_draws)]
+    if blocks:
+        phases.append(Phase("fine-tune", frozen, config.epochs, blocks, 1))
+    return [phase for phase in phases if phase.first_epoch < phase.last_epoch]
+
+
+class TrainingError(UserError):
+    """The loss is no number any more, or the run can't be gone on with."""
+
+
+class Trainer:
+    """Trains one model; `fit` goes through the phases and leaves the best weights in it.
+
+    In the phase "heads" the datasets are read from `embeddings`. With a `run`, its last.ckpt,
+    best.safetensors, metrics.jsonl and run.log are kept current, and `resume` goes on from there.
+    `description` is what data.json holds.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train_set: ClipDataset,
+        val_set: ClipDataset,
+        config: Config,
+        *,
+        description: dict | None = None,
+        embeddings: FeatureStore | MemoryStore | None = None,
+        run: RunLog | None = None,
+    ):
+        self.model = model
+        self.description = description
+        self.embeddings = embeddings
+        self.train_set = train_set
+        self.val_set = val_set
+        self.config = config
+        self.device = next(model.parameters()).device
+        self.run = run
+        self.amp = amp_dtype(self.device, config.mixed_precision)
+        self.progress = Progress()
+        self.best_weights = _copy_weights(model)
+        self._class_weights = _class_weights(train_set).to(self.device)
+        self._resumed: dict | None = None
+
+    @property
+    def trunk_is_frozen(self) -> bool:
+        """Whether `embeddings` are still those of the model's trunk."""
+        return all(row["phase"] == "heads" for row in self.progress.history)
+
+    def resume(self) -> None:
+        """Takes up the run where its last.ckpt was written. Raises TrainingError for other data."""
+        state = load_state(self.run.path("last.ckpt"))
+        if state["clips"] != self.clips_id():
+            raise TrainingError(
+                f"the videos changed since {self.run.folder.name} began: start a new run"
+            )
+        self.progress = Progress(**state["progress"])
+        self.model.load_state_dict(state["model"])
+        self.best_weights = state["best"]
+        self._resumed = state
+
+    def fit(self, phases: list[Phase]) -> None:
+        """Trains until the last phase ends, or early stopping ends it, then loads the best weights.
+
+        Raises Interrupted after Ctrl-C or SIGTERM, with everything saved.
+        """
+        if self._resumed is None:
+            self._set_statistics()
+        with _stop_signal() as stop:
+            for phase in phases:
+                if self.progress.epoch < phase.last_epoch:
+                    self._fit_phase(phase, stop)
+        self.model.load_state_dict(self.best_weights)
+        self.model.eval()
+
+    def _set_statistics(self) -> None:
+        """Gives the model the training set's mean and deviation of what its halves are fed."""
+        sounds = [sound for _, sound, _ in map(self.train_set.whole, range(len(self.train_set)))]
+        sounds = [sound.astype(np.float32) for sound in sounds if sound is not None]
+        mfcc = torch.from_numpy(np.concatenate(sounds)) if sounds else None
+        pooled = None
+        if self.embeddings is not None:
+            batches = whole_batches(self.train_set.read_from(self.embeddings), EVALUATION_BATCH)
+            pooled = torch.cat([pool_mean_std(b.video, b.video_mask) for b in batches])
+        self.model.set_statistics(pooled, mfcc)
+        self.best_weights = _copy_weights(self.model)
+
+    def _fit_phase(self, phase: Phase, stop: "_Stop") -> None:
+        progress = self.progress
+        if progress.epoch == phase.first_epoch and progress.step == 0:
+            self.model.load_state_dict(self.best_weights)
+            progress.stale_epochs = 0
+        train_set, val_set = self.train_set, self.val_set
+        if phase.blocks == 0:
+            train_set = train_set.read_from(self.embeddings, (PLAIN, FLIPPED))
+            val_set = val_set.read_from(self.embeddings)
+        self.model.video_encoder.train_last_blocks(phase.blocks)
+        optimizer = _make_optimizer(self.model, phase, self.config)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
+        if self._resumed and self._resumed["phase"] == phase.name:
+            optimizer.load_state_dict(self._resumed["optimizer"])
+            scaler.load_state_dict(self._resumed["scaler"])
+        self._resumed = None
+        batches = TrainingBatches(
+            train_set,
+            self.config.batch_size,
+            train_frames=self.config.train_frames,
+            draws=phase.draws,
+            seed=self.config.seed,
+        )
+        while progress.epoch < phase.last_epoch:
+            self._train_one_epoch(phase, batches, optimizer, scaler, stop)
+            if stop.requested:
+                self._save(phase, optimizer, scaler)
+                raise Interrupted(self._how_to_go_on())
+            self._end_epoch(phase, val_set, optimizer)
+            if progress.stale_epochs >= self.config.patience:
+                self._say(f"no better for {progress.stale_epochs} epochs: {phase.name} ends here")
+                progress.epoch = phase.last_epoch
+            self._save(phase, optimizer, scaler)
+
+    def _train_one_epoch(
+        self,
+        phase: Phase,
+        batches: TrainingBatches,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        stop: "_Stop",
+    ) -> None:
+        """Steps from `progress.step` to the end of the epoch, or to a request to stop."""
+        config, progress = self.config, self.progress
+        self.model.train()
+        self.model.video_encoder.freeze_statistics(phase.name != "from scratch")
+        num_steps = (phase.last_epoch - phase.first_epoch) * len(batches)
+        done_before = (progress.epoch - phase.first_epoch) * len(batches)
+        started, waited = time.perf_counter(), batches.wait_seconds
+        title = f"{phase.name} {progress.epoch + 1}/{config.epochs}"
+        bar = tqdm(
+            total=len(batches) * config.batch_size,
+            initial=progress.step * config.batch_size,
+            desc=title,
+            unit="clip",
+            leave=False,
+            disable=self.run is None,
+        )
+        with bar:
+            for batch in batches.epoch(progress.epoch, progress.step):
+                generator = seed_step(config.seed, progress.epoch, progress.step)
+                rate = learning_rate_factor((done_before + progress.step) / num_steps, config)
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak_lr"] * rate
+                self._step(batch.to(self.device), phase, optimizer, scaler, generator)
+                progress.step += 1
+                bar.set_postfix_str(f"loss {progress.loss_sum / progress.clips:.3f}", False)
+                bar.update(len(batch))
+                if stop.requested:
+                    break
+        progress.epoch_seconds += time.perf_counter() - started
+        progress.wait_seconds += batches.wait_seconds - waited
+
+    def _step(
+        self,
+        batch: Batch,
+        phase: Phase,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        generator: torch.Generator,
+    ) -> None:
+        video = augment_frames(batch.video, generator) if phase.blocks else batch.video
+        mfcc, mfcc_mask = mask_mfcc(batch.mfcc, batch.mfcc_mask, generator)
+        with autocast(self.device, self.amp):
+            logits = self.model(video, batch.video_mask, mfcc, mfcc_mask)
+        loss = F.cross_entropy(
+            logits.float(),
+            batch.labels,
+            self._class_weights,
+            label_smoothing=self.config.label_smoothing,
+        )
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {loss.item()} in epoch {self.progress.epoch + 1}: "
+                "lower --learning-rate and --head-learning-rate"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        scaler.step(optimizer)
+        scaler.update()
+        self.progress.loss_sum += loss.item() * len(batch)
+        self.progress.correct += int((logits.argmax(1) == batch.labels).sum())
+        self.progress.clips += len(batch)
+
+    def _end_epoch(
+        self, phase: Phase, val_set: ClipDataset, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Validates, keeps the weights if they are the best, says and records the epoch."""
+        progress = self.progress
+        if phase.blocks:
+            val_set = embed_dataset(self.model, val_set, self.amp)
+        scores = score_clips(self.model, val_set, self.device)
+        judged = evaluate_scores(scores, self.val_set.classes, temperature=1.0)
+        best = judged["nll"] < progress.best_loss
+        if best:
+            progress.best_loss, progress.best_epoch = judged["nll"], progress.epoch + 1
+            self.best_weights = _copy_weights(self.model)
+            self.save_best(fit_temperature(scores.logits, scores.labels), judged)
+        progress.stale_epochs = 0 if best else progress.stale_epochs + 1
+        row = {
+            "phase": phase.name,
+            "epoch": progress.epoch + 1,
+            "epochs": self.config.epochs,
+            "learning_rate": optimizer.param_groups[0]["lr"],
+            "train_loss": progress.loss_sum / progress.clips,
+            "train_accuracy": progress.correct / progress.clips,
+            "val_loss": judged["nll"],
+            "val_accuracy": judged["accuracy"],
+            "val_balanced_accuracy": judged["balanced_accuracy"],
+            "val_auc": judged["auc"],
+            "seconds": progress.epoch_seconds,
+            "clips_per_second": progress.clips / progress.epoch_seconds,
+            "wait_fraction": progress.wait_seconds / progress.epoch_seconds,
+            "best": best,
+        }
+        progress.history.append(row)
+        progress.end_epoch()
+        self._say(_epoch_line(row))
+
+    def _save(
+        self, phase: Phase, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+    ) -> None:
+        if self.run is None:
+            return
+        state = {
+            "model": self.model.state_dict(),
+            "best": self.best_weights,
+            "optimizer": optimizer.state_dict(),
+            "scaler": scaler.state_dict(),
+            "phase": phase.name,
+            "progress": asdict(self.progress),
+            "clips": self.clips_id(),
+        }
+        save_state(self.run.path("last.ckpt"), state)
+        self.run.write_metrics(self.progress.history)
+
+    def _say(self, line: str) -> None:
+        if self.run is not None:
+            self.run.say(line)
+
+    def _how_to_go_on(self) -> str:
+        return (
+            f"stopped in epoch {self.progress.epoch + 1} of {self.config.epochs}, everything is "
+            f"saved. Go on with: python {self.run.script} --resume {self.run.folder}"
+        )
+
+    def save_best(self, temperature: float, metrics: dict) -> None:
+        """Writes the model as it is to best.safetensors, with all that belongs to it."""
+        if self.run is None:
+            return
+        recipe = {
+            "classes": self.val_set.classes,
+            "feature_spec": self.val_set.spec.to_dict(),
+            "clip_seconds": self.config.clip_seconds,
+            "temperature": temperature,
+            "constants": self.config.constants(),
+            "data": self.description,
+            "clips_id": self.clips_id(),
+            "metrics": metrics,
+        }
+        save_checkpoint(self.run.path("best.safetensors"), self.model, recipe)
+
+    def clips_id(self) -> str:
+        """16 hex digits that change with any clip of either side."""
+        digest = hashlib.sha256()
+        for dataset in (self.train_set, self.val_set):
+            for clip in dataset.clips:
+                digest.update(f"{clip.key} {clip.start_seconds} {clip.end_seconds}\n".encode())
+            digest.update(b"--")
+        return digest.hexdigest()[:16]
+
+
+def learning_rate_factor(position: float, config: Config) -> float:
+    """Part of the peak rate at `position` in 0..1 of a phase: linear warm-up, then half a cosine.
+
+    The shape of OneCycle (arXiv 1708.07120) as a function of the position, so that nothing of it
+    has to be saved.
+    """
+    if position < config.warmup:
+        return 0.05 + 0.95 * position / config.warmup
+    return 0.5 * (1 + math.cos(math.pi * (position - config.warmup) / (1 - config.warmup)))
+
+
+def embed_dataset(
+    model: nn.Module, dataset: ClipDataset, amp: torch.dtype | None, title: str | None = None
+) -> ClipDataset:
+    """The dataset read through embeddings of the model's present trunk, made now, each frame once."""
+    store = MemoryStore()
+    keys = [clip.key for clip in dataset.clips]
+    embed_recordings(model.video_encoder, dataset.store, keys, store, amp=amp, title=title)
+    return dataset.read_from(store)
+
+
+@torch.inference_mode()
+def score_clips(
+    model: nn.Module, dataset: ClipDataset, device: torch.device, *, hide: str | None = None
+) -> ClipScores:
+    """Logits of every clip of an embedded dataset. `hide` is "video" or "sound" for ablations."""
+    model.eval()
+    logits = []
+    for batch in whole_batches(dataset, EVALUATION_BATCH):
+        batch = batch.to(device)
+        video_mask = batch.video_mask & (hide != "video")
+        mfcc_mask = batch.mfcc_mask & (hide != "sound")
+        logits.append(model(batch.video, video_mask, batch.mfcc, mfcc_mask).float().cpu().numpy())
+    return ClipScores(
+        logits=np.concatenate(logits),
+        labels=dataset.labels,
+        recordings=[clip.recording.name for clip in dataset.clips],
+        groups=[clip.recording.group for clip in dataset.clips],
+        start_seconds=np.array([clip.start_seconds for clip in dataset.clips]),
+        end_seconds=np.array([clip.end_seconds for clip in dataset.clips]),
+    )
+
+
+class _Stop:
+    requested = False
+
+
+@contextmanager
+def _stop_signal() -> Iterator[_Stop]:
+    """Ctrl-C and SIGTERM set `requested`; a second Ctrl-C ends the process at once."""
+    stop = _Stop()
+
+    def request(number: int, frame: object) -> None:
+        stop.requested = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    try:
+        before = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # signals belong to the main thread; elsewhere the caller stops us
+        before = {}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _make_optimizer(model: nn.Module, phase: Phase, config: Config) -> torch.optim.AdamW:
+    """AdamW on what the phase lets learn; biases and norms don't decay."""
+    rate = config.learning_rate if phase.name == "fine-tune" else config.head_learning_rate
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = (
+        ([p for p in learning if p.ndim > 1], config.weight_decay),
+        ([p for p in learning if p.ndim <= 1], 0.0),
+    )
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "lr": rate, "peak_lr": rate, "weight_decay": decay}
+            for parameters, decay in groups
+        ],
+        fused=next(model.parameters()).is_cuda,
+    )
+
+
+def _class_weights(dataset: ClipDataset) -> torch.Tensor:
+    """(C,) float32: each class counts the same however many clips it has."""
+    counts = np.bincount(dataset.labels, minlength=len(dataset.classes)).clip(min=1)
+    return torch.tensor(len(dataset) / (len(counts) * counts), dtype=torch.float32)
+
+
+def _copy_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _epoch_line(row: dict) -> str:
+    auc = "  -  " if row["val_auc"] is None else f"{row['val_auc']:.3f}"
+    return (
+        f"{row['phase']:<12} {row['epoch']:>3}/{row['epochs']:<3} "
+        f"train loss {row['train_loss']:.3f} acc {row['train_accuracy']:.3f} | "
+        f"val loss {row['val_loss']:.3f} acc {row['val_accuracy']:.3f} "
+        f"balanced {row['val_balanced_accuracy']:.3f} auc {auc} | "
+        f"{row['seconds']:5.1f} s {row['clips_per_second']:6.0f} clips/s"
+        f"{'  best' if row['best'] else ''}"
+    )

@@ -1,0 +1,1 @@
+"""The data library: from files to batches."""

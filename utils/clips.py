@@ -1,0 +1,105 @@
+"""Clips: labelled spans of recordings, and their split into training and validation."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from utils.recordings import DataError, Recording
+
+MIN_CLIP_SECONDS = 1.0  # below this the deviation over time says nothing
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The span [start_seconds, end_seconds) of one recording."""
+
+    recording: Recording
+    key: str  # of the recording in the feature store
+    start_seconds: float
+    end_seconds: float
+
+
+def cut_spans(
+    duration_seconds: float, clip_seconds: float, hop_seconds: float
+) -> list[tuple[float, float]]:
+    """Half-open spans that cover a recording: every `hop_seconds`, the last one moved back to end with it.
+
+        0         10        20   23
+        |---------|              |     hop 10, clip 10
+                  |---------|    |
+                       |---------|     moved back: full length, nothing of the end is lost
+
+    A recording shorter than a clip is one span of its own length. Batches pad it, and the padding is
+    masked out of every mean, so that a short clip is never diluted by made-up frames.
+    """
+    last_start = duration_seconds - clip_seconds
+    if last_start <= 0:
+        return [(0.0, duration_seconds)]
+    starts = list(np.arange(0.0, last_start + 1e-6, hop_seconds))
+    if last_start - starts[-1] >= min(MIN_CLIP_SECONDS, hop_seconds):
+        starts.append(last_start)
+    return [(float(start), float(start) + clip_seconds) for start in starts]
+
+
+def split_by_group(
+    clips: list[Clip], val_fraction: float, seed: int
+) -> tuple[list[Clip], list[Clip]]:
+    """Clips for training and for validation; a group is never on both sides.
+
+    Recordings of `data/validation` are the validation set where there are any. Else a group's side
+    is a function of its name and the seed alone, so that new recordings don't reshuffle old ones;
+    only where that would leave a class without a group on one side, its nearest group changes sides.
+    Raises DataError for a class with a single group.
+    """
+    if any(clip.recording.validation for clip in clips):
+        held_out = {clip.recording.group for clip in clips if clip.recording.validation}
+        missing = {c.recording.label for c in clips} - {
+            c.recording.label for c in clips if c.recording.validation
+        }
+        if missing:
+            raise DataError(
+                f"data/validation has no video of {', '.join(sorted(missing))}: "
+                "put some there, or remove data/validation to split by group"
+            )
+    else:
+        held_out = set()
+        for label in sorted({clip.recording.label for clip in clips}):
+            groups = {clip.recording.group for clip in clips if clip.recording.label == label}
+            held_out |= _held_out_groups(label, groups, val_fraction, seed)
+    training = [clip for clip in clips if clip.recording.group not in held_out]
+    validation = [clip for clip in clips if clip.recording.group in held_out]
+    return training, validation
+
+
+def split_at_random(clips: list[Clip], val_count: int, seed: int) -> tuple[list[Clip], list[Clip]]:
+    """Clips split one by one, groups ignored: what many publish, and too good to be true.
+
+    Kept for the number that is printed beside the honest one.
+    """
+    order = np.random.default_rng(seed).permutation(len(clips))
+    return [clips[i] for i in order[val_count:]], [clips[i] for i in order[:val_count]]
+
+
+def _held_out_groups(label: str, groups: set[str], val_fraction: float, seed: int) -> set[str]:
+    if len(groups) < 2:
+        raise DataError(
+            f"{label} has a single group ({next(iter(groups))}), and a split needs two or more: "
+            f"put recordings of another source into {label}/, in a sub-folder of their own, "
+            "or your own validation videos into data/validation"
+        )
+    ranked = sorted(groups, key=lambda group: (_position(group, seed), group))
+    count = sum(_position(group, seed) < val_fraction for group in ranked)
+    # Among few groups chance alone can hold out none or most: stay near the fraction asked for.
+    expected = val_fraction * len(ranked)
+    count = min(
+        max(count, math.ceil(0.5 * expected), 1), math.ceil(1.5 * expected), len(ranked) - 1
+    )
+    return set(ranked[:count])
+
+
+def _position(group: str, seed: int) -> float:
+    """A fixed place in [0, 1) for a group name."""
+    digest = hashlib.sha256(f"{seed}:{group}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

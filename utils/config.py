@@ -1,0 +1,288 @@
+"""Configuration: the constants at the top of a training script, checked, and overridden by flags."""
+
+import argparse
+import dataclasses
+import difflib
+import io
+import json
+import re
+import sys
+import tokenize
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.audio import MfccSpec
+from utils.errors import UserError
+from utils.features import FeatureSpec
+from utils.video import READERS
+
+
+class ConfigError(UserError):
+    """A constant that is unknown, missing, of the wrong type or out of range."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The constants of a training script by lower-case name; what each means stands beside it there."""
+
+    data_dir: str
+    cache_dir: str
+    runs_dir: str
+    clip_seconds: float
+    clip_hop_seconds: float
+    fps: float
+    frame_size: tuple[int, int]
+    reader: str
+    crop_bars: bool
+    sample_rate: int
+    n_mfcc: int
+    mfcc_n_mels: int
+    max_rejected: float
+    workers: int
+    weights: str
+    fine_tune_blocks: str
+    hidden: int
+    dropout: float
+    modality_dropout: float
+    seed: int
+    val_fraction: float
+    batch_size: int
+    epochs: int
+    frozen_epochs: int
+    frozen_draws: int
+    train_frames: int
+    learning_rate: float
+    head_learning_rate: float
+    warmup: float
+    weight_decay: float
+    label_smoothing: float
+    patience: int
+    mixed_precision: bool
+
+    @property
+    def feature_spec(self) -> FeatureSpec:
+        mfcc = MfccSpec(sample_rate=self.sample_rate, n_mfcc=self.n_mfcc, n_mels=self.mfcc_n_mels)
+        return FeatureSpec(self.fps, self.frame_size, self.reader, self.crop_bars, mfcc)
+
+    def constants(self) -> dict:
+        """By upper-case name, as the scripts write them."""
+        return {name.upper(): value for name, value in dataclasses.asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a training script was asked: the configuration, and a run to go on with or None."""
+
+    config: Config
+    resume: Path | None
+
+
+# (lowest, highest) accepted value, both included
+RANGES = {
+    "clip_seconds": (1.0, 600.0),
+    "clip_hop_seconds": (0.5, 600.0),
+    "fps": (1.0, 60.0),
+    "sample_rate": (4_000, 96_000),
+    "n_mfcc": (4, 128),
+    "mfcc_n_mels": (4, 256),
+    "max_rejected": (0.0, 1.0),
+    "workers": (0, 256),
+    "hidden": (1, 4096),
+    "dropout": (0.0, 0.95),
+    "modality_dropout": (0.0, 0.5),
+    "seed": (0, 2**32 - 1),
+    "val_fraction": (0.01, 0.9),
+    "batch_size": (1, 4096),
+    "epochs": (1, 10_000),
+    "frozen_epochs": (0, 10_000),
+    "frozen_draws": (1, 1000),
+    "train_frames": (2, 4096),
+    "learning_rate": (1e-8, 1.0),
+    "head_learning_rate": (1e-8, 1.0),
+    "warmup": (0.0, 0.9),
+    "weight_decay": (0.0, 10.0),
+    "label_smoothing": (0.0, 0.5),
+    "patience": (1, 10_000),
+}
+CHOICES = {"reader": READERS}
+SMALLEST_FRAME, LARGEST_FRAME = 32, 1024  # MobileNetV2 halves the picture five times
+
+
+def read_options(script: dict, arguments: list[str] | None = None) -> Options:
+    """The constants in `script` (a training script's globals()), overridden by the command line.
+
+    Every constant is a flag: BATCH_SIZE is --batch-size 16. Raises ConfigError for a missing
+    constant or a bad value; prints help and leaves for --help.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = _make_parser(script)
+    _refuse_unknown_flags(arguments, parser)
+    given = vars(parser.parse_args(arguments))
+    given.pop("debug")
+    resume = given.pop("resume")
+    if resume is not None:
+        changed = [_flag(name) for name, value in given.items() if value is not None]
+        if changed:
+            raise ConfigError(
+                f"--resume goes on with the constants of the run: leave out {' '.join(changed)}, "
+                "or start a new run"
+            )
+        return Options(_config_of_run(resume), resume)
+    values = {}
+    for field in dataclasses.fields(Config):
+        name = field.name
+        if name.upper() not in script:
+            raise ConfigError(f"{Path(script['__file__']).name} does not define {name.upper()}")
+        raw = script[name.upper()] if given[name] is None else given[name]
+        values[name] = _check_range(name, _convert(name, raw, field.type))
+    config = Config(**values)
+    _check_together(config)
+    return Options(config, resume)
+
+
+def _config_of_run(folder: Path) -> Config:
+    """The configuration in a run's config.json. Raises ConfigError where that can't be used."""
+    path = folder / "config.json"
+    try:
+        constants = json.loads(path.read_text(encoding="utf-8"))["constants"]
+    except (OSError, ValueError, KeyError):
+        raise ConfigError(
+            f"{folder} is not the folder of a run: name one below runs/, "
+            "or start a new one without --resume"
+        ) from None
+    values = {name.lower(): value for name, value in constants.items()}
+    names = {field.name for field in dataclasses.fields(Config)}
+    if set(values) != names:
+        odd = ", ".join(sorted(set(values) ^ names))
+        raise ConfigError(f"{path} is of another version (differs in {odd}): start a new run")
+    values["frame_size"] = tuple(values["frame_size"])
+    return Config(**values)
+
+
+def _make_parser(script: dict) -> argparse.ArgumentParser:
+    path = Path(script["__file__"])
+    parser = argparse.ArgumentParser(
+        prog=f"python {path.name}",
+        description=script["__doc__"],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="The same names can be changed at the top of the file.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        type=Path,
+        const=Path(str(script.get("RUNS_DIR", "runs")), "latest"),
+        metavar="RUN",
+        help="go on with an interrupted run, by default the latest",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    notes = _trailing_comments(path)
+    for field in dataclasses.fields(Config):
+        constant = field.name.upper()
+        note = notes.get(constant, "").replace("%", "%%")
+        parser.add_argument(
+            _flag(field.name),
+            metavar="VALUE",
+            help=f"{note} [{_show(script.get(constant))}]".strip(),
+        )
+    return parser
+
+
+def _trailing_comments(path: Path) -> dict[str, str]:
+    """The comment behind each `NAME = value` of a file: the help text is written once."""
+    notes = {}
+    name = None
+    text = path.read_text(encoding="utf-8")
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.NAME and token.start[1] == 0 and token.string.isupper():
+            name = token.string
+        elif token.type == tokenize.COMMENT and name:
+            notes[name] = token.string.lstrip("# ")
+        elif token.type == tokenize.NEWLINE:
+            name = None
+    return notes
+
+
+def _refuse_unknown_flags(arguments: list[str], parser: argparse.ArgumentParser) -> None:
+    known = [option for action in parser._actions for option in action.option_strings]
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        if flag.startswith("--") and flag not in known:
+            near = difflib.get_close_matches(flag, known, 3, 0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else "--help lists all"
+            raise ConfigError(f"unknown option {flag}: {hint}")
+
+
+def _convert(name: str, value: object, kind: type) -> object:
+    """The value as its field's type. Strings come from the command line, the rest from the file."""
+    try:
+        if kind is bool:
+            return _to_bool(value)
+        if kind == tuple[int, int]:
+            return _to_size(value)
+        if kind is str:
+            return str(value)
+        if isinstance(value, bool) or (kind is int and float(value) != int(float(value))):
+            raise ValueError
+        return kind(float(value)) if kind is int else kind(value)
+    except (TypeError, ValueError, OverflowError):
+        wanted = {
+            bool: "true or false",
+            int: "a whole number",
+            float: "a number",
+            tuple[int, int]: "height,width such as 96,96",
+        }[kind]
+        raise ConfigError(f"{_flag(name)} takes {wanted}, not {value!r}") from None
+
+
+def _to_bool(value: object) -> bool:
+    word = str(value).lower()
+    if word not in ("true", "yes", "1", "false", "no", "0"):
+        raise ValueError
+    return word in ("true", "yes", "1")
+
+
+def _to_size(value: object) -> tuple[int, int]:
+    parts = re.split(r"[,x ]+", value.strip("() ")) if isinstance(value, str) else list(value)
+    if len(parts) == 1:
+        parts = parts * 2
+    height, width = (int(part) for part in parts)
+    return height, width
+
+
+def _check_range(name: str, value: object) -> object:
+    if name in CHOICES and value not in CHOICES[name]:
+        raise ConfigError(f"{_flag(name)} is one of {', '.join(CHOICES[name])}, not {value!r}")
+    if name in RANGES:
+        lowest, highest = RANGES[name]
+        if not lowest <= value <= highest:
+            raise ConfigError(f"{_flag(name)} lies between {lowest:g} and {highest:g}, not {value}")
+    if name == "frame_size" and not all(SMALLEST_FRAME <= s <= LARGEST_FRAME for s in value):
+        raise ConfigError(
+            f"--frame-size takes sides of {SMALLEST_FRAME} to {LARGEST_FRAME} pixels, not {value}"
+        )
+    if name == "fine_tune_blocks" and value != "auto" and not (value.isdigit() and int(value) < 20):
+        raise ConfigError(f"--fine-tune-blocks takes auto or 0 to 19, not {value!r}")
+    return value
+
+
+def _check_together(config: Config) -> None:
+    if config.n_mfcc > config.mfcc_n_mels:
+        raise ConfigError(
+            f"--n-mfcc {config.n_mfcc} can't exceed --mfcc-n-mels {config.mfcc_n_mels}: "
+            "coefficients are made of the mel bands"
+        )
+    if config.clip_hop_seconds > config.clip_seconds:
+        raise ConfigError(
+            f"--clip-hop-seconds {config.clip_hop_seconds:g} exceeds --clip-seconds "
+            f"{config.clip_seconds:g}: what lies between the clips would never be seen"
+        )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _show(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,94 @@
+"""Features: what is kept of a recording, frames and MFCC, and how they are made."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from utils.audio import MfccSpec, compute_mfcc, find_audio
+from utils.clips import MIN_CLIP_SECONDS
+from utils.video import MediaError, find_bars, read_frames
+
+BLOCK_FRAMES = 256  # frames held in memory while a recording is read: 7 MB at 96x96
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """How features are made. It travels in the checkpoint, so that a model is fed as it was trained."""
+
+    fps: float
+    frame_size: tuple[int, int]  # (height, width)
+    reader: str  # utils.video.READERS
+    crop_bars: bool
+    mfcc: MfccSpec
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        return (*self.frame_size, 3)
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "FeatureSpec":
+        """Raises TypeError or KeyError for the fields of another version."""
+        return cls(
+            fps=float(values["fps"]),
+            frame_size=tuple(values["frame_size"]),
+            reader=values["reader"],
+            crop_bars=values["crop_bars"],
+            mfcc=MfccSpec(**values["mfcc"]),
+        )
+
+    @property
+    def id(self) -> str:
+        """12 hex digits that change with any field: features of two specs are never mixed."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def frame_span(self, start_seconds: float, end_seconds: float) -> slice:
+        """Rows of `frames` whose grid time k / fps lies in [start, end)."""
+        return slice(_grid_index(start_seconds, self.fps), _grid_index(end_seconds, self.fps))
+
+    def mfcc_span(self, start_seconds: float, end_seconds: float) -> slice:
+        """Rows of `mfcc` whose centre lies in [start, end)."""
+        rate = self.mfcc.frames_per_second
+        return slice(_grid_index(start_seconds, rate), _grid_index(end_seconds, rate))
+
+
+def read_picture(path: Path, spec: FeatureSpec) -> Iterator[np.ndarray]:
+    """Blocks (n, H, W, 3) uint8 RGB of a recording's frames on the grid k / fps, n <= BLOCK_FRAMES.
+
+    Raises MediaError where the file holds no readable picture.
+    """
+    crop = find_bars(path) if spec.crop_bars else None
+    frames = read_frames(path, spec.fps, spec.frame_size, crop=crop, reader=spec.reader)
+    while block := list(islice(frames, BLOCK_FRAMES)):
+        yield np.stack(block)
+
+
+def read_sound(path: Path, spec: FeatureSpec, num_frames: int) -> np.ndarray | None:
+    """MFCC (M, n_mfcc) float16 as long as `num_frames` frames, or None without sound."""
+    source = find_audio(path)
+    if source is None:
+        return None
+    return compute_mfcc(source, spec.mfcc, num_frames / spec.fps)
+
+
+def check_length(num_frames: int, spec: FeatureSpec) -> None:
+    """Raises MediaError for a recording too short to be judged over time."""
+    if num_frames < max(2, MIN_CLIP_SECONDS * spec.fps):
+        raise MediaError(
+            f"{num_frames / spec.fps:.2g} s long ({num_frames} frames at {spec.fps:g} fps): "
+            f"at least {MIN_CLIP_SECONDS:g} s is needed"
+        )
+
+
+def _grid_index(seconds: float, rate: float) -> int:
+    """First grid point at or after `seconds`; the tolerance absorbs float noise."""
+    return math.ceil(seconds * rate - 1e-6)

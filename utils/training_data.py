@@ -1,0 +1,120 @@
+"""Training data: from the data folder to the two datasets of a training."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.clips import split_by_group
+from utils.config import Config
+from utils.dataset import ClipDataset
+from utils.demo_data import is_demo_set, make_demo_set
+from utils.preparation import PreparedSet, prepare_recordings
+from utils.recordings import (
+    VIDEO_SUFFIXES,
+    DataError,
+    Recording,
+    class_names,
+    describe_recordings,
+    find_recordings,
+)
+
+DEFAULT_DATA_DIR = "data"  # the only folder for which the demo set steps in
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Everything that was read from the data folder."""
+
+    prepared: PreparedSet
+    train_set: ClipDataset
+    val_set: ClipDataset
+    is_demo: bool
+
+    @property
+    def classes(self) -> list[str]:
+        return self.train_set.classes
+
+    @property
+    def keys(self) -> list[str]:
+        """Of the recordings in the feature store."""
+        return list(self.prepared.keys.values())
+
+    def describe(self, weights: str, from_scratch: bool) -> dict:
+        """What data.json holds: classes, hours, clips, recordings and groups of each side, rejects."""
+        store = self.prepared.store
+        return {
+            "classes": self.classes,
+            "demo": self.is_demo,
+            "weights": weights,
+            "from_scratch": from_scratch,
+            "split": "data/validation"
+            if self.val_set.clips[0].recording.validation
+            else "held-out groups",
+            "train": self._describe_side(self.train_set),
+            "validation": self._describe_side(self.val_set),
+            "rejected": [
+                {"path": item.recording.name, "reason": item.reason}
+                for item in self.prepared.rejected
+            ],
+            "no_sound": sum(store.num_rows(key, "mfcc") == 0 for key in self.keys),
+        }
+
+    def _describe_side(self, dataset: ClipDataset) -> dict:
+        side = {}
+        for name in self.classes:
+            clips = [clip for clip in dataset.clips if clip.recording.label == name]
+            recordings = {clip.recording for clip in clips}
+            side[name] = {
+                "recordings": len(recordings),
+                "groups": len({recording.group for recording in recordings}),
+                "clips": len(clips),
+                "hours": sum(map(self.prepared.seconds, recordings)) / 3600,
+            }
+        return side
+
+
+def load_training_data(config: Config) -> TrainingData:
+    """Finds, decodes, cuts and splits the recordings; a made demo set where there are none.
+
+    Raises DataError where that can't be trained on.
+    """
+    recordings, is_demo = _find_or_make(config)
+    classes = class_names(recordings)
+    print(describe_recordings(recordings))
+    prepared = prepare_recordings(
+        recordings,
+        config.feature_spec,
+        config.cache_dir,
+        workers=config.workers,
+        max_rejected=config.max_rejected,
+    )
+    for item in prepared.rejected:
+        print(f"set aside: {item.recording.name}: {item.reason}")
+    clips = prepared.clips(config.clip_seconds, config.clip_hop_seconds)
+    train_set, val_set = (
+        ClipDataset(side, classes, prepared.spec, prepared.store)
+        for side in split_by_group(clips, config.val_fraction, config.seed)
+    )
+    return TrainingData(prepared, train_set, val_set, is_demo)
+
+
+def _find_or_make(config: Config) -> tuple[list[Recording], bool]:
+    """The user's recordings, or the demo set and True where the default folder has none."""
+    own = Path(config.data_dir)
+    recordings = find_recordings(own) if own.is_dir() or config.data_dir != DEFAULT_DATA_DIR else []
+    if recordings:
+        return recordings, False
+    if config.data_dir != DEFAULT_DATA_DIR:
+        raise DataError(
+            f"{own} has no video ({' '.join(VIDEO_SUFFIXES)}) in a class folder: "
+            f"put recordings into {own}/ads and {own}/games, or pass another --data-dir"
+        )
+    demo = Path(config.cache_dir, "demo")
+    print(
+        f"DEMO: {own}/ has no video yet, so this trains on made ones in {demo}/. "
+        f"Put your own into {own}/ads/ and {own}/games/ and run this again."
+    )
+    if not is_demo_set(demo):
+        demo.parent.mkdir(parents=True, exist_ok=True)
+        make_demo_set(demo, workers=config.workers or os.cpu_count() or 1)
+    return find_recordings(demo), True
