@@ -33,28 +33,31 @@ SAMPLE_RATE = 16_000  # of the sound, in Hz
 N_MFCC = 20  # coefficients kept of each step of sound
 MFCC_N_MELS = 32  # mel bands they are made of
 VAL_FRACTION = 0.2  # part of the groups held out for validation
+CROSS_VALIDATE = True  # frozen trunk: judge every group in turn, then learn from all of them
 MAX_REJECTED = 0.2  # stop when more than this part of the recordings can't be read
 WORKERS = 0  # decoding processes; 0 is one per core
 
 # Model
 WEIGHTS = "auto"  # auto, imagenet (insist on them), none, or a .safetensors or .pth file
+TRUNK_SIZE = (144, 144)  # height, width to which frames are enlarged for pretrained weights
 FINE_TUNE_BLOCKS = "auto"  # last blocks of the trunk that learn; auto is 3 on a GPU, 0 without
-HIDDEN = 64  # width of each half before fusion
-DROPOUT = 0.5  # part of the inputs of each layer of the heads hidden in training
-MODALITY_DROPOUT = 0.2  # part of the clips whose picture is hidden, and whose sound is
+SOUND_SIZE = 16  # numbers that the sound of a clip is brought down to
+DROPOUT = 0.5  # part of the inputs of the head hidden in training
+MODALITY_DROPOUT = 0.3  # part of the clips whose sound is hidden in training; half that: picture
 
 # Training
 SEED = 42  # of the split, the order, the spans and the first weights
 BATCH_SIZE = 8  # clips a step
 EPOCHS = 8  # at most; early stopping may end sooner
 FROZEN_EPOCHS = 3  # of these, first, on stored embeddings of the frozen trunk
-FROZEN_DRAWS = 8  # spans drawn of each clip in such an epoch, which cost next to nothing
+FROZEN_DRAWS = 1  # spans drawn of each clip in such an epoch
 TRAIN_FRAMES = 16  # frames of a span that training looks at; validation looks at all
 LEARNING_RATE = 2e-4  # highest rate while the trunk is fine-tuned
-HEAD_LEARNING_RATE = 1e-3  # highest rate of the heads, and of everything from scratch
-WARMUP = 0.1  # part of a phase in which the rate rises
-WEIGHT_DECAY = 0.05  # pull of the weights towards zero (AdamW)
-LABEL_SMOOTHING = 0.05  # part of the label spread over the other classes
+HEAD_LEARNING_RATE = 3e-4  # highest rate of the heads on the frozen trunk
+SCRATCH_LEARNING_RATE = 1e-3  # highest rate of a network trained from scratch
+WARMUP = 0.3  # part of a phase in which the rate rises
+WEIGHT_DECAY = 0.01  # pull of the weights towards zero (AdamW)
+LABEL_SMOOTHING = 0.0  # part of the label spread over the other classes
 PATIENCE = 4  # epochs without a better validation loss before a phase ends
 MIXED_PRECISION = True  # bfloat16 or float16 on an NVIDIA GPU
 

@@ -118,9 +118,8 @@ def _label(probabilities: np.ndarray, classes: list[str]) -> dict:
 def _table(item: dict) -> str:
     """A line for the recording, and one for each window of a longer one."""
     sound = "" if item["has_sound"] else ", no sound"
-    lines = [
-        f"{item['label']:<10} {item['confidence']:6.1%}  {item['file']}  ({item['seconds']:.1f} s{sound})"
-    ]
+    length = f"{item['seconds']:.1f} s{sound}"
+    lines = [f"{item['label']:<10} {item['confidence']:6.1%}  {item['file']}  ({length})"]
     if len(item["windows"]) > 1:
         lines += [
             f"    {_clock(w['start_seconds'])} - {_clock(w['end_seconds'])}  "

@@ -10,18 +10,19 @@ DEFAULT_SCRIPT="cost_optimized_train.py"
 VENV=".venv"
 WORK=".pipenv"
 PYTHON="$VENV/bin/python"
-STAMP="$VENV/set-up-done"       # says what the environment was made from; written last
-UNFINISHED="$WORK/unfinished"   # is there while packages are being written
+STAMP="$VENV/set-up-done"      # says what the environment was made from; written last
+UNFINISHED="$WORK/unfinished"  # is there while packages are being written
 LOG="$WORK/set-up.log"
-PIPENV_VERSION="2026.10.3"      # 2024.4.1 stops at a lock without sources
-NEEDED_GB=10                    # 6.3 stay in .venv, the wheels are beside them during set-up
-PYTHON_CURE="install Python 3.11, 3.12 or 3.13 with venv (Debian, Ubuntu: sudo apt install python3 python3-venv)"
+PIPENV_VERSION="2026.10.3"     # 2024.4.1 stops at a lock without sources
+NEEDED_GB=10                   # 6.3 stay in .venv, the wheels are beside them during set-up
+PYTHON_CURE="install 3.11, 3.12 or 3.13 with venv (Debian, Ubuntu: apt install python3 python3-venv)"
 STEP=""
 TICKER=""
 
 # TMPDIR, because /tmp is too small for torch on many machines.
 SET_UP_ENVIRONMENT=(
   PIPENV_IGNORE_VIRTUALENVS=1 PIPENV_VENV_IN_PROJECT=1 PIPENV_YES=1 PIPENV_NOSPIN=1
+  PIPENV_INSTALL_TIMEOUT=86400 # not to give up on a slow line
   PIPENV_PIPFILE="$ROOT/Pipfile" PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1
   TMPDIR="$ROOT/$WORK/tmp" VIRTUALENV_OVERRIDE_APP_DATA="$ROOT/$WORK/virtualenv"
 )
@@ -50,7 +51,7 @@ main() {
     check) run_check "$@" ;;
     test) run_tests "$@" ;;
     lock) make_lock ;;
-    aws) die "aws: the cloud launcher is not part of this version; training on this machine is: ./run_training.sh local" ;;
+    aws) die "aws: training in the cloud is not part of this version; here it is: ./run_training.sh local" ;;
     help | -h | --help) print_help ;;
     "") print_help; exit 2 ;;
     *) die "unknown verb '$verb': it is one of local, check, test, lock, help" ;;
@@ -112,7 +113,8 @@ run_tests() {
   section "ruff format" "$PYTHON" -m ruff format --check . || failed+=", ruff format"
   section "shellcheck" check_shell || failed+=", shellcheck"
   # One thread for each of the two workers: more only get in each other's way.
-  OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" section "pytest" "$PYTHON" -m pytest -n 2 "$@" || failed+=", pytest"
+  export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+  section "pytest" "$PYTHON" -m pytest -n 2 "$@" || failed+=", pytest"
   if [[ -n "$failed" ]]; then
     die "test: failed: ${failed#, }. Mend it and run ./run_training.sh test again." 1
   fi
@@ -134,7 +136,8 @@ check_shell() (
 # from this machine's pip settings, so that no local wheel or index gets in; then forgets the index.
 make_lock() {
   local python folder="$ROOT/$WORK/lock"
-  python="$(find_python 11)" || die "lock: found ${python:-no Python}, Python 3.11 makes the lock: install it" 1
+  python="$(find_python 11)" \
+    || die "lock: found ${python:-no Python}: install Python 3.11, which the lock is made on" 1
   begin_set_up "$python"
   find_pipenv "$python"
   rm -rf "$folder"
@@ -185,13 +188,14 @@ print(sys.version.split()[0], hashlib.sha256(open("Pipfile.lock", "rb").read()).
 ' 2>/dev/null
 }
 
-# Takes the lock on the environment, by a file that stays open: it ends with this shell, however that ends.
+# Takes the lock on the environment. It is one on an open file: it ends with this shell, however
+# that ends. A disk without such locks goes without.
 begin_set_up() {
-  mkdir -p "$WORK/tmp" || die "set-up: can't write into $ROOT: clone to a folder of your own" 1
+  mkdir -p "$WORK/tmp" 2>/dev/null || die "set-up: can't write into $ROOT: clone to a folder of your own" 1
   exec 9>"$WORK/lock-file"
   if ! flock_9 "$1" LOCK_NB; then
     echo "Another run is setting up the environment: waiting for it."
-    flock_9 "$1" LOCK_EX
+    flock_9 "$1" LOCK_EX || true
   fi
   : >"$LOG"
   trap stop_ticker EXIT
@@ -259,7 +263,7 @@ check_disk() {
   local free_gb
   free_gb="$(df -Pk . | awk 'NR == 2 { print int($4 / 1000000) }')"
   [[ -d "$VENV" || "$free_gb" -ge "$NEEDED_GB" ]] \
-    || die "set-up: $free_gb GB are free in $ROOT, $NEEDED_GB are needed: free some, or clone to a larger disk" 1
+    || die "set-up: $free_gb GB are free in $ROOT, it needs $NEEDED_GB: free some, or clone elsewhere" 1
 }
 
 # Runs a command with its output in the log while the time it takes is shown.

@@ -8,7 +8,7 @@ MODELS = {"late_fusion": LateFusionClassifier}
 
 
 def build_model(config: dict) -> nn.Module:
-    """The network of a `config` as `model.config` gives it. Raises ValueError for an unknown name."""
+    """The network of a `model.config`. Raises ValueError for an unknown name."""
     sizes = dict(config)
     name = sizes.pop("name")
     if name not in MODELS:

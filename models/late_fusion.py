@@ -1,23 +1,27 @@
-"""Late fusion: frames and sound encoded apart, pooled over time, joined just before the decision."""
+"""Late fusion: frames and sound encoded apart, pooled over time, joined for the decision."""
 
 import torch
 from torch import nn
 
-from models.encoders import EMBEDDING_SIZE, FrameEncoder, MfccEncoder, pool_mean_std
+from models.encoders import FrameEncoder, MfccEncoder, pool_mean_std
+from models.mobilenet_v2 import EMBEDDING_SIZE
 
-SOUND_SIZE = 64  # of an MFCC step
+VIDEO_SIZE = 2 * EMBEDDING_SIZE  # mean and deviation of the embeddings
+STD_FLOOR = 0.1  # of the mean deviation: features that hardly vary must not be blown up
 
 
 class LateFusionClassifier(nn.Module):
     """A clip's logits from its frames and its sound.
 
-        frames ─ MobileNetV2 ─ mean, std over time ─ standardise ─ linear ─┐
-                                                                           ├─ concatenate ─ head
-        MFCC ─── convolution ─ mean, std over time ─────────────── linear ─┘
+        frames ─ MobileNetV2 ─ mean, std over time ─ root, standardise ─┐
+                                                                        ├─ concatenate ─ linear
+        MFCC ─── MfccEncoder ─ mean, std over time ─ linear, GELU ──────┘
 
-    A clip without sound gets a learned vector in the sound's place, so that "no sound" is something
-    the network knows, not silence; so does a clip without picture. In training each half is hidden
-    now and then (`modality_dropout`), so that the other alone still answers.
+    The head is linear, so the logits are the sum of what either half says, and `forward_halves`
+    gives those: trained beside the sum, they keep the halves honest, and an unreliable sound can't
+    bend what the picture says. A missing half is a learned vector, so that "no sound" is something
+    the network knows, not silence; in training each half is hidden now and then
+    (`modality_dropout`), so that the other alone still answers.
     """
 
     def __init__(
@@ -25,37 +29,41 @@ class LateFusionClassifier(nn.Module):
         num_classes: int,
         n_mfcc: int,
         *,
-        hidden: int = 64,
+        sound_size: int = 16,
         dropout: float = 0.5,
-        modality_dropout: float = 0.2,
+        modality_dropout: float = 0.3,
         trunk: dict | None = None,
     ):
         super().__init__()
         self.video_encoder = FrameEncoder(**(trunk or {}))
-        self.audio_encoder = MfccEncoder(n_mfcc, SOUND_SIZE)
-        self.register_buffer("video_mean", torch.zeros(2 * EMBEDDING_SIZE))
-        self.register_buffer("video_std", torch.ones(2 * EMBEDDING_SIZE))
-        self.video_projection = _projection(2 * EMBEDDING_SIZE, hidden, dropout)
-        self.audio_projection = _projection(2 * SOUND_SIZE, hidden, dropout)
-        self.no_video = nn.Parameter(torch.zeros(hidden))
-        self.no_sound = nn.Parameter(torch.zeros(hidden))
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * hidden, num_classes))
+        self.audio_encoder = MfccEncoder(n_mfcc)
+        self.register_buffer("video_mean", torch.zeros(VIDEO_SIZE))
+        self.register_buffer("video_std", torch.ones(VIDEO_SIZE))
+        self.audio_projection = nn.Sequential(
+            nn.Linear(2 * self.audio_encoder.size, sound_size), nn.GELU()
+        )
+        self.no_video = nn.Parameter(torch.zeros(1, VIDEO_SIZE))
+        self.no_sound = nn.Parameter(torch.zeros(1, sound_size))
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(VIDEO_SIZE + sound_size, num_classes)
         self.modality_dropout = modality_dropout
         self.config = {
             "name": "late_fusion",
             "num_classes": num_classes,
             "n_mfcc": n_mfcc,
-            "hidden": hidden,
+            "sound_size": sound_size,
             "dropout": dropout,
             "modality_dropout": modality_dropout,
             "trunk": self.video_encoder.config,
         }
 
     def set_statistics(self, pooled: torch.Tensor | None, mfcc: torch.Tensor | None) -> None:
-        """Stores mean and deviation of (N, 2560) pooled embeddings and (M, n_mfcc) MFCC, if given."""
+        """Stores mean and deviation of pooled embeddings (N, 2560) and MFCC (M, n_mfcc)."""
         if pooled is not None:
+            pooled = _root(pooled)
+            std = pooled.std(dim=0)
             self.video_mean.copy_(pooled.mean(dim=0))
-            self.video_std.copy_(pooled.std(dim=0).clamp(min=1e-3))
+            self.video_std.copy_(std + STD_FLOOR * std.mean())
         if mfcc is not None:
             self.audio_encoder.set_statistics(mfcc.mean(dim=0), mfcc.std(dim=0))
 
@@ -73,7 +81,7 @@ class LateFusionClassifier(nn.Module):
         return self.video_encoder(frames.flatten(0, 1)).view(b, t, EMBEDDING_SIZE)
 
     def encode_audio(self, mfcc: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(B, M, n_mfcc) and (B, M) bool to (B, M, 64)."""
+        """(B, M, n_mfcc) and (B, M) bool to (B, M, D)."""
         return self.audio_encoder(mfcc, mask)
 
     def forward_features(
@@ -83,26 +91,34 @@ class LateFusionClassifier(nn.Module):
         mfcc: torch.Tensor,
         mfcc_mask: torch.Tensor,
     ) -> torch.Tensor:
-        """Both halves side by side, (B, 2 * hidden).
+        """Both halves side by side, (B, 2560 + sound_size).
 
         `video` is frames (B, T, H, W, 3) or embeddings (B, T, 1280) made before; masks are bool.
         """
         if video.ndim == 5:
             video = self.encode_video(video)
-        pooled = (pool_mean_std(video, video_mask) - self.video_mean) / self.video_std  # (B, 2560)
-        sound = pool_mean_std(self.encode_audio(mfcc, mfcc_mask), mfcc_mask)  # (B, 128)
+        pooled = _root(pool_mean_std(video, video_mask))  # (B, 2560)
+        pooled = (pooled - self.video_mean) / self.video_std
+        sound = pool_mean_std(self.encode_audio(mfcc, mfcc_mask), mfcc_mask)
+        sound = self.audio_projection(sound)  # (B, sound_size)
         has_video, has_sound = self._hide_halves(video_mask.any(dim=1), mfcc_mask.any(dim=1))
         return torch.cat(
             [
-                torch.where(has_video[:, None], self.video_projection(pooled), self.no_video),
-                torch.where(has_sound[:, None], self.audio_projection(sound), self.no_sound),
+                torch.where(has_video[:, None], pooled, self.no_video),
+                torch.where(has_sound[:, None], sound, self.no_sound),
             ],
             dim=1,
-        )  # (B, 2 * hidden)
+        )
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, 2 * hidden) to logits (B, num_classes)."""
-        return self.head(features)
+        """(B, 2560 + sound_size) to logits (B, num_classes)."""
+        return self.head(self.dropout(features))
+
+    def forward_halves(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the picture alone and the sound alone say, logits (B, num_classes) each."""
+        video, sound = self.dropout(features).split([VIDEO_SIZE, self.no_sound.shape[1]], dim=1)
+        video_weight, sound_weight = self.head.weight.split([video.shape[1], sound.shape[1]], dim=1)
+        return video @ video_weight.T + self.head.bias, sound @ sound_weight.T + self.head.bias
 
     def forward(
         self,
@@ -122,10 +138,11 @@ class LateFusionClassifier(nn.Module):
             return has_video, has_sound
         draw = torch.rand(len(has_video), device=has_video.device)
         both = has_video & has_sound
-        hide_video = both & (draw < self.modality_dropout)
+        hide_video = both & (draw < self.modality_dropout / 2)
         hide_sound = both & (draw > 1 - self.modality_dropout)
         return has_video & ~hide_video, has_sound & ~hide_sound
 
 
-def _projection(in_size: int, out_size: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(nn.Dropout(dropout), nn.Linear(in_size, out_size), nn.ReLU())
+def _root(pooled: torch.Tensor) -> torch.Tensor:
+    """The square root: means and deviations behind a ReLU are skewed, their roots hardly are."""
+    return (pooled.clamp(min=0) + 1e-6).sqrt()

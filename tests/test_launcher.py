@@ -53,9 +53,7 @@ class Clone:
         self.folder.mkdir()
         for name in ("run_training.sh", "check_setup.py", "Pipfile", "Pipfile.lock"):
             shutil.copy(ROOT / name, self.folder)
-        for name in ("__init__.py", "errors.py", "recordings.py"):
-            (self.folder / "utils").mkdir(exist_ok=True)
-            shutil.copy(ROOT / "utils" / name, self.folder / "utils")
+        shutil.copytree(ROOT / "utils", self.folder / "utils")
         for name in ("cost_optimized_train.py", "train.py"):
             (self.folder / name).write_text(TRAINING)
         self.tools = folder / "tools"
@@ -260,7 +258,7 @@ def test_without_python_one_line_says_what_to_install(clone):
     done = clone.run("local")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "found no Python: install Python 3.11" in done.stderr
+    assert "found no Python: install 3.11" in done.stderr
 
 
 def test_python_that_is_too_old_is_named_and_a_newer_one_is_taken(clone):

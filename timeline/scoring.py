@@ -55,7 +55,7 @@ def score_recording(
 
 
 def tile_windows(duration_seconds: float, window_seconds: float) -> list[tuple[float, float]]:
-    """Half-open windows side by side over a recording; a rest too short to be judged joins the last.
+    """Half-open windows side by side over a recording; too short a rest joins the last.
 
     0        10        20  22            0        10       20 20.5
     |--------|---------|---|             |--------|---------|

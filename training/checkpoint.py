@@ -10,9 +10,10 @@ from safetensors.torch import save
 from torch import nn
 
 from models import build_model
-from training.run_log import package_versions, write_whole
+from training.run_log import package_versions
 from utils.errors import UserError
 from utils.features import FeatureSpec
+from utils.files import write_whole
 
 FORMAT = "ad-game-classifier/1"
 STATE_FORMAT = "ad-game-classifier-state/1"

@@ -9,18 +9,19 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from models.encoders import EMBEDDING_SIZE, FrameEncoder
+from models.encoders import FrameEncoder
+from models.mobilenet_v2 import EMBEDDING_SIZE
 from training.device import amp_dtype, autocast
 from utils.config import Config
 from utils.feature_store import Column, FeatureStore
 from utils.preparation import PreparedSet
 
-PLAIN, FLIPPED = "embeddings", "flipped"
+COLUMN = "embeddings"
 BLOCK_FRAMES = 256
 
 
 class MemoryStore:
-    """Arrays by key and column with the `get` and `add` of a FeatureStore, gone with the process."""
+    """Arrays by key and column, as a FeatureStore's, gone with the process."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, dict[str, np.ndarray]] = {}
@@ -36,7 +37,7 @@ class MemoryStore:
 
 
 def stored_embeddings(model: nn.Module, prepared: PreparedSet, config: Config) -> FeatureStore:
-    """Embeddings of all recordings, plain and mirrored, made where the cache lacks them.
+    """Embeddings of all recordings, made where the cache lacks them.
 
     The cache is `cache_dir/embeddings/<id>`, a folder for each trunk and each way to make frames.
     """
@@ -46,8 +47,7 @@ def stored_embeddings(model: nn.Module, prepared: PreparedSet, config: Config) -
     if missing:
         amp = amp_dtype(encoder.mean.device, config.mixed_precision)
         with store.writing():
-            columns = (PLAIN, FLIPPED)
-            embed_recordings(encoder, prepared.store, missing, store, columns=columns, amp=amp)
+            embed_recordings(encoder, prepared.store, missing, store, amp=amp)
     return store
 
 
@@ -57,23 +57,21 @@ def embed_recordings(
     keys: Iterable[str],
     target: FeatureStore | MemoryStore,
     *,
-    columns: tuple[str, ...] = (PLAIN,),
     amp: torch.dtype | None = None,
     title: str | None = "embed",
 ) -> None:
     """Adds (T, 1280) float16 embeddings of each recording that `target` lacks.
 
-    The column FLIPPED is of the mirrored frames. A bar counts frames where there is a `title`.
+    A bar counts frames where there is a `title`.
     """
     missing = [key for key in dict.fromkeys(keys) if key not in target]
-    total = sum(features.num_rows(key, "frames") for key in missing) * len(columns)
+    total = sum(features.num_rows(key, "frames") for key in missing)
     encoder.eval()
     bar = tqdm(total=total, desc=title, unit="frame", disable=title is None, delay=1, leave=False)
     with bar:
         for key in missing:
             frames = features.get(key, "frames")
-            arrays = {c: _embed(encoder, frames, c == FLIPPED, amp, bar) for c in columns}
-            target.add(key, arrays, {})
+            target.add(key, {COLUMN: _embed(encoder, frames, amp, bar)}, {})
 
 
 def _open_store(cache_dir: str | Path, spec_id: str, encoder: FrameEncoder) -> FeatureStore:
@@ -82,17 +80,17 @@ def _open_store(cache_dir: str | Path, spec_id: str, encoder: FrameEncoder) -> F
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     folder = Path(cache_dir, "embeddings", digest.hexdigest()[:12])
     column = Column("float16", (EMBEDDING_SIZE,))
-    return FeatureStore(folder, {PLAIN: column, FLIPPED: column})
+    return FeatureStore(folder, {COLUMN: column})
 
 
 @torch.inference_mode()
 def _embed(
-    encoder: FrameEncoder, frames: np.ndarray, flip: bool, amp: torch.dtype | None, bar: tqdm
+    encoder: FrameEncoder, frames: np.ndarray, amp: torch.dtype | None, bar: tqdm
 ) -> Iterator[np.ndarray]:
     device = encoder.mean.device
     for start in range(0, len(frames), BLOCK_FRAMES):
         block = torch.from_numpy(np.array(frames[start : start + BLOCK_FRAMES])).to(device)
         with autocast(device, amp):
-            embeddings = encoder(block.flip(2) if flip else block)
+            embeddings = encoder(block)
         bar.update(len(block))
         yield embeddings.to(torch.float16).cpu().numpy()

@@ -1,7 +1,7 @@
 """Evaluation of scored clips: calibration, metrics, curves, and the predictions file."""
 
 import csv
-import os
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
+from utils.files import write_whole
 
 TEMPERATURE_RANGE = (0.25, 10.0)
 RELIABILITY_BINS = 15  # as in Guo et al. 2017, so that ECE compares with published numbers
@@ -226,27 +228,24 @@ def write_predictions(
     The file appears whole or not at all.
     """
     probabilities = softmax(scores.logits, temperature)
-    beside = path.with_name(f".{path.name}.partial")
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    logit_columns = [f"logit_{name}" for name in classes]
+    writer.writerow([*CLIP_COLUMNS, *logit_columns, *(f"probability_{name}" for name in classes)])
+    for i in range(len(scores)):
+        writer.writerow(
+            [
+                scores.recordings[i],
+                classes[scores.labels[i]],
+                scores.groups[i],
+                f"{scores.start_seconds[i]:.3f}",
+                f"{scores.end_seconds[i]:.3f}",
+                *(f"{value:.9g}" for value in scores.logits[i]),  # float32 survives 9 digits
+                *(f"{value:.6f}" for value in probabilities[i]),
+            ]
+        )
     # surrogateescape: a file name may hold bytes that are no UTF-8.
-    with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        logit_columns = [f"logit_{name}" for name in classes]
-        writer.writerow([*CLIP_COLUMNS, *logit_columns, *(f"probability_{n}" for n in classes)])
-        for i in range(len(scores)):
-            writer.writerow(
-                [
-                    scores.recordings[i],
-                    classes[scores.labels[i]],
-                    scores.groups[i],
-                    f"{scores.start_seconds[i]:.3f}",
-                    f"{scores.end_seconds[i]:.3f}",
-                    *(f"{value:.9g}" for value in scores.logits[i]),  # float32 survives 9 digits
-                    *(f"{value:.6f}" for value in probabilities[i]),
-                ]
-            )
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    write_whole(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 def read_predictions(path: Path) -> tuple[ClipScores, list[str]]:

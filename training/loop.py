@@ -5,7 +5,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from models.encoders import NUM_BLOCKS, pool_mean_std
+from models.encoders import pool_mean_std
+from models.mobilenet_v2 import NUM_BLOCKS
 from training.checkpoint import load_state, save_checkpoint, save_state
 from training.device import amp_dtype, autocast, seed_step
-from training.embedding import FLIPPED, PLAIN, MemoryStore, embed_recordings
+from training.embedding import MemoryStore, embed_recordings
 from training.evaluation import ClipScores, evaluate_scores, fit_temperature
 from training.run_log import RunLog
 from utils.augmentation import augment_frames, mask_mfcc
@@ -28,6 +29,8 @@ from utils.feature_store import FeatureStore
 
 EVALUATION_BATCH = 64  # clips, of embeddings
 MAX_GRADIENT_NORM = 1.0
+HALVES_LOSS = 0.3  # weight of the loss of either half alone, beside that of both
+SOUND_RATE = 5.0  # the sound's 16 inputs of the head need larger steps than the picture's 2560
 GPU_FINE_TUNE_BLOCKS = 3
 
 
@@ -95,14 +98,14 @@ class Trainer:
 
     In the phase "heads" the datasets are read from `embeddings`. With a `run`, its last.ckpt,
     best.safetensors, metrics.jsonl and run.log are kept current, and `resume` goes on from there.
-    `description` is what data.json holds.
+    Without a `val_set` the last weights count as the best. `description` is what data.json holds.
     """
 
     def __init__(
         self,
         model: nn.Module,
         train_set: ClipDataset,
-        val_set: ClipDataset,
+        val_set: ClipDataset | None,
         config: Config,
         *,
         description: dict | None = None,
@@ -147,7 +150,8 @@ class Trainer:
         """
         if self._resumed is None:
             self._set_statistics()
-        with _stop_signal() as stop:
+        # Without a run there is nothing to save: Ctrl-C then just ends the process.
+        with _stop_signal() if self.run else nullcontext(_Stop()) as stop:
             for phase in phases:
                 if self.progress.epoch < phase.last_epoch:
                     self._fit_phase(phase, stop)
@@ -173,8 +177,8 @@ class Trainer:
             progress.stale_epochs = 0
         train_set, val_set = self.train_set, self.val_set
         if phase.blocks == 0:
-            train_set = train_set.read_from(self.embeddings, (PLAIN, FLIPPED))
-            val_set = val_set.read_from(self.embeddings)
+            train_set = train_set.read_from(self.embeddings)
+            val_set = val_set and val_set.read_from(self.embeddings)
         self.model.video_encoder.train_last_blocks(phase.blocks)
         optimizer = _make_optimizer(self.model, phase, self.config)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
@@ -194,7 +198,18 @@ class Trainer:
             if stop.requested:
                 self._save(phase, optimizer, scaler)
                 raise Interrupted(self._how_to_go_on())
-            self._end_epoch(phase, val_set, optimizer)
+            row = {
+                "phase": phase.name,
+                "epoch": progress.epoch + 1,
+                "epochs": self.config.epochs,
+                "learning_rate": optimizer.param_groups[0]["lr"],
+                "train_loss": progress.loss_sum / progress.clips,
+                "train_accuracy": progress.correct / progress.clips,
+                "seconds": progress.epoch_seconds,
+                "clips_per_second": progress.clips / progress.epoch_seconds,
+                "wait_fraction": progress.wait_seconds / progress.epoch_seconds,
+            }
+            self._end_epoch(phase, val_set, row)
             if progress.stale_epochs >= self.config.patience:
                 self._say(f"no better for {progress.stale_epochs} epochs: {phase.name} ends here")
                 progress.epoch = phase.last_epoch
@@ -250,13 +265,15 @@ class Trainer:
         video = augment_frames(batch.video, generator) if phase.blocks else batch.video
         mfcc, mfcc_mask = mask_mfcc(batch.mfcc, batch.mfcc_mask, generator)
         with autocast(self.device, self.amp):
-            logits = self.model(video, batch.video_mask, mfcc, mfcc_mask)
-        loss = F.cross_entropy(
-            logits.float(),
-            batch.labels,
-            self._class_weights,
-            label_smoothing=self.config.label_smoothing,
-        )
+            features = self.model.forward_features(video, batch.video_mask, mfcc, mfcc_mask)
+            logits = self.model.forward_head(features)
+            video_logits, sound_logits = self.model.forward_halves(features)
+        has_sound = batch.mfcc_mask.any(dim=1)
+        loss = self._loss(logits, batch.labels)
+        loss = loss + HALVES_LOSS * self._loss(video_logits, batch.labels)
+        if has_sound.any():
+            sound_loss = self._loss(sound_logits[has_sound], batch.labels[has_sound])
+            loss = loss + HALVES_LOSS * sound_loss
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss became {loss.item()} in epoch {self.progress.epoch + 1}: "
@@ -272,40 +289,40 @@ class Trainer:
         self.progress.correct += int((logits.argmax(1) == batch.labels).sum())
         self.progress.clips += len(batch)
 
-    def _end_epoch(
-        self, phase: Phase, val_set: ClipDataset, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        smoothing = self.config.label_smoothing
+        return F.cross_entropy(
+            logits.float(), labels, self._class_weights, label_smoothing=smoothing
+        )
+
+    def _end_epoch(self, phase: Phase, val_set: ClipDataset | None, row: dict) -> None:
         """Validates, keeps the weights if they are the best, says and records the epoch."""
         progress = self.progress
+        progress.end_epoch()
+        if val_set is None:
+            self.best_weights = _copy_weights(self.model)
+            return
         if phase.blocks:
             val_set = embed_dataset(self.model, val_set, self.amp)
-        scores = score_clips(self.model, val_set, self.device)
-        judged = evaluate_scores(scores, self.val_set.classes, temperature=1.0)
+        scores = score_clips(self.model, val_set)
+        # The loss of the calibrated network, for so it is used: over-confidence is mended later.
+        temperature = fit_temperature(scores.logits, scores.labels)
+        judged = evaluate_scores(scores, val_set.classes, temperature)
         best = judged["nll"] < progress.best_loss
-        if best:
-            progress.best_loss, progress.best_epoch = judged["nll"], progress.epoch + 1
-            self.best_weights = _copy_weights(self.model)
-            self.save_best(fit_temperature(scores.logits, scores.labels), judged)
         progress.stale_epochs = 0 if best else progress.stale_epochs + 1
-        row = {
-            "phase": phase.name,
-            "epoch": progress.epoch + 1,
-            "epochs": self.config.epochs,
-            "learning_rate": optimizer.param_groups[0]["lr"],
-            "train_loss": progress.loss_sum / progress.clips,
-            "train_accuracy": progress.correct / progress.clips,
+        row |= {
             "val_loss": judged["nll"],
             "val_accuracy": judged["accuracy"],
             "val_balanced_accuracy": judged["balanced_accuracy"],
             "val_auc": judged["auc"],
-            "seconds": progress.epoch_seconds,
-            "clips_per_second": progress.clips / progress.epoch_seconds,
-            "wait_fraction": progress.wait_seconds / progress.epoch_seconds,
             "best": best,
         }
         progress.history.append(row)
-        progress.end_epoch()
         self._say(_epoch_line(row))
+        if best:
+            progress.best_loss, progress.best_epoch = judged["nll"], row["epoch"]
+            self.best_weights = _copy_weights(self.model)
+            self.save_best(temperature, judged)
 
     def _save(
         self, phase: Phase, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
@@ -339,8 +356,8 @@ class Trainer:
         if self.run is None:
             return
         recipe = {
-            "classes": self.val_set.classes,
-            "feature_spec": self.val_set.spec.to_dict(),
+            "classes": self.train_set.classes,
+            "feature_spec": self.train_set.spec.to_dict(),
             "clip_seconds": self.config.clip_seconds,
             "temperature": temperature,
             "constants": self.config.constants(),
@@ -354,7 +371,7 @@ class Trainer:
         """16 hex digits that change with any clip of either side."""
         digest = hashlib.sha256()
         for dataset in (self.train_set, self.val_set):
-            for clip in dataset.clips:
+            for clip in dataset.clips if dataset else []:
                 digest.update(f"{clip.key} {clip.start_seconds} {clip.end_seconds}\n".encode())
             digest.update(b"--")
         return digest.hexdigest()[:16]
@@ -374,7 +391,7 @@ def learning_rate_factor(position: float, config: Config) -> float:
 def embed_dataset(
     model: nn.Module, dataset: ClipDataset, amp: torch.dtype | None, title: str | None = None
 ) -> ClipDataset:
-    """The dataset read through embeddings of the model's present trunk, made now, each frame once."""
+    """The dataset read from embeddings of the model's present trunk, made now."""
     store = MemoryStore()
     keys = [clip.key for clip in dataset.clips]
     embed_recordings(model.video_encoder, dataset.store, keys, store, amp=amp, title=title)
@@ -382,11 +399,10 @@ def embed_dataset(
 
 
 @torch.inference_mode()
-def score_clips(
-    model: nn.Module, dataset: ClipDataset, device: torch.device, *, hide: str | None = None
-) -> ClipScores:
+def score_clips(model: nn.Module, dataset: ClipDataset, *, hide: str | None = None) -> ClipScores:
     """Logits of every clip of an embedded dataset. `hide` is "video" or "sound" for ablations."""
     model.eval()
+    device = next(model.parameters()).device
     logits = []
     for batch in whole_batches(dataset, EVALUATION_BATCH):
         batch = batch.to(device)
@@ -429,16 +445,21 @@ def _stop_signal() -> Iterator[_Stop]:
 
 def _make_optimizer(model: nn.Module, phase: Phase, config: Config) -> torch.optim.AdamW:
     """AdamW on what the phase lets learn; biases and norms don't decay."""
-    rate = config.learning_rate if phase.name == "fine-tune" else config.head_learning_rate
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = (
-        ([p for p in learning if p.ndim > 1], config.weight_decay),
-        ([p for p in learning if p.ndim <= 1], 0.0),
-    )
+    rate = {
+        "heads": config.head_learning_rate,
+        "fine-tune": config.learning_rate,
+        "from scratch": config.scratch_learning_rate,
+    }[phase.name]
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            peak = rate * SOUND_RATE if phase.name == "heads" and name.startswith("audio") else rate
+            decay = config.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((peak, decay), []).append(parameter)
     return torch.optim.AdamW(
         [
-            {"params": parameters, "lr": rate, "peak_lr": rate, "weight_decay": decay}
-            for parameters, decay in groups
+            {"params": parameters, "lr": peak, "peak_lr": peak, "weight_decay": decay}
+            for (peak, decay), parameters in groups.items()
         ],
         fused=next(model.parameters()).is_cuda,
     )

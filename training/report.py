@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from training.evaluation import (
 )
 from training.monitor import read_json_lines, read_monitor
 from training.verdict import verdict, warnings
+from utils.files import write_whole
 
 TEMPLATES = Path(__file__).with_name("templates")
 THUMBNAIL_HEIGHT = 112
@@ -70,13 +70,8 @@ def write_report(run_dir: Path, *, thumbnails: Thumbnails) -> Path:
     }
     html = _environment().get_template("report.html.j2").render(context)
     path = run_dir / "report.html"
-    beside = run_dir / ".report.html.partial"
-    with beside.open("wb") as file:
-        # A file name may hold bytes that are no UTF-8; they show as "?".
-        file.write(html.encode("utf-8", errors="replace"))
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    # A file name may hold bytes that are no UTF-8; they show as "?".
+    write_whole(path, html.encode("utf-8", errors="replace"))
     return path
 
 

@@ -3,14 +3,17 @@
 import copy
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import nn
+from tqdm import tqdm
 
-from training.device import describe_device
-from training.embedding import FLIPPED, PLAIN, MemoryStore, embed_recordings
+from training.device import describe_device, seed_step
+from training.embedding import MemoryStore, embed_recordings
 from training.evaluation import ClipScores, evaluate_scores, fit_temperature, write_predictions
 from training.loop import Phase, Trainer, score_clips
 from training.run_log import RunLog
-from utils.clips import split_at_random
+from utils.clips import Clip, group_folds, split_at_random
 from utils.config import Config
 from utils.dataset import ClipDataset
 from utils.feature_store import FeatureStore
@@ -35,15 +38,18 @@ def say_start(run: RunLog, config: Config, data: dict, device: torch.device) -> 
 
 def say_results(run: RunLog, metrics: dict, report: Path) -> None:
     """Says the main numbers and what to do next."""
+    how = "each judged by heads that never saw it" if metrics["cross_validated"] else "held out"
     run.say()
     run.say(
         f"validation  accuracy {metrics['accuracy']:.3f}  balanced "
-        f"{metrics['balanced_accuracy']:.3f}  AUC {metrics['auc']:.3f}  calibration error "
-        f"{metrics['ece']:.3f}  ({metrics['clips']} clips of {metrics['groups']} held-out groups)"
+        f"{metrics['balanced_accuracy']:.3f}  AUC {_number(metrics['auc'])}  calibration error "
+        f"{metrics['ece']:.3f}  ({metrics['clips']} clips of {metrics['groups']} groups, "
+        f"{how})"
     )
     run.say(
-        f"if split at random instead: balanced {metrics['random_split_balanced_accuracy']:.3f}  AUC "
-        f"{metrics['random_split_auc']:.3f}: flattering, since clips of one source are on both sides"
+        "random split (flattering: clips of one source on both sides)  balanced "
+        f"{metrics['random_split_balanced_accuracy']:.3f}  AUC "
+        f"{_number(metrics['random_split_auc'])}"
     )
     run.say(f"report      {report}")
     run.say(
@@ -54,70 +60,105 @@ def say_results(run: RunLog, metrics: dict, report: Path) -> None:
 def write_results(trainer: Trainer, data: dict) -> dict:
     """The metrics of a trained model, after writing them, its predictions and best.safetensors.
 
-    Calibrated on the validation clips. Beside the honest split stand the same numbers for clips
-    split at random, and for each half of the network alone.
+    Where the trunk stayed frozen, heads train in seconds: every group is then judged once, by
+    heads that never saw it, and the network that is kept has learned from all of them. Else the
+    validation clips judge. Beside that stand the numbers of either half alone, and those of clips
+    split at random.
     """
-    run = trainer.run
-    embeddings = trainer.embeddings if trainer.trunk_is_frozen else _embed_all(trainer)
-    val_set = trainer.val_set.read_from(embeddings)
-    classes = val_set.classes
-    scores = score_clips(trainer.model, val_set, trainer.device)
+    run, progress, config = trainer.run, trainer.progress, trainer.config
+    classes = trainer.train_set.classes
+    cross_validated = can_cross_validate(trainer)
+    if cross_validated:
+        embeddings = trainer.embeddings
+        folds = group_folds(_all_clips(trainer), round(1 / config.val_fraction), config.seed)
+    else:
+        embeddings = trainer.embeddings if trainer.trunk_is_frozen else _embed_all(trainer)
+        folds = [(trainer.train_set.clips, trainer.val_set.clips)]
+
+    judged = []
+    for train_clips, val_clips in tqdm(folds, "judge", unit="fold", leave=False):
+        model = trainer.model
+        if cross_validated:
+            model = _new_heads(trainer, train_clips, embeddings)
+        judged.append(_score_halves(model, trainer.val_set.only(val_clips).read_from(embeddings)))
+    scores, video_only, sound_only = (_join(parts) for parts in zip(*judged, strict=True))
     temperature = fit_temperature(scores.logits, scores.labels)
-    progress = trainer.progress
+
+    clips = _all_clips(trainer)
+    val_count = round(config.val_fraction * len(clips))
+    train_clips, val_clips = split_at_random(clips, val_count, config.seed)
+    model = _new_heads(trainer, train_clips, embeddings)
+    random_split = score_clips(model, trainer.val_set.only(val_clips).read_from(embeddings))
+
     metrics = {
         **evaluate_scores(scores, classes, temperature),
-        **_each_half(trainer, val_set, temperature),
-        **_random_split(trainer, embeddings),
+        **_headline("video_only", video_only, classes),
+        **_headline("sound_only", sound_only, classes),
+        **_headline("random_split", random_split, classes),
         "temperature": temperature,
+        "cross_validated": cross_validated,
         "demo": data["demo"],
         "best_epoch": progress.best_epoch,
         "training_seconds": progress.total_seconds,
         "wait_fraction": progress.total_wait_seconds / max(progress.total_seconds, 1e-9),
     }
+    if cross_validated:
+        kept = _new_heads(trainer, clips, embeddings)
+        trainer.model.load_state_dict(kept.state_dict())
     trainer.save_best(temperature, metrics)
     write_predictions(run.path("predictions.csv"), scores, classes, temperature)
     run.write_json("metrics.json", metrics)
     return metrics
 
 
-def _each_half(trainer: Trainer, val_set: ClipDataset, temperature: float) -> dict:
-    """AUC and balanced accuracy from the picture alone, and from the sound of clips that have one."""
-    with_sound = [clip for clip in val_set.clips if val_set.store.num_rows(clip.key, "mfcc")]
-    halves = {"video_only": (val_set, "sound"), "sound_only": (val_set.only(with_sound), "video")}
-    metrics = {}
-    for name, (dataset, hidden) in halves.items():
-        if len(dataset):
-            scores = score_clips(trainer.model, dataset, trainer.device, hide=hidden)
-            metrics |= _headline(name, scores, dataset.classes, temperature)
-    return metrics
+def can_cross_validate(trainer: Trainer) -> bool:
+    """Whether each group can be judged in turn: heads only, and no validation set of the user's."""
+    own_split = any(clip.recording.validation for clip in trainer.val_set.clips)
+    return trainer.config.cross_validate and trainer.trunk_is_frozen and not own_split
 
 
-def _random_split(trainer: Trainer, embeddings: FeatureStore | MemoryStore) -> dict:
-    """The same for heads trained anew on clips split at random, as much published work does.
-
-    The trunk stays as this run left it.
-    """
+def _new_heads(
+    trainer: Trainer, clips: list[Clip], embeddings: FeatureStore | MemoryStore
+) -> nn.Module:
+    """A model with the trunk as it is, and heads trained anew on `clips` to the last epoch."""
     config = trainer.config
-    clips = trainer.train_set.clips + trainer.val_set.clips
-    train_clips, val_clips = split_at_random(clips, len(trainer.val_set), config.seed)
     model = copy.deepcopy(trainer.model)
+    seed_step(config.seed)
     model.reset_heads()
-    other = Trainer(
-        model,
-        trainer.train_set.only(train_clips),
-        trainer.val_set.only(val_clips),
-        config,
-        embeddings=embeddings,
-    )
+    other = Trainer(model, trainer.train_set.only(clips), None, config, embeddings=embeddings)
     other.fit([Phase("heads", 0, config.epochs, 0, config.frozen_draws)])
-    val_set = other.val_set.read_from(embeddings)
-    scores = score_clips(model, val_set, trainer.device)
-    return _headline("random_split", scores, val_set.classes, temperature=1.0)
+    return model
 
 
-def _headline(prefix: str, scores: ClipScores, classes: list[str], temperature: float) -> dict:
-    judged = evaluate_scores(scores, classes, temperature)
-    return {f"{prefix}_{name}": judged[name] for name in ("auc", "balanced_accuracy")}
+def _score_halves(model: nn.Module, dataset: ClipDataset) -> tuple[ClipScores, ...]:
+    """Scores by both halves, by the picture alone, and by the sound alone where there is one."""
+    with_sound = [clip for clip in dataset.clips if dataset.store.num_rows(clip.key, "mfcc")]
+    return (
+        score_clips(model, dataset),
+        score_clips(model, dataset, hide="sound"),
+        score_clips(model, dataset.only(with_sound), hide="video"),
+    )
+
+
+def _all_clips(trainer: Trainer) -> list[Clip]:
+    return trainer.train_set.clips + trainer.val_set.clips
+
+
+def _join(parts: tuple[ClipScores, ...]) -> ClipScores:
+    return ClipScores(
+        logits=np.concatenate([part.logits for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        recordings=[name for part in parts for name in part.recordings],
+        groups=[name for part in parts for name in part.groups],
+        start_seconds=np.concatenate([part.start_seconds for part in parts]),
+        end_seconds=np.concatenate([part.end_seconds for part in parts]),
+    )
+
+
+def _headline(prefix: str, scores: ClipScores, classes: list[str]) -> dict:
+    """AUC and balanced accuracy; None where there is no clip to judge."""
+    judged = evaluate_scores(scores, classes, temperature=1.0) if len(scores) else {}
+    return {f"{prefix}_{name}": judged.get(name) for name in ("auc", "balanced_accuracy")}
 
 
 def _embed_all(trainer: Trainer) -> MemoryStore:
@@ -129,7 +170,10 @@ def _embed_all(trainer: Trainer) -> MemoryStore:
         trainer.train_set.store,
         [clip.key for clip in clips],
         store,
-        columns=(PLAIN, FLIPPED),
         amp=trainer.amp,
     )
     return store
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from training.device import describe_device
 from utils.config import Config
 from utils.errors import UserError
+from utils.files import write_whole
 
 PACKAGES = (
     "torch",
@@ -36,7 +37,7 @@ class RunError(UserError):
 
 
 class RunLog:
-    """A folder below runs/: run.log for people, metrics.jsonl for machines, JSON files beside them."""
+    """A folder below runs/: run.log for people, metrics.jsonl and JSON files for machines."""
 
     def __init__(self, folder: Path, script: str):
         self.folder = folder
@@ -44,7 +45,7 @@ class RunLog:
 
     @classmethod
     def create(cls, config: Config, script: str, device: torch.device) -> "RunLog":
-        """A new folder `<time>-<script>` with its config.json; `latest` points at it from now on."""
+        """A new folder `<time>-<script>` with its config.json, which `latest` points at now."""
         runs_dir = Path(config.runs_dir)
         stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         name = f"{stamp}-{Path(script).stem}"
@@ -79,7 +80,7 @@ class RunLog:
             writer = csv.DictWriter(text, columns)
             writer.writeheader()
             writer.writerows(rows)
-            write_whole(self.path(name), text.getvalue().encode())
+            write_whole(self.path(name), text.getvalue().encode(errors="replace"))
 
     def write_metrics(self, history: list[dict]) -> None:
         """metrics.jsonl, a line per epoch; written anew so that a resumed run repeats none."""
@@ -102,16 +103,6 @@ def check_writable(folder: str | Path) -> None:
             f"can't write into {folder} ({error.strerror}): "
             f"change its permissions or pass another folder with --{folder.name}-dir"
         ) from error
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file that appears whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def package_versions() -> dict[str, str]:

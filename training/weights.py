@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torchvision.models import MobileNet_V2_Weights
 
-from models.encoders import IMAGENET_MEAN, IMAGENET_STD, PADDINGS, FrameEncoder
+from models.encoders import IMAGENET_MEAN, IMAGENET_STD, FrameEncoder
 from models.late_fusion import LateFusionClassifier
+from models.mobilenet_v2 import PADDINGS
 from training.device import seed_step
 from utils.config import Config
 from utils.errors import UserError
@@ -70,11 +70,16 @@ def new_model(
     seed_step(config.seed)
     trunk = None
     if weights is not None:
-        trunk = {"mean": weights.mean, "std": weights.std, "padding": weights.padding}
+        trunk = {
+            "mean": weights.mean,
+            "std": weights.std,
+            "padding": weights.padding,
+            "input_size": config.trunk_size,
+        }
     model = LateFusionClassifier(
         num_classes,
         config.n_mfcc,
-        hidden=config.hidden,
+        sound_size=config.sound_size,
         dropout=config.dropout,
         modality_dropout=config.modality_dropout,
         trunk=trunk,
@@ -119,6 +124,8 @@ def _download_imagenet() -> TrunkWeights:
     The first set, not the second: V2 was trained with label smoothing and mixup, which gain 0.3
     points on ImageNet and cost frozen features their transfer (Kornblith et al., arXiv 2010.16402).
     """
+    from torchvision.models import MobileNet_V2_Weights  # here: it takes seconds to import
+
     weights = MobileNet_V2_Weights.IMAGENET1K_V1
     default_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(CONNECT_SECONDS)
@@ -132,7 +139,8 @@ def _download_imagenet() -> TrunkWeights:
 def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except SafetensorError as error:
         raise WeightsError(f"--weights {path} is no readable safetensors file: {error}") from error
 

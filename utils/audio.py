@@ -50,7 +50,8 @@ def find_audio(video_path: str | os.PathLike) -> Path | None:
     video_path = Path(video_path)
     name = video_path.stem + ".wav"
     folder = video_path.parent
-    for candidate in (folder / name, folder / "audio" / name, folder / ".." / "audio" / name):
+    beside = folder.absolute().parent
+    for candidate in (folder / name, folder / "audio" / name, beside / "audio" / name):
         if candidate.is_file():
             return candidate
     with opened(video_path) as container:
@@ -97,7 +98,7 @@ def compute_mfcc(
     count = math.ceil(duration_seconds * spec.frames_per_second)
     window = get_window("hann", spec.n_fft).astype(np.float32)
     filters = mel(sr=spec.sample_rate, n_fft=spec.n_fft, n_mels=spec.n_mels).T  # (bins, mels)
-    rows = []
+    rows = [np.zeros((0, spec.n_mfcc), np.float16)]
     try:
         for frames in _windows(read_audio(path, spec.sample_rate), spec, count):
             power = np.abs(rfft(frames * window, axis=1)) ** 2  # (frames, bins)
@@ -207,7 +208,7 @@ class _Mixer:
         if kind != self._kind:
             yield from self.flush()
             self._kind = kind
-            self._resampler = av.AudioResampler("fltp", frame.layout, self._sample_rate)
+            self._resampler = av.AudioResampler("flt", frame.layout, self._sample_rate)
         frame.pts = None  # the samples are placed here, by `_runs`
         yield from map(_mean_of_channels, self._resampler.resample(frame))
 
@@ -218,8 +219,9 @@ class _Mixer:
 
 
 def _mean_of_channels(frame: av.AudioFrame) -> np.ndarray:
-    mean = frame.to_ndarray().mean(axis=0, dtype=np.float32)  # from (channels, samples)
-    return np.clip(mean, -1.0, 1.0)
+    # Interleaved, because PyAV miscounts the planes of eight and more channels and crashes.
+    samples = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
+    return np.clip(samples.mean(axis=1, dtype=np.float32), -1.0, 1.0)
 
 
 def _frames(

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 
 MIN_CROP = 0.75  # smallest side of the random crop, as a part of the picture's
 MAX_JITTER = 0.3  # brightness, contrast and saturation change by a factor in 1 ± this
+# Contrast turns about this, not about the clip's mean, which the padding of the batch would shift.
+MID_GREY = 127.5
 MAX_TIME_MASK = 0.25  # longest masked part of the sound (SpecAugment, arXiv 1904.08779)
 MAX_COEFFICIENT_MASK = 3  # most masked MFCC rows
 
@@ -37,17 +39,16 @@ def augment_frames(frames: torch.Tensor, generator: torch.Generator) -> torch.Te
 
     grey = x.mean(dim=2, keepdim=True)
     x = grey + (x - grey) * factor(7)  # saturation
-    mean = x.mean(dim=(1, 2, 3, 4), keepdim=True)
-    x = (mean + (x - mean) * factor(5)) * factor(6)
+    x = (MID_GREY + (x - MID_GREY) * factor(5)) * factor(6)
     return x.clamp_(0, 255).permute(0, 1, 3, 4, 2)  # (B, T, H, W, 3)
 
 
 def mask_mfcc(
     mfcc: torch.Tensor, mfcc_mask: torch.Tensor, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, M, n_mfcc) with a few coefficients flattened to their mean, and a stretch of time masked out.
+    """(B, M, n_mfcc) with a few coefficients flattened to their mean, and a shorter (B, M) mask.
 
-    At least half of every clip's sound stays.
+    At least three quarters of every clip's sound stay.
     """
     b, m, n = mfcc.shape
     draw = torch.rand((b, 4), generator=generator).to(mfcc.device)

@@ -24,23 +24,27 @@ class Clip:
 def cut_spans(
     duration_seconds: float, clip_seconds: float, hop_seconds: float
 ) -> list[tuple[float, float]]:
-    """Half-open spans that cover a recording: every `hop_seconds`, the last one moved back to end with it.
+    """Half-open spans that cover a recording: every `hop_seconds`, the last one ends with it.
 
         0         10        20   23
         |---------|              |     hop 10, clip 10
                   |---------|    |
                        |---------|     moved back: full length, nothing of the end is lost
 
-    A recording shorter than a clip is one span of its own length. Batches pad it, and the padding is
-    masked out of every mean, so that a short clip is never diluted by made-up frames.
+    A rest shorter than a second joins the last span: a clip of its own would show nothing new.
+    A recording shorter than a clip is one span of its own length. Batches pad it, and the padding
+    is masked out of every mean, so that a short clip is never diluted by made-up frames.
     """
     last_start = duration_seconds - clip_seconds
     if last_start <= 0:
         return [(0.0, duration_seconds)]
-    starts = list(np.arange(0.0, last_start + 1e-6, hop_seconds))
-    if last_start - starts[-1] >= min(MIN_CLIP_SECONDS, hop_seconds):
-        starts.append(last_start)
-    return [(float(start), float(start) + clip_seconds) for start in starts]
+    starts = np.arange(0.0, last_start + 1e-6, hop_seconds)
+    spans = [(float(start), float(start) + clip_seconds) for start in starts]
+    if duration_seconds - spans[-1][1] >= MIN_CLIP_SECONDS:
+        spans.append((last_start, duration_seconds))
+    else:
+        spans[-1] = (spans[-1][0], duration_seconds)
+    return spans
 
 
 def split_by_group(
@@ -50,7 +54,7 @@ def split_by_group(
 
     Recordings of `data/validation` are the validation set where there are any. Else a group's side
     is a function of its name and the seed alone, so that new recordings don't reshuffle old ones;
-    only where that would leave a class without a group on one side, its nearest group changes sides.
+    among few groups, the nearest change sides so that each class has about `val_fraction` of them.
     Raises DataError for a class with a single group.
     """
     if any(clip.recording.validation for clip in clips):
@@ -73,6 +77,26 @@ def split_by_group(
     return training, validation
 
 
+def group_folds(clips: list[Clip], count: int, seed: int) -> list[tuple[list[Clip], list[Clip]]]:
+    """At most `count` (training, validation) pairs; every clip is in one validation side.
+
+    A group is never on both sides, and the groups of each class are dealt out evenly.
+    """
+    fold_of: dict[tuple[str, str], int] = {}
+    for label in sorted({clip.recording.label for clip in clips}):
+        groups = {clip.recording.group for clip in clips if clip.recording.label == label}
+        for rank, group in enumerate(sorted(groups, key=lambda name: _position(name, seed))):
+            fold_of[label, group] = rank * count // len(groups)
+    folds = [fold_of[clip.recording.label, clip.recording.group] for clip in clips]
+    return [
+        (
+            [clip for clip, own in zip(clips, folds, strict=True) if own != fold],
+            [clip for clip, own in zip(clips, folds, strict=True) if own == fold],
+        )
+        for fold in sorted(set(folds))
+    ]
+
+
 def split_at_random(clips: list[Clip], val_count: int, seed: int) -> tuple[list[Clip], list[Clip]]:
     """Clips split one by one, groups ignored: what many publish, and too good to be true.
 
@@ -93,9 +117,7 @@ def _held_out_groups(label: str, groups: set[str], val_fraction: float, seed: in
     count = sum(_position(group, seed) < val_fraction for group in ranked)
     # Among few groups chance alone can hold out none or most: stay near the fraction asked for.
     expected = val_fraction * len(ranked)
-    count = min(
-        max(count, math.ceil(0.5 * expected), 1), math.ceil(1.5 * expected), len(ranked) - 1
-    )
+    count = min(max(count, math.floor(expected), 1), math.ceil(expected), len(ranked) - 1)
     return set(ranked[:count])
 
 

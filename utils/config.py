@@ -1,4 +1,4 @@
-"""Configuration: the constants at the top of a training script, checked, and overridden by flags."""
+"""Configuration: the constants of a training script, checked, and overridden by flags."""
 
 import argparse
 import dataclasses
@@ -10,6 +10,7 @@ import sys
 import tokenize
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from utils.audio import MfccSpec
 from utils.errors import UserError
@@ -23,7 +24,7 @@ class ConfigError(UserError):
 
 @dataclass(frozen=True)
 class Config:
-    """The constants of a training script by lower-case name; what each means stands beside it there."""
+    """The constants of a training script by lower-case name, explained beside them there."""
 
     data_dir: str
     cache_dir: str
@@ -40,12 +41,14 @@ class Config:
     max_rejected: float
     workers: int
     weights: str
+    trunk_size: tuple[int, int]
     fine_tune_blocks: str
-    hidden: int
+    sound_size: int
     dropout: float
     modality_dropout: float
     seed: int
     val_fraction: float
+    cross_validate: bool
     batch_size: int
     epochs: int
     frozen_epochs: int
@@ -53,6 +56,7 @@ class Config:
     train_frames: int
     learning_rate: float
     head_learning_rate: float
+    scratch_learning_rate: float
     warmup: float
     weight_decay: float
     label_smoothing: float
@@ -87,11 +91,11 @@ RANGES = {
     "mfcc_n_mels": (4, 256),
     "max_rejected": (0.0, 1.0),
     "workers": (0, 256),
-    "hidden": (1, 4096),
+    "sound_size": (1, 4096),
     "dropout": (0.0, 0.95),
     "modality_dropout": (0.0, 0.5),
     "seed": (0, 2**32 - 1),
-    "val_fraction": (0.01, 0.9),
+    "val_fraction": (0.01, 0.5),
     "batch_size": (1, 4096),
     "epochs": (1, 10_000),
     "frozen_epochs": (0, 10_000),
@@ -99,6 +103,7 @@ RANGES = {
     "train_frames": (2, 4096),
     "learning_rate": (1e-8, 1.0),
     "head_learning_rate": (1e-8, 1.0),
+    "scratch_learning_rate": (1e-8, 1.0),
     "warmup": (0.0, 0.9),
     "weight_decay": (0.0, 10.0),
     "label_smoothing": (0.0, 0.5),
@@ -129,15 +134,14 @@ def read_options(script: dict, arguments: list[str] | None = None) -> Options:
             )
         return Options(_config_of_run(resume), resume)
     values = {}
-    for field in dataclasses.fields(Config):
-        name = field.name
+    for name, value in given.items():
         if name.upper() not in script:
-            raise ConfigError(f"{Path(script['__file__']).name} does not define {name.upper()}")
-        raw = script[name.upper()] if given[name] is None else given[name]
-        values[name] = _check_range(name, _convert(name, raw, field.type))
-    config = Config(**values)
-    _check_together(config)
-    return Options(config, resume)
+            raise ConfigError(
+                f"{Path(script['__file__']).name} does not define {name.upper()}: "
+                "write it at the top, as the file came with it"
+            )
+        values[name] = script[name.upper()] if value is None else value
+    return Options(_checked(values), None)
 
 
 def _config_of_run(folder: Path) -> Config:
@@ -155,13 +159,31 @@ def _config_of_run(folder: Path) -> Config:
     if set(values) != names:
         odd = ", ".join(sorted(set(values) ^ names))
         raise ConfigError(f"{path} is of another version (differs in {odd}): start a new run")
-    values["frame_size"] = tuple(values["frame_size"])
-    return Config(**values)
+    return _checked(values)
+
+
+def _checked(values: dict[str, object]) -> Config:
+    """A configuration of values as a file or the command line gives them, by lower-case name."""
+    config = Config(
+        **{
+            field.name: _check_range(
+                field.name, _convert(field.name, values[field.name], field.type)
+            )
+            for field in dataclasses.fields(Config)
+        }
+    )
+    _check_together(config)
+    return config
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:  # argparse prints all 35 flags before the mistake
+        raise ConfigError(f"{message}: --help lists what is accepted")
 
 
 def _make_parser(script: dict) -> argparse.ArgumentParser:
     path = Path(script["__file__"])
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"python {path.name}",
         description=script["__doc__"],
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -180,12 +202,8 @@ def _make_parser(script: dict) -> argparse.ArgumentParser:
     notes = _trailing_comments(path)
     for field in dataclasses.fields(Config):
         constant = field.name.upper()
-        note = notes.get(constant, "").replace("%", "%%")
-        parser.add_argument(
-            _flag(field.name),
-            metavar="VALUE",
-            help=f"{note} [{_show(script.get(constant))}]".strip(),
-        )
+        text = f"{notes.get(constant, '')} [{_show(script.get(constant))}]".strip()
+        parser.add_argument(_flag(field.name), metavar="VALUE", help=text.replace("%", "%%"))
     return parser
 
 
@@ -247,7 +265,7 @@ def _to_size(value: object) -> tuple[int, int]:
     parts = re.split(r"[,x ]+", value.strip("() ")) if isinstance(value, str) else list(value)
     if len(parts) == 1:
         parts = parts * 2
-    height, width = (int(part) for part in parts)
+    height, width = (int(str(part)) for part in parts)  # int() alone would make 96 of 96.5
     return height, width
 
 
@@ -258,11 +276,13 @@ def _check_range(name: str, value: object) -> object:
         lowest, highest = RANGES[name]
         if not lowest <= value <= highest:
             raise ConfigError(f"{_flag(name)} lies between {lowest:g} and {highest:g}, not {value}")
-    if name == "frame_size" and not all(SMALLEST_FRAME <= s <= LARGEST_FRAME for s in value):
+    if name.endswith("_size") and isinstance(value, tuple) and not all(
+        SMALLEST_FRAME <= side <= LARGEST_FRAME for side in value
+    ):
         raise ConfigError(
-            f"--frame-size takes sides of {SMALLEST_FRAME} to {LARGEST_FRAME} pixels, not {value}"
+            f"{_flag(name)} takes sides of {SMALLEST_FRAME} to {LARGEST_FRAME} pixels, not {value}"
         )
-    if name == "fine_tune_blocks" and value != "auto" and not (value.isdigit() and int(value) < 20):
+    if name == "fine_tune_blocks" and not re.fullmatch("auto|1?[0-9]", value):
         raise ConfigError(f"--fine-tune-blocks takes auto or 0 to 19, not {value!r}")
     return value
 

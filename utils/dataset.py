@@ -1,5 +1,6 @@
 """Dataset: clips of the feature store as padded batches."""
 
+import contextlib
 import math
 import queue
 import threading
@@ -54,8 +55,7 @@ Item = tuple[np.ndarray, np.ndarray | None, int]  # frames or embeddings, MFCC, 
 class ClipDataset:
     """Clips with their arrays.
 
-    `video_store` holds the pictures: the frames, or the embeddings of them. Where it has several
-    `video_columns` (views of the same frames), training draws one of them, evaluation reads the first.
+    `video_store` holds the pictures in its `video_column`: the frames, or embeddings of them.
     """
 
     def __init__(
@@ -66,21 +66,21 @@ class ClipDataset:
         store: FeatureStore,
         *,
         video_store: FeatureStore | None = None,
-        video_columns: tuple[str, ...] = ("frames",),
+        video_column: str = "frames",
     ):
         self.clips = clips
         self.classes = classes
         self.spec = spec
         self.store = store
         self.video_store = video_store or store
-        self.video_columns = video_columns
+        self.video_column = video_column
         self.labels = np.array([classes.index(clip.recording.label) for clip in clips], np.int64)
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def read_from(
-        self, video_store: FeatureStore, video_columns: tuple[str, ...] = ("embeddings",)
+        self, video_store: FeatureStore, video_column: str = "embeddings"
     ) -> "ClipDataset":
         """The same clips, with their pictures read from another store."""
         return ClipDataset(
@@ -89,7 +89,7 @@ class ClipDataset:
             self.spec,
             self.store,
             video_store=video_store,
-            video_columns=video_columns,
+            video_column=video_column,
         )
 
     def only(self, clips: list[Clip]) -> "ClipDataset":
@@ -100,32 +100,33 @@ class ClipDataset:
             self.spec,
             self.store,
             video_store=self.video_store,
-            video_columns=self.video_columns,
+            video_column=self.video_column,
         )
 
     def whole(self, index: int) -> Item:
         """Every frame of a clip and all of its sound."""
         clip = self.clips[index]
-        return self._read(index, clip.start_seconds, clip.end_seconds, self.video_columns[0])
+        return self._read(index, clip.start_seconds, clip.end_seconds)
 
     def sample(self, index: int, train_frames: int, rng: np.random.Generator) -> Item:
         """`train_frames` random frames, in order, and the sound of a random span of a clip.
 
-        The span is 3 s long at least: short windows next to an edge are then nothing new.
+        The span is 3 s long at least, or the clip: short windows next to an edge are then nothing
+        new. All its frames are taken where there are fewer than `train_frames`.
         """
         clip = self.clips[index]
         length = clip.end_seconds - clip.start_seconds
         span = rng.uniform(min(MIN_SPAN_SECONDS, length), length)
         start = clip.start_seconds + rng.uniform(0.0, length - span)
-        column = self.video_columns[rng.integers(len(self.video_columns))]
-        video, mfcc, label = self._read(index, start, start + span, column)
+        video, mfcc, label = self._read(index, start, start + span)
         if len(video) > train_frames:
             video = video[np.sort(rng.choice(len(video), train_frames, replace=False))]
         return video, mfcc, label
 
-    def _read(self, index: int, start_seconds: float, end_seconds: float, column: str) -> Item:
+    def _read(self, index: int, start_seconds: float, end_seconds: float) -> Item:
         key = self.clips[index].key
-        video = self.video_store.get(key, column)[self.spec.frame_span(start_seconds, end_seconds)]
+        video = self.video_store.get(key, self.video_column)
+        video = video[self.spec.frame_span(start_seconds, end_seconds)]
         mfcc = self.store.get(key, "mfcc")
         if mfcc is not None:
             mfcc = mfcc[self.spec.mfcc_span(start_seconds, end_seconds)]
@@ -164,14 +165,14 @@ class TrainingBatches:
                 items = [self.dataset.sample(i, self.train_frames, draw) for i in indices]
                 yield collate(items, self.dataset.spec.mfcc.n_mfcc)
 
-        ahead = prefetch(batches())
-        while True:
-            started = time.perf_counter()
-            batch = next(ahead, None)
-            self.wait_seconds += time.perf_counter() - started
-            if batch is None:
-                return
-            yield batch
+        with contextlib.closing(prefetch(batches())) as ahead:
+            while True:
+                started = time.perf_counter()
+                batch = next(ahead, None)
+                self.wait_seconds += time.perf_counter() - started
+                if batch is None:
+                    return
+                yield batch
 
 
 def whole_batches(dataset: ClipDataset, batch_size: int) -> Iterator[Batch]:

@@ -111,7 +111,7 @@ def _claim_shot(
             pop = _ease((u - 0.22 * k) / 0.2)
             if pop > 0:
                 size = int(fitting_size(word, 46, 270) * (1.5 - 0.5 * pop) * (1 + 0.08 * u))
-                paint_text(frame, word, (160, 36 + 50 * k), size, ink, opacity=pop)
+                paint_text(frame, word, (160, 32 + 46 * k), size, ink, opacity=pop)
         yield frame
 
 

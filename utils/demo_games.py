@@ -219,8 +219,9 @@ def _paint_player(
     for picked, colour in ((_BARE, skin), (_SHORTS, shorts), (_SLEEVES, shirt)):
         cv2.polylines(frame, limbs[picked], False, colour, thick, cv2.LINE_AA, SUBPIXEL_BITS)
     paint_ellipse(frame, chest, (0.105 * high, 0.2 * high), shirt)
-    paint_ellipse(frame, hip, (0.095 * high, 0.07 * high), shorts)
-    paint_ellipse(frame, hair, (0.065 * high, 0.085 * high), mix(skin, BLACK, 0.75))
+    if high > 24:  # below that, hips and hair are a pixel or two and cost a third of the drawing
+        paint_ellipse(frame, hip, (0.095 * high, 0.07 * high), shorts)
+        paint_ellipse(frame, hair, (0.065 * high, 0.085 * high), mix(skin, BLACK, 0.75))
     paint_ellipse(frame, face, (0.055 * high, 0.07 * high), skin)
 
 

@@ -7,6 +7,9 @@ import traceback
 from collections.abc import Callable
 
 
+STOPPED = "stopped; what was prepared is kept, so the same command goes on from there"
+
+
 class UserError(Exception):
     """A mistake the user can mend; the message says what was found, where, and the cure."""
 
@@ -18,12 +21,17 @@ class Interrupted(Exception):
 def run_main(main: Callable[[], int]) -> None:
     """Runs `main` and leaves the process with its exit code.
 
-    1 for a mistake the user can mend (one line on stderr), 130 after Ctrl-C. `--debug` anywhere on
-    the command line shows the traceback instead of the line.
+    1 for a mistake the user can mend (one line on stderr), 130 after Ctrl-C, 141 where the reader
+    of a pipe left, as `head` does. `--debug` anywhere on the command line shows the traceback
+    instead of the line.
     """
     debug = "--debug" in sys.argv[1:]
     try:
         code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still unsaid
+        code = 141
     except (UserError, OSError) as error:
         # An OSError without a file and without a disk behind it is our bug, not the user's mistake.
         message = describe_os_error(error) if isinstance(error, OSError) else str(error)
@@ -34,9 +42,8 @@ def run_main(main: Callable[[], int]) -> None:
     except (Interrupted, KeyboardInterrupt) as stop:
         if debug:
             traceback.print_exc()
-        print(f"\n{stop or 'stopped'}", file=sys.stderr)
+        print(f"\n{str(stop) or STOPPED}", file=sys.stderr)
         code = 130
-    sys.stdout.flush()
     sys.exit(code)
 
 
@@ -48,6 +55,8 @@ def describe_os_error(error: OSError) -> str | None:
         return f"the disk is full{where}: free some space and run again with --resume"
     if path is None:
         return None
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return f"{path} is in the way of a folder: rename it, or pass another folder"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission for {path}: change its owner or mode (user id {os.geteuid()})"
     return f"{path}: {error.strerror}"

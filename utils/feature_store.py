@@ -14,7 +14,6 @@ from utils.errors import UserError
 
 SHARD_BYTES = 1 << 30
 HEADER_BYTES = 128  # numpy pads a version 1.0 header to this, with room for any number of rows
-COPY_BYTES = 1 << 24
 
 
 class StoreError(UserError):
@@ -37,12 +36,12 @@ class FeatureStore:
     """Arrays by recording key and column name.
 
         folder/
-            index.jsonl          a line per recording: key, info, rows {column: [shard, start, stop]}
+            index.jsonl          a line per recording: key, info, {column: [shard, start, stop]}
             frames-00000.npy     rows of many recordings, one after another
             mfcc-00000.npy
 
-    The index is the truth: rows that no line points to are left-overs of an interrupted write and are
-    overwritten by the next one. One process writes at a time (`writing`), any number reads.
+    The index is the truth: rows that no line points to are left-overs of an interrupted write and
+    are overwritten by the next one. One process writes at a time (`writing`), any number reads.
     """
 
     def __init__(self, folder: str | Path, columns: dict[str, Column]):
@@ -80,6 +79,8 @@ class FeatureStore:
         if mapped is None or len(mapped) < stop:
             kind = self.columns[column]
             rows = (path.stat().st_size - HEADER_BYTES) // kind.row_bytes
+            if rows < stop:
+                raise StoreError(f"{path} is cut short: {self._cure()}")
             mapped = np.memmap(path, kind.dtype, "r", HEADER_BYTES, (rows, *kind.row_shape))
             self._shards[path] = mapped
         return mapped[start:stop]
@@ -170,10 +171,10 @@ class FeatureStore:
                 break
             try:
                 entry = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise StoreError(
-                    f"{path} is damaged: remove the folder {self.folder}, "
-                    "and the next run prepares it again"
-                ) from error
+            except ValueError as error:
+                raise StoreError(f"{path} is damaged: {self._cure()}") from error
             self._remember(entry)
             self._index_bytes += len(line)
+
+    def _cure(self) -> str:
+        return f"remove the folder {self.folder}, and the next run prepares it again"

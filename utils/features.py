@@ -12,14 +12,15 @@ import numpy as np
 
 from utils.audio import MfccSpec, compute_mfcc, find_audio
 from utils.clips import MIN_CLIP_SECONDS
-from utils.video import MediaError, find_bars, read_frames
+from utils.video import Crop, MediaError, find_bars, read_frames
 
+VERSION = 1  # raise it when the same FeatureSpec gives other features: stored ones are then remade
 BLOCK_FRAMES = 256  # frames held in memory while a recording is read: 7 MB at 96x96
 
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """How features are made. It travels in the checkpoint, so that a model is fed as it was trained."""
+    """How features are made; it travels in the checkpoint, so a model is fed as it was trained."""
 
     fps: float
     frame_size: tuple[int, int]  # (height, width)
@@ -47,8 +48,8 @@ class FeatureSpec:
 
     @property
     def id(self) -> str:
-        """12 hex digits that change with any field: features of two specs are never mixed."""
-        text = json.dumps(self.to_dict(), sort_keys=True)
+        """12 hex digits that change with any field or VERSION: two ways are never mixed."""
+        text = json.dumps([VERSION, self.to_dict()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def frame_span(self, start_seconds: float, end_seconds: float) -> slice:
@@ -66,7 +67,16 @@ def read_picture(path: Path, spec: FeatureSpec) -> Iterator[np.ndarray]:
 
     Raises MediaError where the file holds no readable picture.
     """
-    crop = find_bars(path) if spec.crop_bars else None
+    yield from read_cropped(path, spec, find_crop(path, spec))
+
+
+def find_crop(path: Path, spec: FeatureSpec) -> Crop | None:
+    """The part of the picture that frames are made of, None for all of it. Raises MediaError."""
+    return find_bars(path) if spec.crop_bars else None
+
+
+def read_cropped(path: Path, spec: FeatureSpec, crop: Crop | None) -> Iterator[np.ndarray]:
+    """What `read_picture` yields, for a crop that is known."""
     frames = read_frames(path, spec.fps, spec.frame_size, crop=crop, reader=spec.reader)
     while block := list(islice(frames, BLOCK_FRAMES)):
         yield np.stack(block)

@@ -1,4 +1,4 @@
-"""Preparation: recordings decoded once into the feature store, bad ones set aside with the reason."""
+"""Preparation: recordings decoded once into the feature store, bad ones set aside."""
 
 import hashlib
 import json
@@ -6,7 +6,8 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from tqdm import tqdm
 from utils.audio import find_audio
 from utils.clips import Clip, cut_spans
 from utils.feature_store import Column, FeatureStore
-from utils.features import FeatureSpec, check_length, read_picture, read_sound
+from utils.features import FeatureSpec, check_length, find_crop, read_cropped, read_sound
+from utils.files import write_whole
 from utils.recordings import DataError, Recording
-from utils.video import MediaError, probe
+from utils.video import Crop, MediaError, probe
 
 HASH_BLOCK_BYTES = 1 << 22
 NUM_THUMBNAILS, THUMBNAIL_HEIGHT = 6, 112  # pictures, pixels
@@ -38,7 +40,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class PreparedSet:
-    """What preparation leaves: the usable recordings with their store keys, and the rejected ones."""
+    """The usable recordings with their keys in the store, and the rejected ones."""
 
     store: FeatureStore
     spec: FeatureSpec
@@ -70,7 +72,7 @@ class PreparedSet:
 
 
 def open_feature_store(cache_dir: str | Path, spec: FeatureSpec) -> FeatureStore:
-    """The store of one FeatureSpec, `cache_dir/features/<spec id>`, with columns frames and mfcc."""
+    """The store `cache_dir/features/<spec id>` with the columns frames and mfcc."""
     columns = {
         "frames": Column("uint8", spec.frame_shape),
         "mfcc": Column("float16", (spec.mfcc.n_mfcc,)),
@@ -89,12 +91,12 @@ def prepare_recordings(
     """Decodes what the store does not hold yet, one process per core, with a progress bar.
 
     A recording is known by the content of its files, not by name or date. Unreadable ones, and
-    files of the same content under two classes, are set aside. Raises DataError where more than
-    the fraction `max_rejected` is, or a class is left without a recording.
+    copies of a file in another class or group, are set aside. Raises DataError where more than the
+    fraction `max_rejected` is, or a class is left without a recording.
     """
     rejected: list[Rejected] = []
     keys = _fingerprints(recordings, Path(cache_dir), rejected)
-    _reject_contradictions(keys, rejected)
+    _reject_copies(keys, rejected)
     store = open_feature_store(cache_dir, spec)
     pending = {key: recording for recording, key in keys.items() if key not in store}
     if pending:
@@ -115,7 +117,7 @@ def _fingerprints(
     Files whose size and time stamp are those of the last run are not read again.
     """
     memo_path = cache_dir / "fingerprints.json"
-    memo = json.loads(memo_path.read_text()) if memo_path.exists() else {}
+    memo = json.loads(memo_path.read_bytes()) if memo_path.exists() else {}
     known = dict(memo)
     keys: dict[Recording, str] = {}
     for recording in tqdm(recordings, "check files", unit="file", leave=False, delay=2):
@@ -132,7 +134,7 @@ def _fingerprints(
             keys[recording] = digest
     if memo != known:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        _replace_text(memo_path, json.dumps(memo))
+        write_whole(memo_path, json.dumps(memo).encode())
     return keys
 
 
@@ -149,18 +151,25 @@ def _content_hash(path: Path, memo: dict) -> str:
     return memo[name][1]
 
 
-def _reject_contradictions(keys: dict[Recording, str], rejected: list[Rejected]) -> None:
-    """Sets aside recordings whose very bytes also lie in another class: one label must be wrong."""
+def _reject_copies(keys: dict[Recording, str], rejected: list[Rejected]) -> None:
+    """Sets aside recordings whose very bytes also lie in another class, as one label must be wrong,
+    and all but the first (of data/validation, if there) that lie in another group, which could land
+    on the other side of the split."""
     by_key: dict[str, list[Recording]] = {}
     for recording, key in keys.items():
         by_key.setdefault(key, []).append(recording)
     for same in by_key.values():
-        if len({recording.label for recording in same}) > 1:
-            for recording in same:
-                other = next(r for r in same if r.label != recording.label)
+        kept = max(same, key=lambda recording: recording.validation)
+        for recording in same:
+            other = next((r for r in same if r.label != recording.label), None)
+            if other is not None:
                 reason = f"the same file is also {other.name}: keep it in one class"
-                rejected.append(Rejected(recording, reason))
-                del keys[recording]
+            elif recording.group != kept.group:
+                reason = f"the same file is also {kept.name}, in another group: keep one"
+            else:
+                continue
+            rejected.append(Rejected(recording, reason))
+            del keys[recording]
 
 
 def _decode_all(
@@ -194,79 +203,105 @@ def _decoded(
 ) -> Iterator[tuple[str, dict | str]]:
     """(key, what was decoded or the reason why not), in the order of `pending`.
 
-    In order, so that the same recordings always give the same store. A file that kills its
-    worker process is found by decoding the suspects one at a time, and rejected.
+    In order, so that the same recordings always give the same store.
     """
-    keys = list(pending)
+    waiting = deque(pending)
     results: dict[str, dict | str] = {}
-    position = 0
-    while position < len(keys):
-        todo = [key for key in keys[position:] if key not in results]
-        try:
-            for key, result in _pool_results(todo, pending, spec, incoming, workers):
-                results[key] = result
-                while position < len(keys) and keys[position] in results:
-                    yield keys[position], results.pop(keys[position])
-                    position += 1
-        except BrokenProcessPool:
-            if workers == 1:
-                yield keys[position], "the decoder crashed on it"
-                position += 1
-            workers = 1
+    for key, result in _decoded_as_ready(pending, spec, incoming, workers):
+        results[key] = result
+        while waiting and waiting[0] in results:
+            first = waiting.popleft()
+            yield first, results.pop(first)
 
 
-def _pool_results(
-    keys: list[str], pending: dict[str, Recording], spec: FeatureSpec, incoming: Path, workers: int
+def _decoded_as_ready(
+    pending: dict[str, Recording], spec: FeatureSpec, incoming: Path, workers: int
 ) -> Iterator[tuple[str, dict | str]]:
+    """(key, what was decoded or the reason why not).
+
+    A file that kills its worker process takes the whole pool with it: what was being decoded is
+    then decoded one at a time, and the culprit is rejected.
+    """
+    keys = deque(pending)
+    while keys:
+        suspects = yield from _run_pool(keys, pending, spec, incoming, workers)
+        while suspects:
+            for culprit in (yield from _run_pool(suspects, pending, spec, incoming, 1)):
+                yield culprit, "the decoder crashed on it"
+
+
+def _run_pool(
+    keys: deque[str],
+    pending: dict[str, Recording],
+    spec: FeatureSpec,
+    incoming: Path,
+    workers: int,
+) -> Generator[tuple[str, dict | str], None, deque[str]]:
+    """Takes keys off the queue and yields their results, until all are done or a worker dies.
+
+    Returns the keys that the pool had then, which a pool of one worker has one at a time.
+    """
+    limit = 1 if workers == 1 else 2 * workers  # so that none waits while results are stored
+    running: dict[Future, str] = {}
     # spawn: a forked child inherits the locks of the parent's threads and can hang on them.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_ignore_interrupt)
-    queue = iter(keys)
-    running: dict[Future, str] = {}
     try:
-        while True:
-            # A few ahead only: finished recordings wait on the disk for their turn.
-            while len(running) < 2 * workers and (key := next(queue, None)) is not None:
-                running[pool.submit(_decode, pending[key].path, spec, incoming / key)] = key
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+        while keys or running:
+            while keys and len(running) < limit:
+                path = pending[keys[0]].path
+                running[pool.submit(_decode, path, spec, incoming / keys[0])] = keys[0]
+                keys.popleft()
+            wait(running, return_when=FIRST_COMPLETED)
+            for future in [future for future in running if future.done()]:
                 result = future.result()
                 yield running.pop(future), result
+    except BrokenProcessPool:
+        pass
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+    return deque(running.values())
 
 
 def _decode(path: Path, spec: FeatureSpec, target: Path) -> dict | str:
     """Writes `target`.frames and .mfcc, returns their sizes, or the reason why it can't be used."""
+    frames_path = target.with_suffix(".frames")
     num_frames = 0
     try:
-        info = probe(path)
-        with open(target.with_suffix(".frames"), "wb") as file:
-            for block in read_picture(path, spec):
+        crop = find_crop(path, spec)
+        with open(frames_path, "wb") as file:
+            for block in read_cropped(path, spec, crop):
                 file.write(block.data)
                 num_frames += len(block)
         check_length(num_frames, spec)
         mfcc = read_sound(path, spec, num_frames)
+        picture = crop or _whole_picture(path)
     except MediaError as error:
+        frames_path.unlink(missing_ok=True)
         return str(error)
     if mfcc is not None:
-        np.save(target.with_suffix(".npy"), mfcc)
-    aspect_ratio = info.width / info.height
+        # Not np.save, whose error on a full disk does not say that the disk is full.
+        target.with_suffix(".mfcc").write_bytes(mfcc.data)
     return {
         "num_frames": num_frames,
         "has_sound": mfcc is not None,
-        "aspect_ratio": aspect_ratio,
+        "aspect_ratio": (picture.right - picture.left) / (picture.bottom - picture.top),
     }
+
+
+def _whole_picture(path: Path) -> Crop:
+    info = probe(path)
+    return Crop(0, info.height, 0, info.width)
 
 
 def _move_into_store(store: FeatureStore, key: str, incoming: Path, result: dict) -> None:
     frames_path = (incoming / key).with_suffix(".frames")
-    mfcc_path = (incoming / key).with_suffix(".npy")
+    mfcc_path = (incoming / key).with_suffix(".mfcc")
     shape = (result["num_frames"], *store.columns["frames"].row_shape)
     frames = np.memmap(frames_path, "uint8", "r", shape=shape)
     arrays = {"frames": (frames[i : i + 512] for i in range(0, len(frames), 512))}
     if result["has_sound"]:
-        arrays["mfcc"] = iter([np.load(mfcc_path)])
+        mfcc = np.fromfile(mfcc_path, "float16").reshape(-1, *store.columns["mfcc"].row_shape)
+        arrays["mfcc"] = iter([mfcc])
     store.add(key, arrays, result)
     frames_path.unlink()
     mfcc_path.unlink(missing_ok=True)
@@ -287,17 +322,15 @@ def _refuse_too_many(
             f"{len(rejected)} of {len(recordings)} recordings can't be used, more than "
             f"--max-rejected {max_rejected:g} allows; the first is {example}"
         )
-    lost = {r.label for r in recordings} - {r.label for r in keys}
+    lost = {_class_folder(r) for r in recordings} - {_class_folder(r) for r in keys}
     if lost:
         raise DataError(f"no recording of {', '.join(sorted(lost))} can be used; {example}")
+
+
+def _class_folder(recording: Recording) -> str:
+    return recording.group.rpartition("/")[0]  # "ads" or "validation/ads"
 
 
 def _ignore_interrupt() -> None:
     """Ctrl-C is the parent's to handle: workers finish or are cancelled by it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _replace_text(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

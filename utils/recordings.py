@@ -70,17 +70,21 @@ def class_names(recordings: list[Recording]) -> list[str]:
     """
     classes = sorted({recording.label for recording in recordings})
     if len(classes) < 2:
+        found = f"one class only ({classes[0]})" if classes else "no class"
         raise DataError(
-            f"found one class only ({classes[0]}): a classifier needs at least two folders "
+            f"found {found}: a classifier needs at least two folders "
             "with videos, for example data/ads and data/games"
         )
     return classes
 
 
 def list_videos(folder: Path) -> Iterator[Path]:
-    """Videos below `folder` at any depth, sorted; links to folders are followed, loops are not."""
+    """Videos below `folder` at any depth, sorted; links to folders are followed, loops are not.
+
+    Raises OSError for a folder that can't be read.
+    """
     seen: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
         real = os.path.realpath(parent)
         if real in seen:
             folders.clear()
@@ -102,6 +106,10 @@ def describe_recordings(recordings: list[Recording]) -> str:
         f"in {per_class[label]} group{'s' * (per_class[label] != 1)}"
         for label, count in sorted(counts.items())
     )
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _class_folders(folder: Path) -> list[Path]:

@@ -40,7 +40,7 @@ class TrainingData:
         return list(self.prepared.keys.values())
 
     def describe(self, weights: str, from_scratch: bool) -> dict:
-        """What data.json holds: classes, hours, clips, recordings and groups of each side, rejects."""
+        """What data.json holds: classes, both sides' hours, clips and groups, rejected files."""
         store = self.prepared.store
         return {
             "classes": self.classes,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -97,6 +98,8 @@ def probe(path: str | os.PathLike) -> VideoInfo:
             duration_seconds = float(stream.duration * stream.time_base)
         else:
             duration_seconds = (container.duration or 0) / av.time_base
+            if "matroska" in container.format.name:  # counts from 0, not from its first picture
+                duration_seconds -= max(0.0, _raw_seconds(picture, stream) or 0.0)
         return VideoInfo(
             height=height,
             width=width,
@@ -136,12 +139,8 @@ def find_bars(path: str | os.PathLike) -> Crop | None:
         return None
     top, bottom = _even_inwards(rows, info.height / height)
     left, right = _even_inwards(columns, info.width / width)
-    if (
-        bottom - top < CROP_MIN_FRACTION * info.height
-        or right - left < CROP_MIN_FRACTION * info.width
-    ):
-        return None
-    return Crop(top, bottom, left, right)
+    kept = min((bottom - top) / info.height, (right - left) / info.width)
+    return Crop(top, bottom, left, right) if kept >= CROP_MIN_FRACTION else None
 
 
 def read_frames(
@@ -156,10 +155,10 @@ def read_frames(
 
     There is one item for every k with k / fps below the video's duration, and at least one. Gaps
     repeat the picture before them; damaged parts are skipped. `size` is (height, width); colours
-    follow what the file says of itself, HDR is mapped to BT.709. Memory does not grow with the
-    recording. Both readers take the same pictures: "opencv" decodes every one, "pyav"
-    leaves out those that nothing refers to and the grid does not need, and the deblocking filter.
-    Raises ValueError at once, MediaError with the first item.
+    follow what the file says of itself, HDR is mapped to BT.709. A repeated picture is the same
+    array. Memory does not grow with the recording. Both readers take the same pictures: "opencv"
+    decodes every one, "pyav" leaves out those that neither the grid nor another picture needs,
+    and the deblocking filter. Raises ValueError at once, MediaError with the first item.
     """
     if reader not in READERS:
         raise ValueError(f"unknown reader {reader!r}: the readers are {', '.join(READERS)}")
@@ -208,11 +207,8 @@ def _pyav_moments(path: str | os.PathLike, fps: float) -> Iterator[_Moment]:
         for packet, next_pts in _with_next_pts(packets(container, stream)):
             needed = True
             if can_skip and packet is not None and None not in (packet.pts, next_pts, clock.zero):
-                needed = clock.holds_grid_time(
-                    float(packet.pts * stream.time_base),
-                    float(next_pts * stream.time_base),
-                    fps,
-                )
+                start, end = (float(pts * stream.time_base) for pts in (packet.pts, next_pts))
+                needed = clock.holds_grid_time(start, end, fps)
             context.skip_frame = "DEFAULT" if needed else "NONREF"
             for frame in decoded(context, packet):
                 duration = float((frame.duration or 0) * stream.time_base)
@@ -245,7 +241,8 @@ def _opencv_moments(path: str | os.PathLike) -> Iterator[_Moment]:
             if ok:
                 buffers[0] = picture
                 buffers.rotate()
-                seconds = clock(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+                # 0 stands for an unknown time too; for the first picture it is all the same.
+                seconds = clock(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 or None)
                 yield _Moment(seconds, last_frame_seconds, picture)
     finally:
         capture.release()
@@ -336,12 +333,12 @@ class _OpencvScaler:
         self._reference_size: tuple[int, int] | None = None
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
+        import cv2
+
         if self._crop is not None:
             self._reference_size = self._reference_size or picture.shape[:2]
             crop = _crop_for(self._crop, self._reference_size, picture.shape[:2])
             picture = picture[crop.top : crop.bottom, crop.left : crop.right]
-        import cv2
-
         small = cv2.resize(picture, self._size[::-1], interpolation=cv2.INTER_AREA)
         return np.ascontiguousarray(small[:, :, ::-1])
 
@@ -365,7 +362,8 @@ def opened(path: str | os.PathLike) -> Iterator[av.container.InputContainer]:
     if path.stat().st_size == 0:
         raise MediaError("not a video file (zero bytes)")
     try:
-        container = av.open(str(path))
+        # Titles in Latin-1 are common, and no reason to refuse a recording.
+        container = av.open(str(path), metadata_errors="replace")
     except av.FFmpegError as error:
         raise MediaError(f"not a video file ({error.strerror})") from error
     with container:
@@ -430,7 +428,9 @@ def decoded(context: av.CodecContext, packet: av.Packet | None) -> list:
         return []
 
 
-def _with_next_pts(packets: Iterator[av.Packet | None]) -> Iterator[tuple]:
+def _with_next_pts(
+    incoming: Iterator[av.Packet | None],
+) -> Iterator[tuple[av.Packet | None, int | None]]:
     """Yields each packet with the timestamp of the picture after it on screen, None if unknown."""
     waiting: deque[av.Packet | None] = deque()
     near: deque[int] = deque(maxlen=3 * LOOKAHEAD_PACKETS)
@@ -441,7 +441,7 @@ def _with_next_pts(packets: Iterator[av.Packet | None]) -> Iterator[tuple]:
             return packet, None
         return packet, min((pts for pts in near if pts > packet.pts), default=None)
 
-    for packet in packets:
+    for packet in incoming:
         waiting.append(packet)
         if packet is not None and packet.pts is not None:
             near.append(packet.pts)
@@ -452,10 +452,10 @@ def _with_next_pts(packets: Iterator[av.Packet | None]) -> Iterator[tuple]:
 
 
 def _raw_seconds(frame: av.VideoFrame, stream: av.VideoStream) -> float | None:
-    """Returns the container time of a picture. AVI stores no order of presentation but the
-    order of decoding, whose times come out of the decoder in the right order."""
-    is_avi = stream.container.format.name == "avi"
-    ticks = frame.dts if is_avi else frame.pts
+    """Returns the container time of a picture, None if unknown."""
+    # AVI has decoding times only. They come out of the decoder in order; its guesses at
+    # presentation times do not (B-frames packed in pairs: 1, 2, 4, 3).
+    ticks = frame.dts if stream.container.format.name == "avi" else frame.pts
     return None if ticks is None else float(ticks * stream.time_base)
 
 
@@ -464,17 +464,11 @@ def _last_frame_seconds(
 ) -> float | None:
     """Returns how long the last picture is shown as its packet says, None if it does not."""
     try:
-        container.seek(container.duration or 0, backward=True)
+        container.seek((container.start_time or 0) + (container.duration or 0))
     except av.FFmpegError:
         return None
-    last = None
-    for packet in packets(container, stream):
-        if (
-            packet is not None
-            and packet.pts is not None
-            and (last is None or packet.pts > last.pts)
-        ):
-            last = packet
+    tail = [p for p in packets(container, stream) if p is not None and p.pts is not None]
+    last = max(tail, key=lambda packet: packet.pts, default=None)
     return float(last.duration * stream.time_base) if last and last.duration else None
 
 
@@ -503,7 +497,8 @@ def _sample_lumas(path: str | os.PathLike, info: VideoInfo) -> list[np.ndarray]:
         if len(lumas) >= BAR_MIN_PICTURES:
             return lumas
     fps = BAR_SAMPLES / max(info.duration_seconds, 1.0)
-    return list(_on_grid(_pyav_moments(path, fps), fps, luma))
+    # The duration may be wrong, then the list would have no end.
+    return list(islice(_on_grid(_pyav_moments(path, fps), fps, luma), 2 * BAR_SAMPLES))
 
 
 def _key_pictures(path: str | os.PathLike, duration_seconds: float) -> Iterator[av.VideoFrame]:

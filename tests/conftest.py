@@ -1,0 +1,61 @@
+"""Fixtures: made clips, a random trunk and one training on them, shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# The networks here are tiny, and one thread each is fastest when tests run beside other work; it
+# also makes sums come out the same in every process.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def clips_folder(tmp_path_factory) -> Path:
+    """Five groups of ads and of games."""
+    from trainings import write_clips
+
+    return write_clips(tmp_path_factory.mktemp("clips"), 5)
+
+
+@pytest.fixture(scope="session")
+def trunk_file(tmp_path_factory) -> Path:
+    """A .safetensors file that --weights takes."""
+    from trainings import write_trunk
+
+    return write_trunk(tmp_path_factory.mktemp("trunk") / "trunk.safetensors")
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory) -> Path:
+    """A cache folder in which the clips are decoded once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def small_flags(clips_folder, trunk_file, shared_cache) -> list[str]:
+    """Arguments that make either script train in seconds; only --runs-dir is left to say."""
+    from trainings import SMALL, flags
+
+    return flags(
+        **SMALL,
+        data_dir=clips_folder,
+        weights=trunk_file,
+        cache_dir=shared_cache,
+        fine_tune_blocks=0,
+        epochs=20,
+        head_learning_rate=0.003,
+    )
+
+
+@pytest.fixture(scope="session")
+def trained_run(small_flags, tmp_path_factory) -> Path:
+    """The folder of a run of cost_optimized_train.py that went well; not to be changed."""
+    import cost_optimized_train
+    from trainings import run_script
+
+    runs = tmp_path_factory.mktemp("runs")
+    outcome = run_script(cost_optimized_train, *small_flags, "--runs-dir", runs)
+    assert outcome.code == 0, outcome.err
+    (runs / "said").write_text(outcome.out)
+    return (runs / "latest").resolve()

@@ -1,0 +1,174 @@
+"""Clips cover their recording, and no group is on both sides of a split."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from utils.clips import MIN_CLIP_SECONDS, Clip, cut_spans, split_at_random, split_by_group
+from utils.recordings import DataError, Recording
+
+LENGTHS = [1.0, 2.0, 9.75, 10.0, 10.04, 10.999, 11.0, 14.9999999, 15.0, 20.9, 21.1, 59.94, 3600.0]
+CUTS = [(10.0, 5.0), (10.0, 10.0), (10.0, 0.5), (1.0, 0.5), (3.3, 1.1), (600.0, 600.0)]
+
+
+def lengths() -> np.ndarray:
+    """Seconds, from 1 s to 3 h: the awkward ones, and random ones on a frame grid and off it."""
+    random = np.exp(np.random.default_rng(0).uniform(0, np.log(3 * 3600), 40))
+    return np.concatenate([LENGTHS, random, np.ceil(random * 4) / 4, [3 * 3600.0]])
+
+
+@pytest.mark.parametrize(("clip", "hop"), CUTS)
+def test_spans_cover_every_moment_of_a_recording_and_no_other(clip, hop):
+    for length in lengths():
+        spans = cut_spans(length, clip, hop)
+        assert spans[0][0] == 0.0
+        assert spans[-1][1] == length
+        assert all(start < end for start, end in spans)
+        for (start, end), (next_start, next_end) in zip(spans, spans[1:], strict=False):
+            assert start < next_start <= end
+            assert next_end > end
+
+
+@pytest.mark.parametrize(("clip", "hop"), CUTS)
+def test_spans_of_a_long_recording_are_a_clip_long(clip, hop):
+    for length in lengths():
+        spans = cut_spans(length, clip, hop)
+        if length >= clip:
+            np.testing.assert_allclose([end - start for start, end in spans[:-1]], clip)
+            last = spans[-1][1] - spans[-1][0]
+            assert clip - 1e-6 <= last < clip + MIN_CLIP_SECONDS
+
+
+@pytest.mark.parametrize(("clip", "hop"), CUTS)
+def test_spans_start_a_hop_apart_but_for_the_last(clip, hop):
+    for length in lengths():
+        starts = [start for start, _ in cut_spans(length, clip, hop)]
+        np.testing.assert_allclose(np.diff(starts)[:-1], hop)
+        assert len(starts) == 1 or starts[-1] - starts[-2] <= hop + 1e-6
+
+
+def test_short_recording_is_one_clip_of_its_own_length():
+    assert cut_spans(2.5, 10.0, 5.0) == [(0.0, 2.5)]
+
+
+def test_last_span_is_moved_back_to_end_with_the_recording():
+    assert cut_spans(23.0, 10.0, 10.0) == [(0.0, 10.0), (10.0, 20.0), (13.0, 23.0)]
+
+
+def test_short_rest_joins_the_last_span():
+    assert cut_spans(20.5, 10.0, 10.0) == [(0.0, 10.0), (10.0, 20.5)]
+
+
+def make_clips(label: str, groups, *, clips: int = 3, validation: bool = False) -> list[Clip]:
+    side = "validation/" if validation else ""
+    return [
+        Clip(
+            Recording(name, Path("data", name), label, f"{side}{label}/{group}", validation),
+            f"key of {name}",
+            10.0 * k,
+            10.0 * (k + 1),
+        )
+        for group in groups
+        for name in [f"{side}{label}/{group}/a.mp4"]
+        for k in range(clips)
+    ]
+
+
+def groups_of(clips: list[Clip]) -> set[str]:
+    return {clip.recording.group for clip in clips}
+
+
+def labels_of(clips: list[Clip]) -> set[str]:
+    return {clip.recording.label for clip in clips}
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("count", [2, 3, 8, 50])
+def test_split_keeps_groups_together_and_each_class_on_both_sides(count, seed):
+    clips = make_clips("ads", range(count)) + make_clips("games", range(2 * count))
+    training, validation = split_by_group(clips, 0.2, seed)
+    assert not groups_of(training) & groups_of(validation)
+    assert set(training) | set(validation) == set(clips)
+    assert len(training) + len(validation) == len(clips)
+    assert labels_of(training) == labels_of(validation) == {"ads", "games"}
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("count", [2, 5, 8, 40, 400])
+def test_held_out_groups_are_about_the_fraction_asked_for(count, fraction):
+    clips = make_clips("ads", range(count), clips=1) + make_clips("games", range(count), clips=1)
+    for seed in range(10):
+        _, validation = split_by_group(clips, fraction, seed)
+        for label in ("ads", "games"):
+            held = sum(clip.recording.label == label for clip in validation)
+            assert 1 <= held < count
+            assert abs(held - fraction * count) <= max(1, 0.5 * fraction * count)
+
+
+def test_split_depends_on_no_order():
+    clips = make_clips("ads", range(30)) + make_clips("games", range(30))
+    shuffled = [clips[k] for k in np.random.default_rng(0).permutation(len(clips))]
+    for ours, theirs in zip(
+        split_by_group(clips, 0.2, 1), split_by_group(shuffled, 0.2, 1), strict=True
+    ):
+        assert set(ours) == set(theirs)
+
+
+def test_split_depends_on_the_seed():
+    clips = make_clips("ads", range(30)) + make_clips("games", range(30))
+    held_out = {frozenset(groups_of(split_by_group(clips, 0.2, seed)[1])) for seed in range(5)}
+    assert len(held_out) == 5
+
+
+def test_new_recordings_of_known_groups_move_nothing():
+    few = make_clips("ads", range(20), clips=1) + make_clips("games", range(20), clips=1)
+    many = make_clips("ads", range(20), clips=5) + make_clips("games", range(20), clips=1)
+    assert groups_of(split_by_group(few, 0.2, 3)[1]) == groups_of(split_by_group(many, 0.2, 3)[1])
+
+
+def test_new_groups_hardly_move_old_ones():
+    before = make_clips("ads", range(100), clips=1) + make_clips("games", range(100), clips=1)
+    after = make_clips("ads", range(110), clips=1) + make_clips("games", range(100), clips=1)
+    for seed in range(10):
+        held_before = groups_of(split_by_group(before, 0.2, seed)[1])
+        held_after = groups_of(split_by_group(after, 0.2, seed)[1])
+        moved = held_before ^ (held_after & groups_of(before))
+        # Of 40 held out; a split drawn anew among the ads would move about 32.
+        assert len(moved) <= 5
+
+
+def test_class_of_a_single_group_is_refused_with_the_cure():
+    clips = make_clips("ads", range(5)) + make_clips("games", ["only"])
+    with pytest.raises(DataError) as error:
+        split_by_group(clips, 0.2, 0)
+    assert "\n" not in str(error.value)
+    assert "games has a single group (games/only)" in str(error.value)
+    assert "data/validation" in str(error.value)
+
+
+def test_validation_folder_is_the_validation_set_whatever_the_seed():
+    training = make_clips("ads", ["x"]) + make_clips("games", ["x"])
+    held_out = make_clips("ads", ["x"], validation=True) + make_clips(
+        "games", ["y"], validation=True
+    )
+    for seed in range(3):
+        assert split_by_group(training + held_out, 0.2, seed) == (training, held_out)
+
+
+def test_validation_folder_that_lacks_a_class_is_refused_with_the_cure():
+    clips = make_clips("ads", range(5)) + make_clips("games", range(5))
+    clips += make_clips("ads", ["v"], validation=True)
+    with pytest.raises(DataError, match="data/validation has no video of games: put some there"):
+        split_by_group(clips, 0.2, 0)
+
+
+def test_random_split_breaks_groups_and_loses_no_clip():
+    clips = make_clips("ads", range(5), clips=10)
+    training, validation = split_at_random(clips, 12, seed=0)
+    assert len(validation) == 12
+    assert set(training) | set(validation) == set(clips)
+    assert len(training) == len(clips) - 12
+    assert groups_of(training) & groups_of(validation)
+    assert split_at_random(clips, 12, seed=0) == (training, validation)
+    assert split_at_random(clips, 12, seed=1) != (training, validation)

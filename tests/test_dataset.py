@@ -1,0 +1,284 @@
+"""Batches hold the frames and the sound of their clips, in an order that can be taken up again."""
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from utils.audio import MfccSpec
+from utils.clips import Clip
+from utils.dataset import (
+    MIN_SPAN_SECONDS,
+    PREFETCH_BATCHES,
+    Batch,
+    ClipDataset,
+    TrainingBatches,
+    collate,
+    prefetch,
+    whole_batches,
+)
+from utils.feature_store import Column, FeatureStore
+from utils.features import FeatureSpec
+from utils.recordings import Recording
+
+FPS = 4
+SPEC = FeatureSpec(float(FPS), (2, 2), "pyav", False, MfccSpec())
+SECONDS = 40  # of each made recording
+SILENT = 3  # the number of the one without sound
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> FeatureStore:
+    """Five recordings whose rows say which recording and which row they are."""
+    columns = {"frames": Column("uint8", (2, 2, 3)), "mfcc": Column("float16", (20,))}
+    store = FeatureStore(tmp_path_factory.mktemp("store"), columns)
+    with store.writing():
+        for number in range(5):
+            frames = np.zeros((SECONDS * FPS, 2, 2, 3), np.uint8)
+            frames[..., 0], frames[..., 1] = np.arange(len(frames))[:, None, None], number
+            mfcc = np.zeros((SECONDS * 31 + 10, 20), np.float16)  # 31.25 rows a second
+            mfcc[:, 0], mfcc[:, 1] = np.arange(len(mfcc)), number
+            arrays = {"frames": iter([frames])}
+            if number != SILENT:
+                arrays["mfcc"] = iter([mfcc])
+            store.add(str(number), arrays, {})
+    return store
+
+
+def make_dataset(store: FeatureStore, spans: list[tuple[int, float, float]]) -> ClipDataset:
+    """Clips of spans (number of the recording, start, end); odd ones are games."""
+    clips = []
+    for number, start, end in spans:
+        label = ("ads", "games")[number % 2]
+        name = f"{label}/{number}.mp4"
+        clips.append(Clip(Recording(name, Path(name), label, name, False), str(number), start, end))
+    return ClipDataset(clips, ["ads", "games"], SPEC, store)
+
+
+@pytest.fixture
+def dataset(store) -> ClipDataset:
+    spans = [(n, start, start + 10.0) for n in range(5) for start in (0.0, 12.5, 30.0)]
+    return make_dataset(store, [*spans, (0, 20.0, 22.0)])  # the last is a short one
+
+
+def batches_of(dataset: ClipDataset, **changes) -> TrainingBatches:
+    settings = {"batch_size": 4, "train_frames": 8, "draws": 1, "seed": 5} | changes
+    return TrainingBatches(dataset, settings.pop("batch_size"), **settings)
+
+
+def same(a: Batch, b: Batch) -> bool:
+    names = ("video", "video_mask", "mfcc", "mfcc_mask", "labels")
+    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in names)
+
+
+def all_same(ours: list[Batch], theirs: list[Batch]) -> bool:
+    return len(ours) == len(theirs) and all(map(same, ours, theirs))
+
+
+def test_whole_clip_is_every_frame_and_sound_of_its_span(dataset):
+    video, mfcc, label = dataset.whole(4)  # recording 1, [12.5, 22.5)
+    assert video[:, 0, 0, 0].tolist() == list(range(50, 90))
+    assert set(video[:, 0, 0, 1].tolist()) == {1}
+    assert mfcc[:, 0].tolist() == list(range(391, 704))
+    assert set(mfcc[:, 1].tolist()) == {1}
+    assert label == 1
+
+
+def test_sample_is_train_frames_frames_in_order_from_inside_the_clip(dataset):
+    random = np.random.default_rng(0)
+    for index in [4] * 200:
+        video, _, _ = dataset.sample(index, 8, random)
+        frames = video[:, 0, 0, 0].tolist()
+        assert len(frames) == 8
+        assert frames == sorted(set(frames))
+        assert frames[0] >= 50
+        assert frames[-1] < 90
+        assert set(video[:, 0, 0, 1].tolist()) == {1}
+
+
+def test_sampled_sound_is_a_span_of_three_seconds_at_least_around_the_frames(dataset):
+    random = np.random.default_rng(0)
+    lengths = []
+    for _ in range(300):
+        video, mfcc, _ = dataset.sample(4, 8, random)
+        rows = mfcc[:, 0].astype(int)
+        assert (np.diff(rows) == 1).all()
+        start, end = rows[0] / 31.25, (rows[-1] + 1) / 31.25
+        assert start + 1e-6 >= 12.5
+        assert end <= 22.5 + 1 / 31.25
+        seconds = video[:, 0, 0, 0] / FPS
+        assert start - 1 / 31.25 <= seconds[0]
+        assert seconds[-1] <= end
+        lengths.append(end - start)
+    assert min(lengths) >= MIN_SPAN_SECONDS - 2 / 31.25
+    assert min(lengths) < 4
+    assert max(lengths) > 9
+
+
+def test_samples_reach_every_frame_of_a_clip_behind_its_first(dataset):
+    random = np.random.default_rng(0)
+    seen = {int(f) for _ in range(300) for f in dataset.sample(4, 8, random)[0][:, 0, 0, 0]}
+    assert seen - {50} == set(range(51, 90))  # a span that starts later begins with the next
+
+
+def test_clip_shorter_than_three_seconds_is_sampled_whole(dataset):
+    video, mfcc, _ = dataset.sample(15, 100, np.random.default_rng(0))
+    assert video[:, 0, 0, 0].tolist() == list(range(80, 88))
+    assert len(mfcc) == 63
+
+
+def test_pictures_can_come_from_another_store_and_sound_stays(dataset, tmp_path):
+    embeddings = FeatureStore(tmp_path, {"embeddings": Column("float16", (6,))})
+    with embeddings.writing():
+        for number in range(5):
+            rows = np.arange(SECONDS * FPS)[:, None].repeat(6, 1)
+            embeddings.add(str(number), {"embeddings": iter([rows])}, {})
+    embedded = dataset.read_from(embeddings)
+    video, mfcc, label = embedded.whole(4)
+    assert (video.dtype, video[:, 0].tolist()) == (np.float16, list(range(50, 90)))
+    np.testing.assert_array_equal(mfcc, dataset.whole(4)[1])
+    assert label == dataset.whole(4)[2]
+    batch = next(batches_of(embedded).epoch(0))
+    assert (batch.video.shape, batch.video.dtype) == ((4, 8, 6), torch.float16)
+    other = embedded.only(dataset.clips[:2])
+    assert (len(other), other.whole(0)[0].shape) == (2, (40, 6))
+
+
+def test_padding_is_zero_and_masked(dataset):
+    batch = next(whole_batches(dataset.only([dataset.clips[0], dataset.clips[15]]), 2))
+    assert batch.video.shape == (2, 40, 2, 2, 3)
+    assert batch.video.dtype == torch.uint8
+    assert batch.video_mask.sum(1).tolist() == [40, 8]
+    assert batch.video_mask[1].tolist() == [True] * 8 + [False] * 32
+    assert batch.mfcc.dtype == torch.float32
+    assert batch.mfcc_mask.sum(1).tolist() == [313, 63]
+    assert not batch.video[~batch.video_mask].any()
+    assert not batch.mfcc[~batch.mfcc_mask].any()
+    assert batch.video[1, :8, 0, 0, 0].tolist() == list(range(80, 88))
+
+
+def test_clip_without_sound_has_an_all_false_mask(dataset):
+    mute, heard = dataset.clips[9], dataset.clips[0]
+    assert mute.key == str(SILENT)
+    batch = next(whole_batches(dataset.only([mute, heard]), 2))
+    assert batch.mfcc_mask.any(1).tolist() == [False, True]
+    alone = next(whole_batches(dataset.only([mute]), 1))
+    assert alone.mfcc.shape == (1, 1, 20)
+    assert not alone.mfcc_mask.any()
+    assert not alone.mfcc.any()
+
+
+def test_whole_batches_are_all_clips_in_order(dataset):
+    batches = list(whole_batches(dataset, 5))
+    assert [len(batch) for batch in batches] == [5, 5, 5, 1]
+    assert torch.cat([batch.labels for batch in batches]).tolist() == dataset.labels.tolist()
+
+
+def test_batch_moves_whole(dataset):
+    batch = collate([dataset.whole(0)], 20)
+    assert same(batch.to(torch.device("cpu")), batch)
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_epoch_draws_every_clip_as_often_as_asked(store, draws):
+    spans = [(number, 10.0 * k, 10.0 * k + 10.0) for number in range(5) for k in range(4)]
+    batches = batches_of(make_dataset(store, spans), batch_size=7, draws=draws)
+    drawn = []
+    epoch = list(batches.epoch(0))
+    assert len(epoch) == len(batches) == -(-20 * draws // 7)
+    for batch in epoch:
+        first = batch.video[:, 0, 0, 0]  # (B, 3): row and recording
+        drawn += [(int(number), int(row) // 40) for row, number, _ in first]
+    assert sorted(drawn) == sorted([(n, k) for n in range(5) for k in range(4)] * draws)
+
+
+def test_each_draw_is_another_span(dataset):
+    batches = batches_of(dataset.only(dataset.clips[:1]), batch_size=8, draws=8)
+    frames = {tuple(rows.tolist()) for rows in next(batches.epoch(0)).video[:, :, 0, 0, 0]}
+    assert len(frames) == 8
+
+
+def test_batches_are_a_function_of_seed_and_epoch(dataset):
+    epoch = list(batches_of(dataset).epoch(3))
+    assert all_same(epoch, list(batches_of(dataset).epoch(3)))
+    assert not all_same(epoch, list(batches_of(dataset).epoch(4)))
+    assert not all_same(epoch, list(batches_of(dataset, seed=6).epoch(3)))
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_epoch_resumed_at_any_step_is_the_unbroken_one(dataset, draws):
+    unbroken = list(batches_of(dataset, draws=draws).epoch(2))
+    for step in range(len(unbroken) + 1):
+        resumed = list(batches_of(dataset, draws=draws).epoch(2, first_step=step))
+        assert all_same(resumed, unbroken[step:])
+
+
+def test_waiting_for_batches_is_added_up(dataset, monkeypatch):
+    read = ClipDataset.sample
+
+    def slow(*arguments):
+        time.sleep(0.01)
+        return read(*arguments)
+
+    monkeypatch.setattr(ClipDataset, "sample", slow)
+    batches = batches_of(dataset)
+    list(batches.epoch(0))
+    assert batches.wait_seconds > 0.04  # a batch of four, at least, is waited for
+
+
+def prefetch_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+def assert_no_thread_is_left() -> None:
+    for thread in prefetch_threads():
+        thread.join(10)
+    assert not prefetch_threads()
+
+
+def test_prefetch_gives_all_items_in_order_and_ends():
+    assert list(prefetch(iter(range(100)))) == list(range(100))
+    assert list(prefetch(iter(()))) == []
+    assert_no_thread_is_left()
+
+
+def test_prefetch_works_ahead_and_not_far():
+    made = []
+
+    def items():
+        for k in range(50):
+            made.append(k)
+            yield k
+
+    ahead = prefetch(items())
+    assert next(ahead) == 0
+    deadline = time.monotonic() + 10
+    while len(made) < 2 + PREFETCH_BATCHES and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.15)
+    assert len(made) == 2 + PREFETCH_BATCHES  # one taken, the queue full, one in the hand
+    ahead.close()
+    assert_no_thread_is_left()
+
+
+def test_error_while_prefetching_is_raised_where_the_items_are_used():
+    def items():
+        yield 1
+        raise OSError("the disk went away")
+
+    ahead = prefetch(items())
+    assert next(ahead) == 1
+    with pytest.raises(OSError, match="the disk went away"):
+        next(ahead)
+    assert_no_thread_is_left()
+
+
+def test_thread_ends_when_training_stops_in_the_middle_of_an_epoch(dataset):
+    epoch = batches_of(dataset, batch_size=1, draws=4).epoch(0)
+    next(epoch)
+    assert prefetch_threads()
+    epoch.close()
+    assert_no_thread_is_left()

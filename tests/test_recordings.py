@@ -1,0 +1,167 @@
+"""Recordings are found by folder: classes, groups, the validation set, and what is wrong there."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from utils import recordings
+from utils.recordings import (
+    DataError,
+    Recording,
+    class_names,
+    describe_recordings,
+    find_recordings,
+    list_videos,
+)
+
+
+def make(folder: Path, *names: str) -> Path:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return folder
+
+
+def found(folder: Path) -> dict[str, Recording]:
+    return {recording.name: recording for recording in find_recordings(folder)}
+
+
+def refusal(folder: Path) -> str:
+    """The one line that refuses a data folder."""
+    with pytest.raises(DataError) as error:
+        find_recordings(folder)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_class_is_the_folder_below_the_data_folder(tmp_path):
+    make(tmp_path, "ads/a.mp4", "games/x/y/b.mp4", "replays/c.mp4")
+    assert {name: r.label for name, r in found(tmp_path).items()} == {
+        "ads/a.mp4": "ads",
+        "games/x/y/b.mp4": "games",
+        "replays/c.mp4": "replays",
+    }
+
+
+def test_sub_folder_is_one_group_however_deep(tmp_path):
+    make(tmp_path, "ads/x/a.mp4", "ads/x/deep/er/b.mp4", "ads/y/c.mp4", "games/x/d.mp4")
+    group = {name: r.group for name, r in found(tmp_path).items()}
+    assert group["ads/x/a.mp4"] == group["ads/x/deep/er/b.mp4"]
+    assert len(set(group.values())) == 3
+
+
+def test_file_directly_in_the_class_folder_is_its_own_group(tmp_path):
+    make(tmp_path, "ads/a.mp4", "ads/b.mp4", "ads/a/c.mp4", "games/a.mp4")
+    assert len({r.group for r in found(tmp_path).values()}) == 4
+
+
+def test_validation_folder_is_the_validation_set(tmp_path):
+    make(tmp_path, "ads/x/a.mp4", "games/b.mp4", "validation/ads/x/a.mp4", "validation/games/b.mp4")
+    recordings = found(tmp_path)
+    assert [name for name, r in recordings.items() if r.validation] == [
+        "validation/ads/x/a.mp4",
+        "validation/games/b.mp4",
+    ]
+    assert recordings["validation/ads/x/a.mp4"].label == "ads"
+    # Of the same sub-folder name, and still not the same group: the user held it out.
+    assert recordings["validation/ads/x/a.mp4"].group != recordings["ads/x/a.mp4"].group
+
+
+def test_every_video_suffix_counts_in_either_case_and_nothing_else_does(tmp_path):
+    videos = [f"ads/{k}{suffix}" for k, suffix in enumerate(recordings.VIDEO_SUFFIXES)]
+    shouted = [f"ads/shout{k}{s.upper()}" for k, s in enumerate(recordings.VIDEO_SUFFIXES)]
+    others = ["ads/a.wav", "ads/a.txt", "ads/mp4", "ads/.a.mp4", "ads/.trash/a.mp4", "b.mp4"]
+    make(tmp_path, *videos, *shouted, *others)
+    assert set(found(tmp_path)) == {*videos, *shouted}
+
+
+def test_hidden_and_reserved_folders_are_no_classes(tmp_path):
+    make(tmp_path, "ads/a.mp4", ".cache/b.mp4", "recordings/c.mp4")
+    assert set(found(tmp_path)) == {"ads/a.mp4"}
+
+
+def test_order_is_that_of_the_names(tmp_path):
+    make(tmp_path, "b/2.mp4", "b/1/z.mp4", "a/9.mp4", "b/10.mp4")
+    assert list(found(tmp_path)) == sorted(["b/2.mp4", "b/1/z.mp4", "a/9.mp4", "b/10.mp4"])
+
+
+def test_links_are_followed_once_and_loops_end(tmp_path):
+    elsewhere = make(tmp_path / "disk", "far.mp4", "sub/farther.mp4")
+    data = make(tmp_path / "data", "ads/a.mp4")
+    (data / "ads" / "linked").symlink_to(elsewhere)
+    (elsewhere / "sub" / "loop").symlink_to(elsewhere)
+    (data / "ads" / "up").symlink_to(data / "ads")
+    names = [path.relative_to(data).as_posix() for path in list_videos(data / "ads")]
+    assert names == ["ads/a.mp4", "ads/linked/far.mp4", "ads/linked/sub/farther.mp4"]
+
+
+def test_folder_that_cannot_be_read_is_no_empty_folder(tmp_path, monkeypatch):
+    make(tmp_path, "ads/x/a.mp4", "ads/y/b.mp4")
+    scandir = os.scandir
+
+    def refusing(path):
+        if Path(path).name == "x":
+            raise OSError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)  # modes do not stop a test that runs as root
+    with pytest.raises(PermissionError) as error:
+        find_recordings(tmp_path)
+    assert error.value.filename == str(tmp_path / "ads" / "x")
+
+
+def test_folder_without_any_video_gives_none(tmp_path):
+    make(tmp_path, "README.md", "ads/notes.txt")
+    (tmp_path / "games").mkdir()
+    assert find_recordings(tmp_path) == []
+
+
+def test_missing_data_folder_is_refused(tmp_path):
+    said = refusal(tmp_path / "nowhere")
+    assert str(tmp_path / "nowhere") in said
+    assert "--data-dir" in said
+
+
+@pytest.mark.parametrize("empty", ["games", "validation/games"])
+def test_empty_class_folder_is_refused(tmp_path, empty):
+    make(tmp_path, "ads/a.mp4", "replays/b.mp4", "games/c.mp4" if "/" in empty else "ads/c.mp4")
+    (tmp_path / empty).mkdir(parents=True)
+    said = refusal(tmp_path)
+    assert f"{tmp_path / empty} has no video" in said
+    assert ".mp4" in said
+    assert "put recordings there" in said
+
+
+def test_empty_class_is_not_mistaken_for_a_longer_name(tmp_path):
+    make(tmp_path, "ads2/a.mp4", "games/b.mp4")
+    (tmp_path / "ads").mkdir()
+    assert f"{tmp_path / 'ads'} has no video" in refusal(tmp_path)
+
+
+def test_validation_class_that_training_lacks_is_refused(tmp_path):
+    make(tmp_path, "ads/a.mp4", "games/b.mp4", "validation/ads/c.mp4", "validation/game/d.mp4")
+    said = refusal(tmp_path)
+    assert "the class game," in said
+    assert "name its folders like those of training" in said
+
+
+def test_classes_are_in_alphabetical_order(tmp_path):
+    make(tmp_path, "replays/a.mp4", "ads/b.mp4", "games/c.mp4", "ads/d.mp4")
+    assert class_names(find_recordings(tmp_path)) == ["ads", "games", "replays"]
+
+
+@pytest.mark.parametrize(("names", "says"), [(["ads/a.mp4"], r"\(ads\)"), ([], "no class")])
+def test_fewer_than_two_classes_are_refused(tmp_path, names, says):
+    make(tmp_path, *names)
+    with pytest.raises(DataError, match=says + ".*at least two folders"):
+        class_names(find_recordings(tmp_path))
+
+
+def test_description_counts_recordings_and_groups_of_each_class(tmp_path):
+    make(tmp_path, "ads/x/a.mp4", "ads/x/b.mp4", "ads/c.mp4", "games/d.mp4")
+    assert describe_recordings(find_recordings(tmp_path)) == (
+        "ads: 3 recordings in 2 groups · games: 1 recording in 1 group"
+    )

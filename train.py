@@ -1,0 +1,102 @@
+"""Trains an ad/game classifier with more and larger frames, each of them decoded.
+
+    ./run_training.sh local train.py     sets up what is needed, then runs this
+    python train.py --batch-size 4       any constant below can be a flag
+    python train.py --resume             goes on where Ctrl-C or a crash ended it
+
+Videos lie in data/<class>/, for example data/ads and data/games. Results lie in runs/latest.
+"""
+
+from training.device import choose_device
+from training.embedding import stored_embeddings
+from training.loop import Trainer, plan_phases
+from training.monitor import Monitor
+from training.report import write_report
+from training.results import say_results, say_start, write_results
+from training.run_log import RunLog, check_writable
+from training.weights import find_weights, new_model
+from utils.config import read_options
+from utils.errors import run_main
+from utils.training_data import load_training_data
+
+# Data
+DATA_DIR = "data"  # a folder per class; data/validation/<class> is the validation set if it exists
+CACHE_DIR = "cache"  # prepared features and embeddings; can be deleted at any time
+RUNS_DIR = "runs"  # a folder per training
+FPS = 6  # frames kept of each second
+FRAME_SIZE = (112, 112)  # height, width of the frames kept
+READER = "opencv"  # pyav skips frames that no other frame needs; opencv decodes every one
+CROP_BARS = True  # cut letterbox and pillarbox bars off before scaling
+CLIP_SECONDS = 10.0  # length of a clip, what one decision is made on
+CLIP_HOP_SECONDS = 5.0  # from the start of a clip to the next one's
+SAMPLE_RATE = 16_000  # of the sound, in Hz
+N_MFCC = 20  # coefficients kept of each step of sound
+MFCC_N_MELS = 40  # mel bands they are made of
+VAL_FRACTION = 0.2  # part of the groups held out for validation
+CROSS_VALIDATE = True  # frozen trunk: judge every group in turn, then learn from all of them
+MAX_REJECTED = 0.2  # stop when more than this part of the recordings can't be read
+WORKERS = 0  # decoding processes; 0 is one per core
+
+# Model
+WEIGHTS = "auto"  # auto, imagenet (insist on them), none, or a .safetensors or .pth file
+TRUNK_SIZE = (160, 160)  # height, width to which frames are enlarged for pretrained weights
+FINE_TUNE_BLOCKS = "auto"  # last blocks of the trunk that learn; auto is 3 on a GPU, 0 without
+SOUND_SIZE = 16  # numbers that the sound of a clip is brought down to
+DROPOUT = 0.5  # part of the inputs of the head hidden in training
+MODALITY_DROPOUT = 0.3  # part of the clips whose sound is hidden in training; half that: picture
+
+# Training
+SEED = 42  # of the split, the order, the spans and the first weights
+BATCH_SIZE = 2  # clips a step
+EPOCHS = 10  # at most; early stopping may end sooner
+FROZEN_EPOCHS = 3  # of these, first, on stored embeddings of the frozen trunk
+FROZEN_DRAWS = 1  # spans drawn of each clip in such an epoch
+TRAIN_FRAMES = 24  # frames of a span that training looks at; validation looks at all
+LEARNING_RATE = 1e-4  # highest rate while the trunk is fine-tuned
+HEAD_LEARNING_RATE = 1e-4  # highest rate of the heads on the frozen trunk
+SCRATCH_LEARNING_RATE = 1e-3  # highest rate of a network trained from scratch
+WARMUP = 0.3  # part of a phase in which the rate rises
+WEIGHT_DECAY = 0.01  # pull of the weights towards zero (AdamW)
+LABEL_SMOOTHING = 0.0  # part of the label spread over the other classes
+PATIENCE = 4  # epochs without a better validation loss before a phase ends
+MIXED_PRECISION = True  # bfloat16 or float16 on an NVIDIA GPU
+
+
+def main() -> int:
+    options = read_options(globals())
+    config = options.config
+    check_writable(config.runs_dir)
+    data = load_training_data(config)
+
+    device = choose_device()
+    weights, weights_note = find_weights(config.weights)
+    model = new_model(config, len(data.classes), weights).to(device)
+    phases = plan_phases(config, from_scratch=weights is None, has_gpu=device.type == "cuda")
+
+    run = RunLog.open(options.resume) if options.resume else RunLog.create(config, __file__, device)
+    description = data.describe(weights_note, from_scratch=weights is None)
+    say_start(run, config, description, device)
+    with Monitor(run.path("monitor.jsonl")):
+        embeddings = None
+        if phases[0].name == "heads":
+            embeddings = stored_embeddings(model, data.prepared, config)
+        trainer = Trainer(
+            model,
+            data.train_set,
+            data.val_set,
+            config,
+            description=description,
+            embeddings=embeddings,
+            run=run,
+        )
+        if options.resume:
+            trainer.resume()
+        trainer.fit(phases)
+        metrics = write_results(trainer, description)
+    report = write_report(run.folder, thumbnails=data.prepared.thumbnails)
+    say_results(run, metrics, report)
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
