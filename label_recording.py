@@ -10,6 +10,7 @@ at the end, and the exit code is then 1.
 import argparse
 import glob
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,18 +76,21 @@ def _read_options() -> argparse.Namespace:
 def _expand(names: list[str]) -> Iterator[Path]:
     """The videos that files, folders and patterns name. Raises UserError where one names none."""
     for name in names:
-        if Path(name).is_dir():
-            found = list(list_videos(Path(name)))
-        elif Path(name).exists():
-            found = [Path(name)]
-        else:
-            found = [Path(match) for match in sorted(glob.glob(name, recursive=True))]
+        matches = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
+        found = [path for match in map(Path, matches) for path in _videos_of(match)]
         if not found:
             raise UserError(
                 f"{name} is no file, no folder with videos ({' '.join(VIDEO_SUFFIXES)}) "
                 "and matches none: check the path"
             )
         yield from found
+
+
+def _videos_of(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        yield from list_videos(path)
+    else:
+        yield path
 
 
 def _describe(path: Path, scored: ScoredRecording, classes: list[str]) -> dict:

@@ -14,15 +14,15 @@ STD_FLOOR = 0.1  # of the mean deviation: features that hardly vary must not be 
 class LateFusionClassifier(nn.Module):
     """A clip's logits from its frames and its sound.
 
-        frames ─ MobileNetV2 ─ mean, std over time ─ root, standardise ─┐
-                                                                        ├─ concatenate ─ linear
-        MFCC ─── MfccEncoder ─ mean, std over time ─ linear, GELU ──────┘
+        frames ─ MobileNetV2 ─ mean, std over time ─ root, standardise ─ linear ─┐
+                                                                                 + ─ logits
+        MFCC ─── MfccEncoder ─ mean, std over time ─ linear, GELU ───── linear ──┘
 
-    The head is linear, so the logits are the sum of what either half says, and `forward_halves`
-    gives those: trained beside the sum, they keep the halves honest, and an unreliable sound can't
-    bend what the picture says. No sound is a learned vector, a state of its own and not silence; no
-    picture counts as an average one. In training each half is hidden now and then
-    (`modality_dropout`), so that the other alone still answers.
+    The head of the concatenated halves is linear, that is, the sum of a head for each. Trained
+    beside the sum (`forward_halves`), they keep the halves honest: each can be asked alone, and an
+    unreliable sound can't bend what the picture says. No sound is a learned vector, a state of its
+    own and not silence; no picture counts as an average one. In training each half is hidden now
+    and then (`modality_dropout`), so that the other alone still answers.
     """
 
     def __init__(
@@ -40,14 +40,16 @@ class LateFusionClassifier(nn.Module):
         self.audio_encoder = MfccEncoder(n_mfcc)
         self.register_buffer("video_mean", torch.zeros(VIDEO_SIZE))
         self.register_buffer("video_std", torch.ones(VIDEO_SIZE))
-        self.audio_projection = nn.Sequential(
+        self.sound_projection = nn.Sequential(
             nn.Dropout(dropout), nn.Linear(2 * n_mfcc, sound_size), nn.GELU()
         )
         self.no_sound = nn.Parameter(torch.zeros(1, sound_size))
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(VIDEO_SIZE + sound_size, num_classes)
+        # No bias: an average picture, which stands for a missing one, says nothing.
+        self.video_head = nn.Linear(VIDEO_SIZE, num_classes, bias=False)
+        self.sound_head = nn.Linear(sound_size, num_classes)
         self.modality_dropout = modality_dropout
-        _start_at_nothing(self.head)
+        self._start_at_nothing()
         self.config = {
             "name": "late_fusion",
             "num_classes": num_classes,
@@ -64,7 +66,8 @@ class LateFusionClassifier(nn.Module):
             pooled = _root(pooled)
             std = pooled.std(dim=0)
             self.video_mean.copy_(pooled.mean(dim=0))
-            self.video_std.copy_(std + STD_FLOOR * std.mean())
+            # All the same where the trunk learned nothing yet: 0 / 0 would be no number.
+            self.video_std.copy_((std + STD_FLOOR * std.mean()).clamp(min=1e-6))
         if mfcc is not None:
             self.audio_encoder.set_statistics(mfcc.mean(dim=0), mfcc.std(dim=0))
 
@@ -73,8 +76,7 @@ class LateFusionClassifier(nn.Module):
         for name, child in self.named_modules():
             if not name.startswith("video_encoder") and hasattr(child, "reset_parameters"):
                 child.reset_parameters()
-        nn.init.zeros_(self.no_sound)
-        _start_at_nothing(self.head)
+        self._start_at_nothing()
 
     def encode_video(self, frames: torch.Tensor) -> torch.Tensor:
         """(B, T, H, W, 3) RGB in 0..255 to embeddings (B, T, 1280)."""
@@ -101,7 +103,7 @@ class LateFusionClassifier(nn.Module):
         pooled = _root(pool_mean_std(video, video_mask))  # (B, 2560)
         pooled = ((pooled - self.video_mean) / self.video_std).clamp(-MAX_DEVIATION, MAX_DEVIATION)
         sound = pool_mean_std(self.encode_audio(mfcc), mfcc_mask)  # (B, 2 * n_mfcc)
-        sound = self.audio_projection(sound)  # (B, sound_size)
+        sound = self.sound_projection(sound)  # (B, sound_size)
         has_video, has_sound = self._hide_halves(video_mask.any(dim=1), mfcc_mask.any(dim=1))
         return torch.cat(
             [
@@ -113,13 +115,13 @@ class LateFusionClassifier(nn.Module):
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
         """(B, 2560 + sound_size) to logits (B, num_classes)."""
-        return self.head(self.dropout(features))
+        video_logits, sound_logits = self.forward_halves(features)
+        return video_logits + sound_logits
 
     def forward_halves(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the picture alone and the sound alone say, logits (B, num_classes) each."""
-        video, sound = self.dropout(features).split([VIDEO_SIZE, self.no_sound.shape[1]], dim=1)
-        video_weight, sound_weight = self.head.weight.split([video.shape[1], sound.shape[1]], dim=1)
-        return video @ video_weight.T + self.head.bias, sound @ sound_weight.T + self.head.bias
+        """What the picture says and what the sound says, logits (B, num_classes) each."""
+        video, sound = features.split([VIDEO_SIZE, self.no_sound.shape[1]], dim=1)
+        return self.video_head(self.dropout(video)), self.sound_head(sound)
 
     def forward(
         self,
@@ -130,6 +132,13 @@ class LateFusionClassifier(nn.Module):
     ) -> torch.Tensor:
         """Logits (B, num_classes); arguments as `forward_features`."""
         return self.forward_head(self.forward_features(video, video_mask, mfcc, mfcc_mask))
+
+    def _start_at_nothing(self) -> None:
+        """Zero heads: a few hundred clips reach few of 2560 directions, and what random weights say
+        along the others would stay in every answer about a new source."""
+        for parameter in (*self.video_head.parameters(), *self.sound_head.parameters()):
+            nn.init.zeros_(parameter)
+        nn.init.zeros_(self.no_sound)
 
     def _hide_halves(
         self, has_video: torch.Tensor, has_sound: torch.Tensor
@@ -147,10 +156,3 @@ class LateFusionClassifier(nn.Module):
 def _root(pooled: torch.Tensor) -> torch.Tensor:
     """The square root: means and deviations behind a ReLU are skewed, their roots hardly are."""
     return (pooled.clamp(min=0) + 1e-6).sqrt()
-
-
-def _start_at_nothing(head: nn.Linear) -> None:
-    """Zero weights: a few hundred clips reach few of 2560 directions, and what random weights say
-    along the others would stay in every answer about a new source."""
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)

@@ -7,6 +7,7 @@ until the first answer; a test holds it against torchvision's own.
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 EMBEDDING_SIZE = 1280  # channels of the last feature map
 PADDINGS = ("torch", "tensorflow")
@@ -45,6 +46,19 @@ def mobilenet_v2_features(padding: str = "torch") -> nn.Sequential:
     return features
 
 
+def fold_batch_norms(module: nn.Module) -> None:
+    """Replaces each convolution with a batch norm behind it by one convolution, in place."""
+    for child in module.children():
+        fold_batch_norms(child)
+    if isinstance(module, nn.Sequential):
+        for index in range(len(module) - 1):
+            if isinstance(module[index], nn.Conv2d) and isinstance(
+                module[index + 1], nn.BatchNorm2d
+            ):
+                module[index] = fuse_conv_bn_eval(module[index], module[index + 1])
+                module[index + 1] = nn.Identity()
+
+
 class InvertedResidual(nn.Module):
     """Expand, filter each channel by itself, project; added to the input where the shape stays."""
 
@@ -57,7 +71,7 @@ class InvertedResidual(nn.Module):
         layers += [
             _conv_norm_relu(wide, wide, 3, stride=stride, groups=wide, padding=padding),
             nn.Conv2d(wide, out_channels, 1, bias=False),
-            nn.BatchNorm2d(out_channels),
+            _batch_norm(out_channels),
         ]
         self.conv = nn.Sequential(*layers)
         self.is_residual = stride == 1 and in_channels == out_channels
@@ -92,4 +106,9 @@ def _conv_norm_relu(
     convolution = kind(
         in_channels, out_channels, size, stride, size // 2, groups=groups, bias=False
     )
-    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU6(inplace=True))
+    return nn.Sequential(convolution, _batch_norm(out_channels), nn.ReLU6(inplace=True))
+
+
+def _batch_norm(channels: int) -> nn.BatchNorm2d:
+    # Its running statistics must follow within the few dozen steps of a small archive.
+    return nn.BatchNorm2d(channels, momentum=0.2)

@@ -15,7 +15,7 @@ def clips_folder(tmp_path_factory) -> Path:
     """Five groups of ads and of games."""
     from trainings import write_clips
 
-    return write_clips(tmp_path_factory.mktemp("clips"), 5)
+    return write_clips(tmp_path_factory.mktemp("clips"), range(5), ("ads", "games"))
 
 
 @pytest.fixture(scope="session")
@@ -43,16 +43,17 @@ def small_flags(clips_folder, trunk_file, shared_cache) -> list[str]:
         weights=trunk_file,
         cache_dir=shared_cache,
         fine_tune_blocks=0,
-        epochs=20,
-        head_learning_rate=0.003,
+        epochs=8,
+        head_learning_rate=0.01,
     )
 
 
 @pytest.fixture(scope="session")
 def trained_run(small_flags, tmp_path_factory) -> Path:
     """The folder of a run of cost_optimized_train.py that went well; not to be changed."""
-    import cost_optimized_train
     from trainings import run_script
+
+    import cost_optimized_train
 
     runs = tmp_path_factory.mktemp("runs")
     outcome = run_script(cost_optimized_train, *small_flags, "--runs-dir", runs)

@@ -126,9 +126,9 @@ def test_few_coefficients_are_flattened_to_their_mean_over_the_sound():
 
 
 def test_clip_without_sound_stays_without_it():
-    mfcc, mask = sounds([0, 50])
+    mfcc, mask = sounds([*[0] * 20, 50])
     changed, kept = mask_mfcc(mfcc, mask, generator())
-    assert not kept[0].any()
+    assert not kept[:20].any()
     assert torch.isfinite(changed).all()
 
 

@@ -52,6 +52,11 @@ def test_short_recording_is_one_clip_of_its_own_length():
     assert cut_spans(2.5, 10.0, 5.0) == [(0.0, 2.5)]
 
 
+def test_span_that_ends_with_the_recording_is_there_for_any_hop():
+    assert cut_spans(11.0, 10.0, 0.5) == [(0.0, 10.0), (0.5, 10.5), (1.0, 11.0)]
+    assert cut_spans(12.0, 10.0, 2.0) == [(0.0, 10.0), (2.0, 12.0)]
+
+
 def test_last_span_is_moved_back_to_end_with_the_recording():
     assert cut_spans(23.0, 10.0, 10.0) == [(0.0, 10.0), (10.0, 20.0), (13.0, 23.0)]
 

@@ -195,10 +195,11 @@ def test_epoch_draws_every_clip_as_often_as_asked(store, draws):
     assert sorted(drawn) == sorted([(n, k) for n in range(5) for k in range(4)] * draws)
 
 
-def test_each_draw_is_another_span(dataset):
-    batches = batches_of(dataset.only(dataset.clips[:1]), batch_size=8, draws=8)
-    frames = {tuple(rows.tolist()) for rows in next(batches.epoch(0)).video[:, :, 0, 0, 0]}
-    assert len(frames) == 8
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_each_draw_is_another_span(dataset, batch_size):
+    batches = batches_of(dataset.only(dataset.clips[:1]), batch_size=batch_size, draws=8)
+    frames = [rows for batch in batches.epoch(0) for rows in batch.video[:, :, 0, 0, 0]]
+    assert len({tuple(rows.tolist()) for rows in frames}) == 8
 
 
 def test_batches_are_a_function_of_seed_and_epoch(dataset):

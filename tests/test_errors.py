@@ -1,6 +1,7 @@
 """A user's mistake is one line and an exit code; our own bugs keep their traceback."""
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -82,19 +83,19 @@ def test_our_own_bug_keeps_its_traceback(monkeypatch, bug):
         run_main(failing(bug))
 
 
-def test_reader_that_leaves_a_pipe_ends_a_script_quietly():
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_reader_that_leaves_a_pipe_ends_a_script_quietly(lines):
     script = (
         "from utils.errors import run_main\n"
         "def main():\n"
-        "    for k in range(100_000): print(k)\n"
+        f"    for k in range({lines}): print(k)\n"
         "    return 0\n"
         "run_main(main)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, timeout=60
     )
-    process.stdout.readline()
-    process.stdout.close()
-    said = process.stderr.read()
-    process.stderr.close()
-    assert (process.wait(60), said) == (141, b"")
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")

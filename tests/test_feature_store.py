@@ -149,6 +149,8 @@ def test_rows_without_an_index_line_are_overwritten(folder, store, monkeypatch):
         add(fresh, "b", frames=2)
     check(FeatureStore(folder, COLUMNS), "a", "b")
     assert len(np.load(folder / "frames-00000.npy")) == 7
+    size_bytes = (folder / "frames-00000.npy").stat().st_size
+    assert size_bytes == HEADER_BYTES + 7 * COLUMNS["frames"].row_bytes
 
 
 def test_error_halfway_through_the_rows_loses_that_recording_only(folder, store):

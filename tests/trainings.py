@@ -15,7 +15,8 @@ from media import draw_texture, write_video
 from safetensors.torch import save_file
 
 import cost_optimized_train
-from models.encoders import EMBEDDING_SIZE, FrameEncoder
+from models.encoders import FrameEncoder
+from models.mobilenet_v2 import EMBEDDING_SIZE
 from training.embedding import COLUMN
 from utils.clips import Clip
 from utils.config import Config, read_options
@@ -52,11 +53,16 @@ def draw_ads(hue: float) -> Callable[[float, int, int], np.ndarray]:
 
 
 def draw_games(hue: float) -> Callable[[float, int, int], np.ndarray]:
-    """Waves that hardly move."""
-    return lambda seconds, height, width: draw_texture(hue + seconds / 20, height, width)
+    """Waves that stand still."""
+    return lambda seconds, height, width: draw_texture(hue, height, width)
 
 
-KINDS = {"ads": (draw_ads, 2500.0), "games": (draw_games, 300.0)}
+def draw_news(hue: float) -> Callable[[float, int, int], np.ndarray]:
+    """Waves that go by."""
+    return lambda seconds, height, width: draw_texture(hue + seconds, height, width)
+
+
+KINDS = {"ads": (draw_ads, 2500.0), "games": (draw_games, 300.0), "news": (draw_news, 900.0)}
 
 
 def write_clip(path: Path, kind: str, number: int, seconds: float = CLIP_SECONDS, **how) -> Path:
@@ -67,11 +73,20 @@ def write_clip(path: Path, kind: str, number: int, seconds: float = CLIP_SECONDS
     return write_video(path, seconds=seconds, fps=8, size=(64, 96), draw=draw(number / 7), **how)
 
 
-def write_clips(folder: Path, count: int, **how) -> Path:
-    """`count` groups of one clip for each kind."""
-    for kind in KINDS:
-        for number in range(count):
-            write_clip(folder / kind / f"{number}.mp4", kind, number, **how)
+def write_clips(folder: Path, numbers: Sequence[int], kinds: Sequence[str]) -> Path:
+    """A clip for each number and kind, each a group of its own."""
+    for kind in kinds:
+        for number in numbers:
+            write_clip(folder / kind / f"{number}.mp4", kind, number)
+    return folder
+
+
+def link_clips(source: Path, folder: Path) -> Path:
+    """The same clips in another folder, to put others beside them."""
+    for path in sorted(source.rglob("*.mp4")):
+        target = folder / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(path)
     return folder
 
 
@@ -79,16 +94,26 @@ def write_trunk(path: Path) -> Path:
     """Random float16 weights of a trunk, whose batch norms know what frames look like."""
     torch.manual_seed(0)
     encoder = FrameEncoder((0.5,) * 3, (0.5,) * 3, "tensorflow").train()
-    pictures = [draw(k)(k, 32, 32 + 16) for k in range(8) for draw in (draw_ads, draw_games)]
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # takes the statistics as they are
+    pictures = [draw(k)(k, 64, 96) for k in range(8) for draw in (draw_ads, draw_games)]
     with torch.no_grad():
-        for _ in range(10):
-            encoder(torch.from_numpy(np.stack(pictures)))
+        encoder(torch.from_numpy(np.stack(pictures)))
     tensors = {
-        f"features.{name}": tensor.half() if tensor.is_floating_point() else tensor
+        f"features.{name}": (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in encoder.features.state_dict().items()
     }
     save_file(tensors, path, {"mean": "0.5,0.5,0.5", "std": "0.5,0.5,0.5", "padding": "tensorflow"})
     return path
+
+
+def fill_heads(model: torch.nn.Module, value: float | None = None) -> None:
+    """Gives all but the trunk this value, or random ones."""
+    for name, parameter in model.named_parameters():
+        if not name.startswith("video_encoder"):
+            with torch.no_grad():
+                parameter.normal_(std=0.1) if value is None else parameter.fill_(value)
 
 
 # Scripts
@@ -101,6 +126,11 @@ class Outcome:
     code: int
     out: str
     err: str
+
+    @property
+    def last(self) -> str:
+        """The last line on stderr, behind what bars left there."""
+        return (self.err.splitlines() or [""])[-1]
 
 
 def run_script(script: ModuleType, *arguments: object) -> Outcome:

@@ -40,9 +40,9 @@ def score_recording(
     hour at 4 fps. Raises MediaError where the file can't be read.
     """
     device = next(model.parameters()).device
+    encoder = model.video_encoder.for_inference()
     blocks = [
-        model.video_encoder(torch.from_numpy(block).to(device)).half()
-        for block in read_picture(path, spec)
+        encoder(torch.from_numpy(block).to(device)).half() for block in read_picture(path, spec)
     ]
     num_frames = sum(len(block) for block in blocks)
     check_length(num_frames, spec)

@@ -31,9 +31,12 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
 def seed_step(*position: int) -> torch.Generator:
     """Seeds torch for one step, and returns a generator of the same seed on the CPU.
 
-    Randomness is a function of (seed, phase, epoch, step): nothing of it has to be saved, and
-    training resumed in the middle of an epoch draws what the unbroken run would have drawn.
+    Randomness is a function of (seed, epoch, step): nothing of it has to be saved, and training
+    resumed in the middle of an epoch draws what the unbroken run would have drawn.
     """
     number = int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0] >> 1)
-    torch.manual_seed(number)
+    # Not torch.manual_seed: without a GPU it notes a stack trace each time, for later.
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(number)
     return torch.Generator().manual_seed(number)

@@ -66,7 +66,7 @@ def embed_recordings(
     """
     missing = [key for key in dict.fromkeys(keys) if key not in target]
     total = sum(features.num_rows(key, "frames") for key in missing)
-    encoder.eval()
+    encoder = encoder.for_inference()
     bar = tqdm(total=total, desc=title, unit="frame", disable=title is None, delay=1, leave=False)
     with bar:
         for key in missing:

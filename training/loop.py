@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -32,13 +33,18 @@ MAX_GRADIENT_NORM = 1.0
 HALVES_LOSS = 0.3  # weight of the loss of either half alone, beside that of both
 SOUND_RATE = 5.0  # the sound's 16 inputs of the head need larger steps than the picture's 2560
 GPU_FINE_TUNE_BLOCKS = 3
+RATES = {  # the constant with the peak rate, by name of the phase
+    "heads": "head_learning_rate",
+    "fine-tune": "learning_rate",
+    "from scratch": "scratch_learning_rate",
+}
 
 
 @dataclass(frozen=True)
 class Phase:
     """A stretch of epochs in which the same part of the network learns."""
 
-    name: str  # "heads", "fine-tune" or "from scratch"
+    name: str  # of RATES
     first_epoch: int
     last_epoch: int  # exclusive
     blocks: int  # of the trunk that learn, counted from its end; 0 reads stored embeddings
@@ -124,6 +130,7 @@ class Trainer:
         self.progress = Progress()
         self.best_weights = _copy_weights(model)
         self._class_weights = _class_weights(train_set).to(self.device)
+        self._sound_class_weights = _class_weights(train_set, with_sound=True).to(self.device)
         self._resumed: dict | None = None
 
     @property
@@ -132,11 +139,25 @@ class Trainer:
         return all(row["phase"] == "heads" for row in self.progress.history)
 
     def resume(self) -> None:
-        """Takes up the run where its last.ckpt was written. Raises TrainingError for other data."""
+        """Takes up the run where its last.ckpt was written, or at the start where none was yet.
+
+        Raises TrainingError for other videos or another trunk.
+        """
+        if not self.run.path("last.ckpt").exists():
+            self._say("nothing was learned yet: training begins from the start")
+            return
         state = load_state(self.run.path("last.ckpt"))
         if state["clips"] != self.clips_id():
             raise TrainingError(
                 f"the videos changed since {self.run.folder.name} began: start a new run"
+            )
+        trunk = self.model.video_encoder.state_dict(prefix="video_encoder.")
+        if state["phase"] == "heads" and not all(
+            tensor.cpu().equal(state["model"][name]) for name, tensor in trunk.items()
+        ):
+            raise TrainingError(
+                f"the pretrained weights are not those that {self.run.folder.name} began with: "
+                "bring those back, or start a new run"
             )
         self.progress = Progress(**state["progress"])
         self.model.load_state_dict(state["model"])
@@ -150,6 +171,12 @@ class Trainer:
         """
         if self._resumed is None:
             self._set_statistics()
+        elif self._resumed["phase"] not in (names := [phase.name for phase in phases]):
+            raise TrainingError(
+                f"the run was in the phase {self._resumed['phase']!r}, which is not planned now "
+                f"({', '.join(names)}): go on with the same weights and on a machine that has a "
+                "GPU if the first had one, or start a new run"
+            )
         # Without a run there is nothing to save: Ctrl-C then just ends the process.
         with _stop_signal() if self.run else nullcontext(_Stop()) as stop:
             for phase in phases:
@@ -157,6 +184,14 @@ class Trainer:
                     self._fit_phase(phase, stop)
         self.model.load_state_dict(self.best_weights)
         self.model.eval()
+
+    def how_to_go_on(self) -> str:
+        """What to say to a person who stopped this training."""
+        return (
+            f"stopped after {self.progress.epoch} of {self.config.epochs} epochs, everything is "
+            f"saved. Go on with: python {self.run.script} "
+            f"--resume {shlex.quote(str(self.run.folder))}"
+        )
 
     def _set_statistics(self) -> None:
         """Gives the model the training set's mean and deviation of what its halves are fed."""
@@ -186,34 +221,26 @@ class Trainer:
             optimizer.load_state_dict(self._resumed["optimizer"])
             scaler.load_state_dict(self._resumed["scaler"])
         self._resumed = None
+        config = self.config
+        frames = config.scratch_frames if phase.name == "from scratch" else config.train_frames
         batches = TrainingBatches(
             train_set,
             self.config.batch_size,
-            train_frames=self.config.train_frames,
+            train_frames=frames,
             draws=phase.draws,
             seed=self.config.seed,
         )
         while progress.epoch < phase.last_epoch:
             self._train_one_epoch(phase, batches, optimizer, scaler, stop)
-            if stop.requested:
-                self._save(phase, optimizer, scaler)
-                raise Interrupted(self._how_to_go_on())
-            row = {
-                "phase": phase.name,
-                "epoch": progress.epoch + 1,
-                "epochs": self.config.epochs,
-                "learning_rate": optimizer.param_groups[0]["lr"],
-                "train_loss": progress.loss_sum / progress.clips,
-                "train_accuracy": progress.correct / progress.clips,
-                "seconds": progress.epoch_seconds,
-                "clips_per_second": progress.clips / progress.epoch_seconds,
-                "wait_fraction": progress.wait_seconds / progress.epoch_seconds,
-            }
-            self._end_epoch(phase, val_set, row)
-            if progress.stale_epochs >= self.config.patience:
-                self._say(f"no better for {progress.stale_epochs} epochs: {phase.name} ends here")
-                progress.epoch = phase.last_epoch
+            if not stop.requested:
+                self._end_epoch(phase, val_set, optimizer.param_groups[0]["lr"])
+                if progress.stale_epochs >= self.config.patience:
+                    stale = progress.stale_epochs
+                    self._say(f"no better for {stale} epochs: {phase.name} ends here")
+                    progress.epoch = phase.last_epoch
             self._save(phase, optimizer, scaler)
+            if stop.requested:
+                raise Interrupted(self.how_to_go_on())
 
     def _train_one_epoch(
         self,
@@ -266,18 +293,19 @@ class Trainer:
         mfcc, mfcc_mask = mask_mfcc(batch.mfcc, batch.mfcc_mask, generator)
         with autocast(self.device, self.amp):
             features = self.model.forward_features(video, batch.video_mask, mfcc, mfcc_mask)
-            logits = self.model.forward_head(features)
             video_logits, sound_logits = self.model.forward_halves(features)
+            logits = video_logits + sound_logits
         has_sound = batch.mfcc_mask.any(dim=1)
-        loss = self._loss(logits, batch.labels)
-        loss = loss + HALVES_LOSS * self._loss(video_logits, batch.labels)
+        loss = self._loss(logits, batch.labels, self._class_weights)
+        loss = loss + HALVES_LOSS * self._loss(video_logits, batch.labels, self._class_weights)
         if has_sound.any():
-            sound_loss = self._loss(sound_logits[has_sound], batch.labels[has_sound])
-            loss = loss + HALVES_LOSS * sound_loss
+            loss = loss + HALVES_LOSS * self._loss(
+                sound_logits[has_sound], batch.labels[has_sound], self._sound_class_weights
+            )
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss became {loss.item()} in epoch {self.progress.epoch + 1}: "
-                "lower --learning-rate and --head-learning-rate"
+                f"lower --{RATES[phase.name].replace('_', '-')}"
             )
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
@@ -289,15 +317,26 @@ class Trainer:
         self.progress.correct += int((logits.argmax(1) == batch.labels).sum())
         self.progress.clips += len(batch)
 
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, class_weights: torch.Tensor
+    ) -> torch.Tensor:
         smoothing = self.config.label_smoothing
-        return F.cross_entropy(
-            logits.float(), labels, self._class_weights, label_smoothing=smoothing
-        )
+        return F.cross_entropy(logits.float(), labels, class_weights, label_smoothing=smoothing)
 
-    def _end_epoch(self, phase: Phase, val_set: ClipDataset | None, row: dict) -> None:
+    def _end_epoch(self, phase: Phase, val_set: ClipDataset | None, learning_rate: float) -> None:
         """Validates, keeps the weights if they are the best, says and records the epoch."""
         progress = self.progress
+        row = {
+            "phase": phase.name,
+            "epoch": progress.epoch + 1,
+            "epochs": self.config.epochs,
+            "learning_rate": learning_rate,
+            "train_loss": progress.loss_sum / progress.clips,
+            "train_accuracy": progress.correct / progress.clips,
+            "seconds": progress.epoch_seconds,
+            "clips_per_second": progress.clips / progress.epoch_seconds,
+            "wait_fraction": progress.wait_seconds / progress.epoch_seconds,
+        }
         progress.end_epoch()
         if val_set is None:
             self.best_weights = _copy_weights(self.model)
@@ -344,12 +383,6 @@ class Trainer:
     def _say(self, line: str) -> None:
         if self.run is not None:
             self.run.say(line)
-
-    def _how_to_go_on(self) -> str:
-        return (
-            f"stopped in epoch {self.progress.epoch + 1} of {self.config.epochs}, everything is "
-            f"saved. Go on with: python {self.run.script} --resume {self.run.folder}"
-        )
 
     def save_best(self, temperature: float, metrics: dict) -> None:
         """Writes the model as it is to best.safetensors, with all that belongs to it."""
@@ -400,15 +433,22 @@ def embed_dataset(
 
 @torch.inference_mode()
 def score_clips(model: nn.Module, dataset: ClipDataset, *, hide: str | None = None) -> ClipScores:
-    """Logits of every clip of an embedded dataset. `hide` is "video" or "sound" for ablations."""
+    """Logits of every clip of an embedded dataset. `hide` is "video" or "sound" for ablations.
+
+    Raises TrainingError where they are no numbers.
+    """
     model.eval()
     device = next(model.parameters()).device
-    logits = []
+    logits = [np.zeros((0, len(dataset.classes)), np.float32)]
     for batch in whole_batches(dataset, EVALUATION_BATCH):
         batch = batch.to(device)
         video_mask = batch.video_mask & (hide != "video")
         mfcc_mask = batch.mfcc_mask & (hide != "sound")
         logits.append(model(batch.video, video_mask, batch.mfcc, mfcc_mask).float().cpu().numpy())
+    if not all(np.isfinite(part).all() for part in logits):
+        raise TrainingError(
+            "the network's answers are no numbers any more: lower the learning rates"
+        )
     return ClipScores(
         logits=np.concatenate(logits),
         labels=dataset.labels,
@@ -445,15 +485,11 @@ def _stop_signal() -> Iterator[_Stop]:
 
 def _make_optimizer(model: nn.Module, phase: Phase, config: Config) -> torch.optim.AdamW:
     """AdamW on what the phase lets learn; biases and norms don't decay."""
-    rate = {
-        "heads": config.head_learning_rate,
-        "fine-tune": config.learning_rate,
-        "from scratch": config.scratch_learning_rate,
-    }[phase.name]
+    rate = getattr(config, RATES[phase.name])
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            peak = rate * SOUND_RATE if phase.name == "heads" and name.startswith("audio") else rate
+            peak = rate * SOUND_RATE if phase.name == "heads" and "sound" in name else rate
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((peak, decay), []).append(parameter)
     return torch.optim.AdamW(
@@ -465,10 +501,13 @@ def _make_optimizer(model: nn.Module, phase: Phase, config: Config) -> torch.opt
     )
 
 
-def _class_weights(dataset: ClipDataset) -> torch.Tensor:
-    """(C,) float32: each class counts the same however many clips it has."""
-    counts = np.bincount(dataset.labels, minlength=len(dataset.classes)).clip(min=1)
-    return torch.tensor(len(dataset) / (len(counts) * counts), dtype=torch.float32)
+def _class_weights(dataset: ClipDataset, *, with_sound: bool = False) -> torch.Tensor:
+    """(C,) float32: each class counts the same however many clips (with sound) it has."""
+    labels = dataset.labels
+    if with_sound:
+        labels = labels[[dataset.store.num_rows(c.key, "mfcc") > 0 for c in dataset.clips]]
+    counts = np.bincount(labels, minlength=len(dataset.classes)).clip(min=1)
+    return torch.tensor(len(labels) / (len(counts) * counts), dtype=torch.float32)
 
 
 def _copy_weights(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ from training.run_log import RunLog
 from utils.clips import Clip, group_folds, split_at_random
 from utils.config import Config
 from utils.dataset import ClipDataset
+from utils.errors import Interrupted
 from utils.feature_store import FeatureStore
 
 
@@ -63,8 +64,21 @@ def write_results(trainer: Trainer, data: dict) -> dict:
     Where the trunk stayed frozen, heads train in seconds: every group is then judged once, by
     heads that never saw it, and the network that is kept has learned from all of them. Else the
     validation clips judge. Beside that stand the numbers of either half alone, and those of clips
-    split at random.
+    split at random. Raises Interrupted after Ctrl-C.
     """
+    try:
+        return _write_results(trainer, data)
+    except KeyboardInterrupt:
+        raise Interrupted(trainer.how_to_go_on()) from None
+
+
+def can_cross_validate(trainer: Trainer) -> bool:
+    """Whether each group can be judged in turn: heads only, and no validation set of the user's."""
+    own_split = any(clip.recording.validation for clip in trainer.val_set.clips)
+    return trainer.config.cross_validate and trainer.trunk_is_frozen and not own_split
+
+
+def _write_results(trainer: Trainer, data: dict) -> dict:
     run, progress, config = trainer.run, trainer.progress, trainer.config
     classes = trainer.train_set.classes
     cross_validated = can_cross_validate(trainer)
@@ -85,7 +99,7 @@ def write_results(trainer: Trainer, data: dict) -> dict:
     temperature = fit_temperature(scores.logits, scores.labels)
 
     clips = _all_clips(trainer)
-    val_count = round(config.val_fraction * len(clips))
+    val_count = max(1, round(config.val_fraction * len(clips)))
     train_clips, val_clips = split_at_random(clips, val_count, config.seed)
     model = _new_heads(trainer, train_clips, embeddings)
     random_split = score_clips(model, trainer.val_set.only(val_clips).read_from(embeddings))
@@ -109,12 +123,6 @@ def write_results(trainer: Trainer, data: dict) -> dict:
     write_predictions(run.path("predictions.csv"), scores, classes, temperature)
     run.write_json("metrics.json", metrics)
     return metrics
-
-
-def can_cross_validate(trainer: Trainer) -> bool:
-    """Whether each group can be judged in turn: heads only, and no validation set of the user's."""
-    own_split = any(clip.recording.validation for clip in trainer.val_set.clips)
-    return trainer.config.cross_validate and trainer.trunk_is_frozen and not own_split
 
 
 def _new_heads(

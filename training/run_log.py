@@ -5,9 +5,9 @@ import io
 import json
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
-import time
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -53,8 +53,12 @@ class RunLog:
         folder = runs_dir / (f"{name}-{taken + 1}" if taken else name)
         folder.mkdir(parents=True)
         run = cls(folder, Path(script).name)
-        run.write_json("config.json", _describe_run(run.script, config, device))
-        _point_latest(runs_dir, folder)
+        try:
+            run.write_json("config.json", _describe_run(run.script, config, device))
+            _point_latest(runs_dir, folder)
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         return run
 
     @classmethod
@@ -101,7 +105,7 @@ def check_writable(folder: str | Path) -> None:
     except OSError as error:
         raise RunError(
             f"can't write into {folder} ({error.strerror}): "
-            f"change its permissions or pass another folder with --{folder.name}-dir"
+            "change its permissions or pass another folder with --runs-dir"
         ) from error
 
 
@@ -113,15 +117,6 @@ def package_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:  # another build, such as opencv-python
             versions[name] = "not from PyPI"
     return versions
-
-
-def format_seconds(seconds: float) -> str:
-    """For example `42 s`, `3 min 05 s` or `2 h 07 min`."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return time.strftime("%-M min %S s", time.gmtime(seconds))
-    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
 
 
 def _describe_run(script: str, config: Config, device: torch.device) -> dict:

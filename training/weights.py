@@ -1,7 +1,10 @@
 """Weights: a pretrained MobileNetV2 trunk and how it must be fed, or none."""
 
+import http.client
+import math
 import pickle
 import socket
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,11 @@ from utils.errors import UserError
 
 CONNECT_SECONDS = 20  # a network that swallows packets must not hang the training
 SUFFIXES = (".safetensors", ".pth", ".pt")
+# What torch's unpickler raises for files that are not its own, found by feeding it random ones.
+BROKEN_FILE = (
+    *(pickle.UnpicklingError, RuntimeError, EOFError),
+    *(LookupError, ValueError, TypeError, AttributeError, struct.error),
+)
 
 
 class WeightsError(UserError):
@@ -48,8 +56,8 @@ def find_weights(weights: str) -> tuple[TrunkWeights | None, str]:
         return loaded, loaded.source
     try:
         loaded = _download_imagenet()
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "reason", error)
+    except (OSError, http.client.HTTPException, *BROKEN_FILE) as error:
+        reason = str(getattr(error, "reason", error)).partition("\n")[0]
         if weights == "imagenet":
             raise WeightsError(
                 f"can't download ImageNet weights ({reason}): connect to the internet once, "
@@ -105,7 +113,7 @@ def load_weights(path: Path) -> TrunkWeights:
     else:
         tensors, metadata = _read_torch(path), {}
     tensors = _trunk_tensors(tensors)
-    _check_fit(path, tensors)
+    tensors = _fitting(path, tensors)
     padding = metadata.get("padding", "torch")
     if padding not in PADDINGS:
         raise WeightsError(f"--weights {path} says padding = {padding!r}: {' or '.join(PADDINGS)}")
@@ -119,7 +127,7 @@ def load_weights(path: Path) -> TrunkWeights:
 
 
 def _download_imagenet() -> TrunkWeights:
-    """torchvision's weights, from its cache or the network. Raises OSError or RuntimeError.
+    """torchvision's weights, from its cache or the network.
 
     The first set, not the second: V2 was trained with label smoothing and mixup, which gain 0.3
     points on ImageNet and cost frozen features their transfer (Kornblith et al., arXiv 2010.16402).
@@ -148,7 +156,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, st
 def _read_torch(path: Path) -> dict[str, torch.Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+    except BROKEN_FILE as error:
         raise WeightsError(
             f"--weights {path} is no file of plain tensors: save a state_dict, or use .safetensors"
         ) from error
@@ -167,7 +175,8 @@ def _trunk_tensors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
-def _check_fit(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+def _fitting(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The trunk's tensors, without any that it does not have."""
     wanted = {name: t.shape for name, t in FrameEncoder().features.state_dict().items()}
     wrong = [name for name in wanted if name not in tensors or tensors[name].shape != wanted[name]]
     if wrong:
@@ -176,6 +185,7 @@ def _check_fit(path: Path, tensors: dict[str, torch.Tensor]) -> None:
             f"{len(wrong)} of {len(wanted)} tensors are missing or of another shape, "
             f"the first is features.{wrong[0]}"
         )
+    return {name: tensors[name] for name in wanted}
 
 
 def _three_numbers(
@@ -186,8 +196,10 @@ def _three_numbers(
         return default
     try:
         red, green, blue = (float(part) for part in text.split(","))
+        fits = math.isfinite(red + green + blue) and (name != "std" or min(red, green, blue) > 0)
     except ValueError:
-        raise WeightsError(
-            f"--weights {path} says {name} = {text!r}: three numbers are needed"
-        ) from None
+        fits = False
+    if not fits:
+        wanted = "three numbers above 0" if name == "std" else "three numbers"
+        raise WeightsError(f"--weights {path} says {name} = {text!r}: {wanted} are needed")
     return red, green, blue

@@ -1,7 +1,6 @@
 """Clips: labelled spans of recordings, and their split into training and validation."""
 
 import hashlib
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,9 +51,9 @@ def split_by_group(
 ) -> tuple[list[Clip], list[Clip]]:
     """Clips for training and for validation; a group is never on both sides.
 
-    Recordings of `data/validation` are the validation set where there are any. Else a group's side
-    is a function of its name and the seed alone, so that new recordings don't reshuffle old ones;
-    among few groups, the nearest change sides so that each class has about `val_fraction` of them.
+    Recordings of `data/validation` are the validation set where there are any. Else the groups of
+    each class are ranked by their names and the seed, and the first `val_fraction` of them held
+    out: new recordings don't reshuffle old ones, and a new group moves at most one other.
     Raises DataError for a class with a single group.
     """
     if any(clip.recording.validation for clip in clips):
@@ -114,10 +113,7 @@ def _held_out_groups(label: str, groups: set[str], val_fraction: float, seed: in
             "or your own validation videos into data/validation"
         )
     ranked = sorted(groups, key=lambda group: (_position(group, seed), group))
-    count = sum(_position(group, seed) < val_fraction for group in ranked)
-    # Among few groups chance alone can hold out none or most: stay near the fraction asked for.
-    expected = val_fraction * len(ranked)
-    count = min(max(count, math.floor(expected), 1), math.ceil(expected), len(ranked) - 1)
+    count = min(max(round(val_fraction * len(ranked)), 1), len(ranked) - 1)
     return set(ranked[:count])
 
 

@@ -54,6 +54,7 @@ class Config:
     frozen_epochs: int
     frozen_draws: int
     train_frames: int
+    scratch_frames: int
     learning_rate: float
     head_learning_rate: float
     scratch_learning_rate: float
@@ -101,6 +102,7 @@ RANGES = {
     "frozen_epochs": (0, 10_000),
     "frozen_draws": (1, 1000),
     "train_frames": (2, 4096),
+    "scratch_frames": (2, 4096),
     "learning_rate": (1e-8, 1.0),
     "head_learning_rate": (1e-8, 1.0),
     "scratch_learning_rate": (1e-8, 1.0),
@@ -149,12 +151,12 @@ def _config_of_run(folder: Path) -> Config:
     path = folder / "config.json"
     try:
         constants = json.loads(path.read_text(encoding="utf-8"))["constants"]
-    except (OSError, ValueError, KeyError):
+        values = {name.lower(): value for name, value in constants.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(
             f"{folder} is not the folder of a run: name one below runs/, "
             "or start a new one without --resume"
         ) from None
-    values = {name.lower(): value for name, value in constants.items()}
     names = {field.name for field in dataclasses.fields(Config)}
     if set(values) != names:
         odd = ", ".join(sorted(set(values) ^ names))
@@ -188,7 +190,6 @@ def _make_parser(script: dict) -> argparse.ArgumentParser:
         description=script["__doc__"],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="The same names can be changed at the top of the file.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--resume",
@@ -276,9 +277,7 @@ def _check_range(name: str, value: object) -> object:
         lowest, highest = RANGES[name]
         if not lowest <= value <= highest:
             raise ConfigError(f"{_flag(name)} lies between {lowest:g} and {highest:g}, not {value}")
-    if name.endswith("_size") and isinstance(value, tuple) and not all(
-        SMALLEST_FRAME <= side <= LARGEST_FRAME for side in value
-    ):
+    if isinstance(value, tuple) and not all(SMALLEST_FRAME <= s <= LARGEST_FRAME for s in value):
         raise ConfigError(
             f"{_flag(name)} takes sides of {SMALLEST_FRAME} to {LARGEST_FRAME} pixels, not {value}"
         )

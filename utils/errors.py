@@ -6,7 +6,6 @@ import sys
 import traceback
 from collections.abc import Callable
 
-
 STOPPED = "stopped; what was prepared is kept, so the same command goes on from there"
 
 

@@ -148,7 +148,6 @@ class FeatureStore:
                 raise RuntimeError(f"numpy wrote a header of {file.tell()} bytes")
             file.flush()
             os.fsync(file.fileno())
-        self._shards.pop(path, None)
         return [shard, start, stop]
 
     def _remember(self, entry: dict) -> None:

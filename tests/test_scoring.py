@@ -1,0 +1,112 @@
+"""A recording is scored in windows without gaps, as training would have seen them."""
+
+import media
+import numpy as np
+import pytest
+import torch
+from trainings import fill_heads, make_config, write_clip
+
+from models.late_fusion import LateFusionClassifier
+from timeline.scoring import ScoredRecording, score_recording, tile_windows
+from training.loop import score_clips
+from utils.clips import MIN_CLIP_SECONDS
+from utils.dataset import ClipDataset
+from utils.preparation import prepare_recordings
+from utils.recordings import find_recordings
+from utils.video import MediaError
+
+
+def test_windows_tile_any_recording_without_gaps():
+    rng = np.random.default_rng(0)
+    lengths = [1.0, 9.5, 10.0, 10.5, 10.999, 11.0, 19.99, 20.0, 30 + 1e-9, 3600.0]
+    for duration in [*lengths, *rng.uniform(1, 100, 300)]:
+        for window in (10.0, 1.0, 3.7):
+            windows = tile_windows(duration, window)
+            assert windows[0][0] == 0
+            assert windows[-1][1] == duration
+            assert all(a[1] == b[0] for a, b in zip(windows, windows[1:], strict=False))
+            sizes = [end - start for start, end in windows]
+            assert np.allclose(sizes[:-1], window)
+            assert MIN_CLIP_SECONDS - 1e-6 <= sizes[-1] < window + MIN_CLIP_SECONDS + 1e-6
+
+
+def test_overall_counts_windows_by_their_length():
+    windows = [(0.0, 10.0), (10.0, 12.0)]
+    scored = ScoredRecording(windows, np.array([[0.9, 0.1], [0.3, 0.7]]), True)
+    assert scored.duration_seconds == 12
+    assert scored.overall == pytest.approx([0.8, 0.2])
+
+
+@pytest.fixture(scope="module")
+def model() -> LateFusionClassifier:
+    torch.manual_seed(0)
+    model = LateFusionClassifier(2, 20).eval()
+    fill_heads(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory):
+    return make_config(tmp_path_factory.mktemp("config")).feature_spec
+
+
+def score(path, model, spec, window_seconds=3.0, temperature=1.0) -> ScoredRecording:
+    return score_recording(
+        path, model, spec, window_seconds=window_seconds, temperature=temperature
+    )
+
+
+@pytest.mark.parametrize("tone_hz", [440.0, None])
+def test_scores_are_those_of_the_prepared_recording(tmp_path, model, tone_hz):
+    config = make_config(tmp_path, clip_hop_seconds=3, workers=1)
+    path = write_clip(tmp_path / "data" / "ads" / "a.mp4", "ads", 1, 7.0, tone_hz=tone_hz)
+    recordings = find_recordings(tmp_path / "data")
+    spec = config.feature_spec
+    prepared = prepare_recordings(recordings, spec, config.cache_dir, workers=1, max_rejected=0.0)
+    clips = prepared.clips(3.0, 3.0)
+    dataset = ClipDataset(clips, ["ads", "games"], spec, prepared.store)
+    expected = score_clips(model, dataset).logits
+    scored = score(path, model, spec)
+    spans = [(clip.start_seconds, clip.end_seconds) for clip in clips]
+    assert scored.has_sound == (tone_hz is not None)
+    # Training moves a short last clip back, scoring does not: the whole ones are the same.
+    assert scored.windows[:2] == spans[:2]
+    probabilities = torch.softmax(torch.from_numpy(expected[:2]).double(), dim=1)
+    assert scored.probabilities[:2] == pytest.approx(probabilities.numpy(), abs=2e-3)
+
+
+def test_probabilities_add_up_and_temperature_softens_them(tmp_path, model, spec):
+    path = write_clip(tmp_path / "a.mp4", "ads", 2)
+    sharp, soft = (score(path, model, spec, temperature=t).probabilities for t in (0.2, 5.0))
+    assert sharp.sum(axis=1) == pytest.approx(1)
+    assert (sharp.argmax(axis=1) == soft.argmax(axis=1)).all()
+    assert (sharp.max(axis=1) > soft.max(axis=1)).all()
+
+
+def test_recording_shorter_than_a_window_is_one_window(tmp_path, model, spec):
+    scored = score(write_clip(tmp_path / "a.mp4", "games", 1, 2.0), model, spec, 10.0)
+    assert scored.windows == [(0.0, 2.0)]
+
+
+@pytest.mark.parametrize("sound_seconds", [0.5, 30.0])
+def test_sound_file_of_another_length_is_taken_as_far_as_it_goes(
+    tmp_path, model, spec, sound_seconds
+):
+    path = write_clip(tmp_path / "a.mp4", "ads", 1, 4.0, tone_hz=None)
+    media.write_wav(tmp_path / "a.wav", media.tone(800, sound_seconds, 16000), 16000)
+    scored = score(path, model, spec)
+    assert scored.has_sound
+    assert scored.duration_seconds == 4.0
+    assert np.isfinite(scored.probabilities).all()
+
+
+def test_file_that_is_no_video_is_refused(tmp_path, model, spec):
+    (tmp_path / "a.mp4").write_text("not a video")
+    with pytest.raises(MediaError):
+        score(tmp_path / "a.mp4", model, spec)
+
+
+def test_recording_that_is_too_short_is_refused(tmp_path, model, spec):
+    path = write_clip(tmp_path / "a.mp4", "ads", 1, 0.4)
+    with pytest.raises(MediaError, match="at least 1 s is needed"):
+        score(path, model, spec)
