@@ -1,7 +1,6 @@
 """The demo set: made recordings of ads and of games, to train on where there are no others yet."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -21,6 +20,7 @@ from utils.demo_drawing import FRAME_SIZE
 from utils.demo_games import FRAMES_PER_SECOND, draw_game
 from utils.demo_grounds import Venue
 from utils.demo_sounds import SAMPLE_RATE, Arena, Music, ad_sound, game_sound
+from utils.processes import LightContext
 
 MARKER = "demo_set.json"
 RECORDINGS_PER_GROUP = 2
@@ -152,9 +152,7 @@ def _make_all(folder: Path, recordings: list[_Recording], workers: int, progress
                 _make(folder, recording)
                 bar.update()
             return
-        # A forked child of a process that has started threads, as torch does, can hang: spawn.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, _start_worker) as pool:
+        with ProcessPoolExecutor(workers, LightContext(), _start_worker) as pool:
             # The longest first, so that none is begun when the other workers have finished.
             queue = sorted(recordings, key=lambda recording: -recording.seconds)
             try:

@@ -11,7 +11,6 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from utils.clips import Clip, cut_spans
 from utils.feature_store import Column, FeatureStore
 from utils.features import FeatureSpec, check_length, find_crop, read_cropped, read_sound
 from utils.files import write_whole
+from utils.processes import LightContext
 from utils.recordings import DataError, Recording
 from utils.video import Crop, MediaError, probe
 
@@ -243,8 +243,7 @@ def _run_pool(
     """
     limit = 1 if workers == 1 else 2 * workers  # so that none waits while results are stored
     running: dict[Future, str] = {}
-    # spawn: a forked child inherits the locks of the parent's threads and can hang on them.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_ignore_interrupt)
+    pool = ProcessPoolExecutor(workers, LightContext(), initializer=_ignore_interrupt)
     try:
         while keys or running:
             while keys and len(running) < limit:
