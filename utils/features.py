@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from utils.audio import MfccSpec, compute_mfcc, find_audio
+from utils.bars import find_bars
 from utils.clips import MIN_CLIP_SECONDS
-from utils.video import Crop, MediaError, find_bars, read_frames
+from utils.video import Crop, MediaError, read_frames
 
 VERSION = 1  # raise it when the same FeatureSpec gives other features: stored ones are then remade
 BLOCK_FRAMES = 256  # frames held in memory while a recording is read: 7 MB at 96x96

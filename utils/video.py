@@ -1,4 +1,4 @@
-"""Pictures of a recording: their times, their black bars, and small frames on a regular grid."""
+"""Pictures of a recording: their times, and small frames of them on a regular grid."""
 
 import math
 import os
@@ -32,24 +32,9 @@ HDR_TRANSFERS = (
     av.video.reformatter.ColorTrc.ARIB_STD_B67,
 )
 
-BAR_SAMPLES = 28
-# Shorter recordings are read through, longer ones by their key frames.
-BAR_SEEK_SECONDS = 60.0
-BAR_PICTURE_SIZE = 640  # pixels of the longer side, about: enough for any bar
-BAR_MIN_PICTURES = 6
-# Luma 0..255: black is 0, or 16 where the range is mislabelled, plus compression noise.
-BAR_MAX_LUMA = 26
-BAR_MAX_SPREAD = 14
-# The picture must begin at the bar's edge: that much brighter, along most of the edge, in a
-# fair part of the pictures. A night sky ends in a ragged line, a vignette in a slow ramp.
-EDGE_STEP_LUMA = 20
-EDGE_LIT_FRACTION = 0.6
-EDGE_PICTURES_FRACTION = 0.1
-# Bars come in pairs; margins that differ by more than this fraction of the side are no pair.
-BAR_ASYMMETRY = 0.04
-BAR_MIN_FRACTION = 0.015
-# A phone held upright (9:20) in a 16:9 picture keeps 0.253 of its width.
-CROP_MIN_FRACTION = 0.24
+# Recordings longer than this are sampled by seeking to key frames, shorter ones read through.
+SEEK_SECONDS = 60.0
+SAMPLE_SIZE = 640  # pixels of the longer side of a sampled picture, about
 
 
 class MediaError(Exception):
@@ -118,29 +103,29 @@ def first_picture_seconds(path: str | os.PathLike) -> float:
         return 0.0 if seconds is None else seconds
 
 
-def find_bars(path: str | os.PathLike) -> Crop | None:
-    """Returns the part of the picture inside black bars, None without bars or on weak evidence.
+def sample_lumas(path: str | os.PathLike, count: int) -> list[np.ndarray]:
+    """Returns about `count` pictures spread over the recording, (height, width) uint8 luma.
 
-    A bar is near-black and even in every sampled picture, one of a pair, and ends in a straight
-    edge that the picture reaches. Dark scenes, or a logo on the bar, therefore give None.
-    Raises MediaError.
+    They are a whole number of times smaller than displayed. Raises MediaError.
     """
-    info = probe(path)
-    lumas = _sample_lumas(path, info)
-    if len(lumas) < BAR_MIN_PICTURES:
-        return None
-    height, width = lumas[0].shape
-    lumas = [luma for luma in lumas if luma.shape == (height, width)]
-    rows, columns = (0, height), (0, width)
-    for _ in range(2):  # twice, as a box's upper edge is measured along the width found after it
-        rows = _bar_pair([luma[:, slice(*columns)] for luma in lumas])
-        columns = _bar_pair([luma[slice(*rows)].T for luma in lumas])
-    if rows == (0, height) and columns == (0, width):
-        return None
-    top, bottom = _even_inwards(rows, info.height / height)
-    left, right = _even_inwards(columns, info.width / width)
-    kept = min((bottom - top) / info.height, (right - left) / info.width)
-    return Crop(top, bottom, left, right) if kept >= CROP_MIN_FRACTION else None
+
+    def luma(frame: av.VideoFrame) -> np.ndarray:
+        parts = max(1, round(max(frame.height, frame.width) / SAMPLE_SIZE))
+        height, width = frame.height // parts, frame.width // parts
+        try:
+            small = frame.reformat(width, height, "gray", interpolation="AREA", threads=1)
+        except av.FFmpegError as error:
+            raise MediaError(f"its pictures can't be scaled ({error})") from error
+        return np.rot90(small.to_ndarray(), _quarter_turns(frame))
+
+    duration_seconds = probe(path).duration_seconds
+    if duration_seconds > SEEK_SECONDS:
+        lumas = [luma(frame) for frame in _key_pictures(path, count, duration_seconds)]
+        if 4 * len(lumas) >= count:
+            return lumas
+    fps = count / max(duration_seconds, 1.0)
+    # The duration may be wrong, then the list would have no end.
+    return list(islice(_on_grid(_pyav_moments(path, fps), fps, luma), 2 * count))
 
 
 def read_frames(
@@ -290,10 +275,14 @@ class _PyavScaler:
         turns = _quarter_turns(frame)
         self._reference_size = self._reference_size or _displayed_size(frame)
         graph_input = (frame.width, frame.height, frame.format.name, frame.color_trc, turns)
-        if graph_input != self._graph_input:
-            self._graph, self._graph_input = self._build(frame, turns), graph_input
-        self._graph.vpush(frame)
-        return np.ascontiguousarray(np.rot90(self._graph.vpull().to_ndarray(), turns))
+        try:
+            if graph_input != self._graph_input:
+                self._graph, self._graph_input = self._build(frame, turns), graph_input
+            self._graph.vpush(frame)
+            picture = self._graph.vpull().to_ndarray()
+        except av.FFmpegError as error:
+            raise MediaError(f"its pictures can't be scaled ({error})") from error
+        return np.ascontiguousarray(np.rot90(picture, turns))
 
     def _build(self, frame: av.VideoFrame, turns: int) -> av.filter.Graph:
         graph = av.filter.Graph()
@@ -339,7 +328,10 @@ class _OpencvScaler:
             self._reference_size = self._reference_size or picture.shape[:2]
             crop = _crop_for(self._crop, self._reference_size, picture.shape[:2])
             picture = picture[crop.top : crop.bottom, crop.left : crop.right]
-        small = cv2.resize(picture, self._size[::-1], interpolation=cv2.INTER_AREA)
+        try:
+            small = cv2.resize(picture, self._size[::-1], interpolation=cv2.INTER_AREA)
+        except cv2.error as error:
+            raise MediaError(f"its pictures can't be scaled ({error.err})") from error
         return np.ascontiguousarray(small[:, :, ::-1])
 
 
@@ -482,34 +474,17 @@ def _displayed_size(frame: av.VideoFrame) -> tuple[int, int]:
     return size if _quarter_turns(frame) % 2 == 0 else size[::-1]
 
 
-def _sample_lumas(path: str | os.PathLike, info: VideoInfo) -> list[np.ndarray]:
-    """Returns up to BAR_SAMPLES pictures spread over the recording, (height, width) uint8 luma,
-    a whole number of times smaller than displayed."""
-
-    def luma(frame: av.VideoFrame) -> np.ndarray:
-        parts = max(1, round(max(frame.height, frame.width) / BAR_PICTURE_SIZE))
-        height, width = frame.height // parts, frame.width // parts
-        small = frame.reformat(width, height, "gray", interpolation="AREA", threads=1)
-        return np.rot90(small.to_ndarray(), _quarter_turns(frame))
-
-    if info.duration_seconds > BAR_SEEK_SECONDS:
-        lumas = [luma(frame) for frame in _key_pictures(path, info.duration_seconds)]
-        if len(lumas) >= BAR_MIN_PICTURES:
-            return lumas
-    fps = BAR_SAMPLES / max(info.duration_seconds, 1.0)
-    # The duration may be wrong, then the list would have no end.
-    return list(islice(_on_grid(_pyav_moments(path, fps), fps, luma), 2 * BAR_SAMPLES))
-
-
-def _key_pictures(path: str | os.PathLike, duration_seconds: float) -> Iterator[av.VideoFrame]:
-    """Yields the different pictures found by seeking to BAR_SAMPLES spread positions."""
+def _key_pictures(
+    path: str | os.PathLike, count: int, duration_seconds: float
+) -> Iterator[av.VideoFrame]:
+    """Yields the different pictures found by seeking to `count` spread positions."""
     with opened(path) as container:
         stream = _video_stream(container)
         stream.codec_context.skip_frame = "NONKEY"
         seen = set()
         start = (container.start_time or 0) / av.time_base
-        for index in range(BAR_SAMPLES):
-            seconds = start + (index + 0.5) / BAR_SAMPLES * duration_seconds
+        for index in range(count):
+            seconds = start + (index + 0.5) / count * duration_seconds
             try:
                 container.seek(int(seconds * av.time_base))
                 frame = _first_picture(container, stream)
@@ -518,42 +493,3 @@ def _key_pictures(path: str | os.PathLike, duration_seconds: float) -> Iterator[
             if frame.pts not in seen:
                 seen.add(frame.pts)
                 yield frame
-
-
-def _bar_pair(lumas: list[np.ndarray]) -> tuple[int, int]:
-    """Returns the rows [first, last) between a pair of bars; all rows without such a pair."""
-    height = lumas[0].shape[0]
-    everything = (0, height)
-    # A hundredth of a row may be noise; a logo is wider.
-    bright = np.array([np.percentile(luma, 99, axis=1) for luma in lumas])
-    dark = np.array([np.percentile(luma, 1, axis=1) for luma in lumas])
-    black = ((bright <= BAR_MAX_LUMA) & (bright - dark <= BAR_MAX_SPREAD)).all(axis=0)
-    if black.all():
-        return everything
-    first, after = int(np.argmin(black)), int(np.argmin(black[::-1]))
-    if min(first, after) < BAR_MIN_FRACTION * height:
-        return everything
-    if abs(first - after) > BAR_ASYMMETRY * height:
-        return everything
-    level = float(bright[:, :first].max())
-    inside = [luma[first : height - after] for luma in lumas]
-    depth = max(3, height // 40)
-    for edges in ([luma[:depth] for luma in inside], [luma[-depth:] for luma in inside]):
-        if not _are_lit(edges, level):
-            return everything
-    return first, height - after
-
-
-def _even_inwards(span: tuple[int, int], scale: float) -> tuple[int, int]:
-    """Returns the span on the full picture, shrunk to even pixels: colour comes in pairs, and the
-    first rows hold the compression's mix of bar and picture."""
-    first, end = math.ceil(span[0] * scale), math.floor(span[1] * scale)
-    return first + first % 2, end - end % 2
-
-
-def _are_lit(edges: list[np.ndarray], bar_luma: float) -> bool:
-    """Tells whether the rows next to a bar are lit along the edge in enough pictures."""
-    lit = [
-        np.mean(edge.max(axis=0) > bar_luma + EDGE_STEP_LUMA) >= EDGE_LIT_FRACTION for edge in edges
-    ]
-    return sum(lit) >= max(3, EDGE_PICTURES_FRACTION * len(lit))
