@@ -165,7 +165,7 @@ def test_crop_is_what_lies_inside(tmp_path, degrees, reader):
 def test_pictures_that_cannot_be_scaled_are_a_media_error(tmp_path, reader):
     path = media.write_video(tmp_path / "a.mp4", tone_hz=None)
     with pytest.raises(MediaError, match="scaled"):
-        list(read_frames(path, 4, SIZE, crop=Crop(0, 0, 0, 0), reader=reader))
+        list(read_frames(path, 4, SIZE, crop=Crop(0, 20, 500, 600), reader=reader))
 
 
 def test_unknown_reader_is_refused_at_once(tmp_path):

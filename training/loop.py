@@ -234,7 +234,7 @@ class Trainer:
             self._train_one_epoch(phase, batches, optimizer, scaler, stop)
             if not stop.requested:
                 self._end_epoch(phase, val_set, optimizer.param_groups[0]["lr"])
-                if progress.stale_epochs >= self.config.patience:
+                if config.patience <= progress.stale_epochs and progress.epoch < phase.last_epoch:
                     stale = progress.stale_epochs
                     self._say(f"no better for {stale} epochs: {phase.name} ends here")
                     progress.epoch = phase.last_epoch
