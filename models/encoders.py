@@ -1,4 +1,4 @@
-"""Encoders: MobileNetV2 for frames, a small convolution for MFCC, and pooling over time."""
+"""Encoders: MobileNetV2 for frames, standardised MFCC for sound, and pooling over time."""
 
 import copy
 import math

@@ -60,8 +60,10 @@ class LateFusionClassifier(nn.Module):
             "trunk": self.video_encoder.config,
         }
 
-    def set_statistics(self, pooled: torch.Tensor | None, mfcc: torch.Tensor | None) -> None:
-        """Stores mean and deviation of pooled embeddings (N, 2560) and MFCC (M, n_mfcc)."""
+    def set_statistics(
+        self, pooled: torch.Tensor | None, mfcc: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> None:
+        """Stores mean and deviation of pooled embeddings (N, 2560), and those given of the MFCC."""
         if pooled is not None:
             pooled = _root(pooled)
             std = pooled.std(dim=0)
@@ -69,7 +71,7 @@ class LateFusionClassifier(nn.Module):
             # All the same where the trunk learned nothing yet: 0 / 0 would be no number.
             self.video_std.copy_((std + STD_FLOOR * std.mean()).clamp(min=1e-6))
         if mfcc is not None:
-            self.audio_encoder.set_statistics(mfcc.mean(dim=0), mfcc.std(dim=0))
+            self.audio_encoder.set_statistics(*mfcc)
 
     def reset_heads(self) -> None:
         """Gives all but the trunk new random weights."""

@@ -128,7 +128,7 @@ def test_bad_files_among_good_ones_are_set_aside_and_the_run_goes_on(
     assert all(rejected.values())
     assert len(set(rejected.values())) >= 4  # each says what is wrong with it
     for name, reason in rejected.items():
-        assert f"set aside: {name}: {reason}" in done.out
+        assert f"set aside   {name}: {reason}" in done.out
     assert "three_frames" in (tmp_path / "runs" / "latest" / "report.html").read_text()
 
 
@@ -144,8 +144,10 @@ def test_more_bad_files_than_allowed(start, data, clips_folder, broken, tmp_path
 def test_class_of_which_nothing_is_left(start, data, clips_folder, broken, tmp_path):
     link_clips(clips_folder / "ads", data / "ads")
     (data / "games").mkdir()
-    shutil.copy(broken / "text.mp4", data / "games")
-    assert_one_line(start(), "no recording of games can be used", "games/text.mp4")
+    for name in ("text.mp4", "zero_bytes.mp4"):
+        shutil.copy(broken / name, data / "games")
+    done = start(max_rejected=0.9)
+    assert_one_line(done, "no recording of games can be used", "games/text.mp4")
     assert runs(tmp_path) == []
 
 

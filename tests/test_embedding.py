@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from trainings import fill_heads, make_config, make_sets
+from trainings import fill_heads, fill_norms, make_config, make_sets
 
 from models.encoders import FrameEncoder
 from training import embedding
@@ -40,16 +40,17 @@ def count_frames(monkeypatch) -> list[int]:
 
 
 def test_embeddings_are_those_of_the_frames_in_half_precision(config, prepared):
-    model = new_model(config, 2, None)
+    model = new_model(config, 2, None).eval()
+    fill_norms(model.video_encoder)
     store = stored_embeddings(model, prepared, config)
-    model.eval()
     for key in prepared.keys.values():
         frames = torch.from_numpy(np.array(prepared.store.get(key, "frames")))
         with torch.inference_mode():
             expected = model.video_encoder(frames).numpy()
         found = store.get(key, COLUMN)
+        assert found.std() > 0.01
         assert found.dtype == np.float16
-        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-4)
+        np.testing.assert_allclose(found, expected, rtol=5e-3, atol=2e-3)
 
 
 def test_second_call_does_not_run_the_encoder(config, prepared, monkeypatch):
@@ -105,6 +106,7 @@ def test_heads_do_not_change_the_folder(config, prepared):
 
 def test_blocks_of_frames_do_not_show(config, prepared, monkeypatch):
     model = new_model(config, 2, None)
+    fill_norms(model.video_encoder)
     key = next(iter(prepared.keys.values()))
     stores = MemoryStore(), MemoryStore()
     embed_recordings(model.video_encoder, prepared.store, [key, key], stores[0], title=None)
@@ -112,7 +114,7 @@ def test_blocks_of_frames_do_not_show(config, prepared, monkeypatch):
     embed_recordings(model.video_encoder, prepared.store, [key], stores[1], title=None)
     whole, blocks = (store.get(key, COLUMN) for store in stores)
     assert len(whole) == prepared.store.num_rows(key, "frames")
-    np.testing.assert_allclose(blocks, whole, rtol=2e-3, atol=1e-4)
+    np.testing.assert_allclose(blocks, whole, rtol=5e-3, atol=2e-3)
 
 
 def test_memory_store_knows_what_it_holds():

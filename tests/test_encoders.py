@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from trainings import fill_norms
 
 from models import encoders
 from models.encoders import FrameEncoder, MfccEncoder, pool_mean_std
@@ -12,7 +13,9 @@ from models.mobilenet_v2 import EMBEDDING_SIZE, NUM_BLOCKS
 @pytest.fixture(scope="module")
 def encoder() -> FrameEncoder:
     torch.manual_seed(0)
-    return FrameEncoder().eval()
+    encoder = FrameEncoder().eval()
+    fill_norms(encoder)
+    return encoder
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,7 @@ def test_embedding_of_a_frame_depends_on_no_other(encoder, frames, monkeypatch):
         monkeypatch.setattr(encoders, "FRAMES_PER_CHUNK", 3)
         chunked = encoder(frames)
     assert together.shape == (7, EMBEDDING_SIZE)
+    assert together.std(dim=0).mean() > 0.01  # the frames differ
     torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(chunked, together, rtol=1e-4, atol=1e-5)
 
@@ -156,3 +160,12 @@ def test_sound_is_standardised_by_the_training_sets_statistics():
     np.testing.assert_allclose(encoded[:, 1:].mean(dim=0), 0, atol=1e-5)
     np.testing.assert_allclose(encoded[:, 1:].std(dim=0), 1, atol=1e-4)
     assert encoded.isfinite().all()
+
+
+def test_encoder_for_inference_is_a_copy_with_the_same_numbers(encoder, frames):
+    before = {name: t.clone() for name, t in encoder.state_dict().items()}
+    fast = encoder.train().for_inference()
+    assert encoder.training
+    assert all(t.equal(before[name]) for name, t in encoder.state_dict().items())
+    with torch.inference_mode():
+        torch.testing.assert_close(fast(frames), encoder.eval()(frames), rtol=1e-3, atol=1e-4)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from trainings import fill_heads
+from trainings import fill_heads, fill_norms
 
 from models.late_fusion import VIDEO_SIZE, LateFusionClassifier
 from models.mobilenet_v2 import EMBEDDING_SIZE
@@ -15,6 +15,7 @@ N_MFCC = 6
 def model() -> LateFusionClassifier:
     torch.manual_seed(0)
     model = LateFusionClassifier(3, N_MFCC).eval()
+    fill_norms(model.video_encoder)
     fill_heads(model)
     return model
 
@@ -116,7 +117,7 @@ def test_statistics_make_the_training_set_standard(model):
 
 def test_statistics_can_be_given_for_one_half(model):
     before = model.video_mean.clone(), model.video_std.clone()
-    model.set_statistics(None, torch.randn(50, N_MFCC))
+    model.set_statistics(None, (torch.randn(N_MFCC), torch.rand(N_MFCC)))
     assert model.video_mean.equal(before[0])
     assert model.video_std.equal(before[1])
 

@@ -233,10 +233,14 @@ def test_start_is_said_and_kept_with_the_rejected_files(config, capsys):
     side = {"ads": {"recordings": 3, "groups": 2, "clips": 9, "hours": 0.1}}
     rejected = [{"path": "ads/broken.mp4", "reason": "no picture"}]
     data = {"weights": "the file w.pth", "train": side, "validation": side, "rejected": rejected}
+    data |= {"from_scratch": True, "demo": True}
     say_start(run, config, data, CPU)
     said = capsys.readouterr().out
     for words in ("the file w.pth", "9 clips of 3 recordings in 2 groups", "SEED=42", "CPU"):
         assert words in said
+    for words in ("WARNING", "from scratch", "demo set", "ads/broken.mp4: no picture"):
+        assert words in said
+    assert run.path("run.log").read_text() == said
     assert run.read_json("data.json") == data
     assert "ads/broken.mp4,no picture" in run.path("rejected.csv").read_text()
 

@@ -4,7 +4,7 @@ import media
 import numpy as np
 import pytest
 import torch
-from trainings import fill_heads, make_config, write_clip
+from trainings import fill_heads, fill_norms, make_config, write_clip
 
 from models.late_fusion import LateFusionClassifier
 from timeline.scoring import ScoredRecording, score_recording, tile_windows
@@ -42,6 +42,7 @@ def model() -> LateFusionClassifier:
     torch.manual_seed(0)
     model = LateFusionClassifier(2, 20).eval()
     fill_heads(model)
+    fill_norms(model.video_encoder)
     return model
 
 

@@ -90,16 +90,25 @@ def link_clips(source: Path, folder: Path) -> Path:
     return folder
 
 
+def fill_norms(encoder: FrameEncoder) -> None:
+    """Gives batch norms the statistics of pictures: without, all embeddings are about the same."""
+    norms = [m for m in encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    momenta, training = [norm.momentum for norm in norms], encoder.training
+    for norm in norms:
+        norm.momentum = None  # takes the statistics as they are
+    pictures = [draw(k)(k, 64, 96) for k in range(8) for draw in (draw_ads, draw_games)]
+    with torch.no_grad():
+        encoder.train()(torch.from_numpy(np.stack(pictures)))
+    encoder.train(training)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
 def write_trunk(path: Path) -> Path:
     """Random float16 weights of a trunk, whose batch norms know what frames look like."""
     torch.manual_seed(0)
-    encoder = FrameEncoder((0.5,) * 3, (0.5,) * 3, "tensorflow").train()
-    for module in encoder.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # takes the statistics as they are
-    pictures = [draw(k)(k, 64, 96) for k in range(8) for draw in (draw_ads, draw_games)]
-    with torch.no_grad():
-        encoder(torch.from_numpy(np.stack(pictures)))
+    encoder = FrameEncoder((0.5,) * 3, (0.5,) * 3, "tensorflow")
+    fill_norms(encoder)
     tensors = {
         f"features.{name}": (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in encoder.features.state_dict().items()

@@ -21,7 +21,7 @@ from training.checkpoint import load_state, save_checkpoint, save_state
 from training.device import amp_dtype, autocast, seed_step
 from training.embedding import MemoryStore, embed_recordings
 from training.evaluation import ClipScores, evaluate_scores, fit_temperature
-from training.run_log import RunLog
+from training.run_log import RunLog, python_command
 from utils.augmentation import augment_frames, mask_mfcc
 from utils.config import Config
 from utils.dataset import Batch, ClipDataset, TrainingBatches, whole_batches
@@ -189,16 +189,13 @@ class Trainer:
         """What to say to a person who stopped this training."""
         return (
             f"stopped after {self.progress.epoch} of {self.config.epochs} epochs, everything is "
-            f"saved. Go on with: python {self.run.script} "
+            f"saved. Go on with: {python_command()} {self.run.script} "
             f"--resume {shlex.quote(str(self.run.folder))}"
         )
 
     def _set_statistics(self) -> None:
         """Gives the model the training set's mean and deviation of what its halves are fed."""
-        sounds = [sound for _, sound, _ in map(self.train_set.whole, range(len(self.train_set)))]
-        sounds = [sound.astype(np.float32) for sound in sounds if sound is not None]
-        mfcc = torch.from_numpy(np.concatenate(sounds)) if sounds else None
-        pooled = None
+        mfcc, pooled = _mfcc_statistics(self.train_set), None
         if self.embeddings is not None:
             batches = whole_batches(self.train_set.read_from(self.embeddings), EVALUATION_BATCH)
             pooled = torch.cat([pool_mean_std(b.video, b.video_mask) for b in batches])
@@ -296,12 +293,13 @@ class Trainer:
             video_logits, sound_logits = self.model.forward_halves(features)
             logits = video_logits + sound_logits
         has_sound = batch.mfcc_mask.any(dim=1)
-        loss = self._loss(logits, batch.labels, self._class_weights)
-        loss = loss + HALVES_LOSS * self._loss(video_logits, batch.labels, self._class_weights)
+        joint_loss = self._loss(logits, batch.labels, self._class_weights)
+        halves_loss = self._loss(video_logits, batch.labels, self._class_weights)
         if has_sound.any():
-            loss = loss + HALVES_LOSS * self._loss(
+            halves_loss = halves_loss + self._loss(
                 sound_logits[has_sound], batch.labels[has_sound], self._sound_class_weights
             )
+        loss = joint_loss + HALVES_LOSS * halves_loss
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss became {loss.item()} in epoch {self.progress.epoch + 1}: "
@@ -313,7 +311,7 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
         scaler.step(optimizer)
         scaler.update()
-        self.progress.loss_sum += loss.item() * len(batch)
+        self.progress.loss_sum += joint_loss.item() * len(batch)
         self.progress.correct += int((logits.argmax(1) == batch.labels).sum())
         self.progress.clips += len(batch)
 
@@ -499,6 +497,23 @@ def _make_optimizer(model: nn.Module, phase: Phase, config: Config) -> torch.opt
         ],
         fused=next(model.parameters()).is_cuda,
     )
+
+
+def _mfcc_statistics(dataset: ClipDataset) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Mean and deviation (n_mfcc,) of the recordings' MFCC, or None where none has sound."""
+    count, total, squares = 0, 0.0, 0.0
+    for key in sorted({clip.key for clip in dataset.clips}):
+        mfcc = dataset.store.get(key, "mfcc")
+        if mfcc is not None:
+            steps = mfcc.astype(np.float64)
+            count += len(steps)
+            total = total + steps.sum(axis=0)
+            squares = squares + np.square(steps).sum(axis=0)
+    if count == 0:
+        return None
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+    return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
 
 
 def _class_weights(dataset: ClipDataset, *, with_sound: bool = False) -> torch.Tensor:

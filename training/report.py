@@ -88,7 +88,7 @@ def _comparison(metrics: dict, split: str | None) -> list[dict]:
         (f"{place}, picture and sound", ""),
         (f"{place}, picture alone", "video_only_"),
         (f"{place}, sound alone (clips that have sound)", "sound_only_"),
-        ("Random split, the flattering number", "random_split_"),
+        ("Random split (heads trained anew), the flattering number", "random_split_"),
     ]
     found = [
         {

@@ -12,7 +12,7 @@ from training.device import describe_device, seed_step
 from training.embedding import MemoryStore, embed_recordings
 from training.evaluation import ClipScores, evaluate_scores, fit_temperature, write_predictions
 from training.loop import Phase, Trainer, score_clips
-from training.run_log import RunLog
+from training.run_log import RunLog, python_command
 from utils.clips import Clip, group_folds, split_at_random
 from utils.config import Config
 from utils.dataset import ClipDataset
@@ -27,6 +27,15 @@ def say_start(run: RunLog, config: Config, data: dict, device: torch.device) -> 
     run.say(f"run         {run.folder}")
     run.say(f"device      {describe_device(device)}")
     run.say(f"weights     {data['weights']}")
+    if data["from_scratch"]:
+        run.say(
+            "WARNING     the whole network is trained from scratch, which needs far more videos to "
+            "get as good: connect to the internet once, or pass --weights FILE"
+        )
+    if data["demo"]:
+        run.say("data        the made demo set: what comes out says nothing about real recordings")
+    for item in data["rejected"]:
+        run.say(f"set aside   {item['path']}: {item['reason']}")
     for side in ("train", "validation"):
         parts = [
             f"{name}: {d['clips']} clips of {d['recordings']} recordings in {d['groups']} groups"
@@ -54,7 +63,8 @@ def say_results(run: RunLog, metrics: dict, report: Path) -> None:
     )
     run.say(f"report      {report}")
     run.say(
-        f"label a video: python label_recording.py FILE --checkpoint {run.path('best.safetensors')}"
+        f"label a video: {python_command()} label_recording.py FILE "
+        f"--checkpoint {run.path('best.safetensors')}"
     )
 
 

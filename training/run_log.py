@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from datetime import datetime
 from importlib import metadata
@@ -107,6 +108,12 @@ def check_writable(folder: str | Path) -> None:
             f"can't write into {folder} ({error.strerror}): "
             "change its permissions or pass another folder with --runs-dir"
         ) from error
+
+
+def python_command() -> str:
+    """How this Python is called from here: .venv/bin/python, not another one of that name."""
+    own = Path(sys.executable)
+    return str(own.relative_to(Path.cwd())) if own.is_relative_to(Path.cwd()) else "python"
 
 
 def package_versions() -> dict[str, str]:

@@ -40,10 +40,16 @@ def verdict(metrics: dict, scores: ClipScores | None, classes: Sequence[str]) ->
             f"Leave any one of these groups out, and the share of right labels lies between "
             f"{_share(spread[0])} and {_share(spread[1])}."
         )
-    sentences.append(
-        "The best epoch and the calibration were chosen on these same clips, so on recordings "
-        "from elsewhere expect somewhat less."
-    )
+    if metrics.get("cross_validated"):
+        sentences.append(
+            "Each group was judged by a network that had learned from the others alone; the "
+            "network that is kept has learned from all of them."
+        )
+    else:
+        sentences.append(
+            "The best epoch and the calibration were chosen on these same clips, so on recordings "
+            "from elsewhere expect somewhat less."
+        )
     return sentences
 
 

@@ -50,7 +50,7 @@ def find_weights(weights: str) -> tuple[TrunkWeights | None, str]:
     WeightsError where weights that were insisted on can't be had.
     """
     if weights == "none":
-        return None, "none: the whole network is trained from scratch (--weights none)"
+        return None, "none (--weights none)"
     if weights not in ("auto", "imagenet"):
         loaded = load_weights(Path(weights))
         return loaded, loaded.source
@@ -63,11 +63,7 @@ def find_weights(weights: str) -> tuple[TrunkWeights | None, str]:
                 f"can't download ImageNet weights ({reason}): connect to the internet once, "
                 "pass --weights FILE, or --weights auto to train without"
             ) from error
-        return None, (
-            f"none: ImageNet weights could not be downloaded ({reason}), so the whole network is "
-            "trained from scratch, which needs far more videos to get as good; "
-            "connect to the internet once or pass --weights FILE"
-        )
+        return None, f"none, ImageNet weights could not be downloaded ({reason})"
     return loaded, loaded.source
 
 

@@ -46,6 +46,23 @@ def cut_spans(
     return spans
 
 
+def check_groups(recordings: list[Recording]) -> None:
+    """Raises DataError where a class can't be on both sides of a split."""
+    held_out = {recording.label for recording in recordings if recording.validation}
+    for label, groups in _groups_by_class(recordings).items():
+        if held_out and label not in held_out:
+            raise DataError(
+                f"data/validation has no video of {label}: "
+                "put some there, or remove data/validation to split by group"
+            )
+        if not held_out and len(groups) < 2:
+            raise DataError(
+                f"{label} has a single group ({next(iter(groups))}), and a split needs two or "
+                f"more: put recordings of another source into {label}/, in a sub-folder of their "
+                "own, or your own validation videos into data/validation"
+            )
+
+
 def split_by_group(
     clips: list[Clip], val_fraction: float, seed: int
 ) -> tuple[list[Clip], list[Clip]]:
@@ -54,23 +71,16 @@ def split_by_group(
     Recordings of `data/validation` are the validation set where there are any. Else the groups of
     each class are ranked by their names and the seed, and the first `val_fraction` of them held
     out: new recordings don't reshuffle old ones, and a new group moves at most one other.
-    Raises DataError for a class with a single group.
+    Raises DataError as `check_groups` does.
     """
-    if any(clip.recording.validation for clip in clips):
-        held_out = {clip.recording.group for clip in clips if clip.recording.validation}
-        missing = {c.recording.label for c in clips} - {
-            c.recording.label for c in clips if c.recording.validation
-        }
-        if missing:
-            raise DataError(
-                f"data/validation has no video of {', '.join(sorted(missing))}: "
-                "put some there, or remove data/validation to split by group"
-            )
-    else:
-        held_out = set()
-        for label in sorted({clip.recording.label for clip in clips}):
-            groups = {clip.recording.group for clip in clips if clip.recording.label == label}
-            held_out |= _held_out_groups(label, groups, val_fraction, seed)
+    recordings = [clip.recording for clip in clips]
+    check_groups(recordings)
+    held_out = {recording.group for recording in recordings if recording.validation}
+    if not held_out:
+        for groups in _groups_by_class(recordings).values():
+            ranked = sorted(groups, key=lambda group: (_position(group, seed), group))
+            count = min(max(round(val_fraction * len(ranked)), 1), len(ranked) - 1)
+            held_out |= set(ranked[:count])
     training = [clip for clip in clips if clip.recording.group not in held_out]
     validation = [clip for clip in clips if clip.recording.group in held_out]
     return training, validation
@@ -105,16 +115,11 @@ def split_at_random(clips: list[Clip], val_count: int, seed: int) -> tuple[list[
     return [clips[i] for i in order[val_count:]], [clips[i] for i in order[:val_count]]
 
 
-def _held_out_groups(label: str, groups: set[str], val_fraction: float, seed: int) -> set[str]:
-    if len(groups) < 2:
-        raise DataError(
-            f"{label} has a single group ({next(iter(groups))}), and a split needs two or more: "
-            f"put recordings of another source into {label}/, in a sub-folder of their own, "
-            "or your own validation videos into data/validation"
-        )
-    ranked = sorted(groups, key=lambda group: (_position(group, seed), group))
-    count = min(max(round(val_fraction * len(ranked)), 1), len(ranked) - 1)
-    return set(ranked[:count])
+def _groups_by_class(recordings: list[Recording]) -> dict[str, set[str]]:
+    groups: dict[str, set[str]] = {}
+    for recording in sorted(recordings):
+        groups.setdefault(recording.label, set()).add(recording.group)
+    return groups
 
 
 def _position(group: str, seed: int) -> float:

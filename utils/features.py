@@ -88,7 +88,11 @@ def read_sound(path: Path, spec: FeatureSpec, num_frames: int) -> np.ndarray | N
     source = find_audio(path)
     if source is None:
         return None
-    return compute_mfcc(source, spec.mfcc, num_frames / spec.fps)
+    seconds = num_frames / spec.fps
+    mfcc = compute_mfcc(source, spec.mfcc, seconds)
+    if mfcc is None and source != path:  # an unreadable .wav: the file's own track is better
+        mfcc = compute_mfcc(path, spec.mfcc, seconds)
+    return mfcc
 
 
 def check_length(num_frames: int, spec: FeatureSpec) -> None:

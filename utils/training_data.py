@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.clips import split_by_group
+from utils.clips import check_groups, split_by_group
 from utils.config import Config
 from utils.dataset import ClipDataset
 from utils.demo_data import is_demo_set, make_demo_set
@@ -80,6 +80,7 @@ def load_training_data(config: Config) -> TrainingData:
     """
     recordings, is_demo = _find_or_make(config)
     classes = class_names(recordings)
+    check_groups(recordings)  # before hours of decoding
     print(describe_recordings(recordings))
     prepared = prepare_recordings(
         recordings,
@@ -88,8 +89,6 @@ def load_training_data(config: Config) -> TrainingData:
         workers=config.workers,
         max_rejected=config.max_rejected,
     )
-    for item in prepared.rejected:
-        print(f"set aside: {item.recording.name}: {item.reason}")
     clips = prepared.clips(config.clip_seconds, config.clip_hop_seconds)
     train_set, val_set = (
         ClipDataset(side, classes, prepared.spec, prepared.store)
