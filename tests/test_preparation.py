@@ -435,6 +435,8 @@ def test_file_in_place_of_the_cache_folder_is_one_line(data):
 def test_thumbnails_have_the_proportions_of_the_picture_without_its_bars(data):
     prepared = prepare(data)
     pictures = prepared.thumbnails("ads/a.mp4", 0.0, 2.0)
+    beyond = prepared.thumbnails("ads/a.mp4", 0.0, 2.3)  # a rounded time, a frame too late
+    np.testing.assert_array_equal(beyond, pictures)
     assert pictures.shape == (6, 112, round(112 * 64 / 48), 3)
     assert pictures.dtype == np.uint8
     upright = media.with_bars(media.draw_texture, left=60, right=60)

@@ -62,12 +62,13 @@ class PreparedSet:
         """(n, h, w, 3) uint8 RGB: a few frames of a span, in the proportions of the picture."""
         recording = next(recording for recording in self.keys if recording.name == name)
         key = self.keys[recording]
-        span = self.spec.frame_span(start_seconds, end_seconds)
-        rows = np.linspace(span.start, span.stop - 1, NUM_THUMBNAILS).round().astype(int)
-        frames = self.store.get(key, "frames")[rows]
+        frames = self.store.get(key, "frames")
+        # Times that were written to a file are rounded: the last may lie a frame behind the end.
+        frames = frames[self.spec.frame_span(start_seconds, end_seconds)]
+        rows = np.linspace(0, len(frames) - 1, NUM_THUMBNAILS).round().astype(int)
         width = round(THUMBNAIL_HEIGHT * self.store.info(key)["aspect_ratio"])
         return np.stack(
-            [np.asarray(Image.fromarray(f).resize((width, THUMBNAIL_HEIGHT))) for f in frames]
+            [np.asarray(Image.fromarray(frames[i]).resize((width, THUMBNAIL_HEIGHT))) for i in rows]
         )
 
 
