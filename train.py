@@ -9,8 +9,9 @@ Videos lie in data/<class>/, for example data/ads and data/games. Results lie in
 
 from training.device import choose_device
 from training.embedding import stored_embeddings
-from training.loop import Trainer, plan_phases
+from training.loop import Trainer
 from training.monitor import Monitor
+from training.phases import plan_phases
 from training.report import write_report
 from training.results import say_results, say_start, write_results
 from training.run_log import RunLog, check_writable

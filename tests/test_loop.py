@@ -16,14 +16,8 @@ from trainings import MadeSets, fill_heads, make_config, make_sets
 from models.mobilenet_v2 import NUM_BLOCKS
 from training import loop
 from training.checkpoint import load_checkpoint, load_state
-from training.loop import (
-    Phase,
-    Trainer,
-    TrainingError,
-    learning_rate_factor,
-    plan_phases,
-    score_clips,
-)
+from training.loop import Trainer, TrainingError, score_clips
+from training.phases import Phase
 from training.run_log import RunLog
 from training.weights import TrunkWeights, new_model
 from utils.clips import Clip
@@ -466,49 +460,3 @@ def test_answers_that_are_no_numbers_end_in_one_line(config, sets, monkeypatch):
 def test_no_clip_gives_no_scores(config, sets):
     nothing = sets.val_set.only([]).read_from(sets.embeddings)
     assert score_clips(make_trainer(config, sets).model, nothing).logits.shape == (0, 2)
-
-
-# Plans
-
-
-@pytest.mark.parametrize(
-    ("blocks", "from_scratch", "has_gpu", "expected"),
-    [
-        ("auto", False, False, [("heads", 0, 8)]),
-        ("0", False, True, [("heads", 0, 8)]),
-        ("auto", False, True, [("heads", 0, 3), ("fine-tune", 3, 8)]),
-        ("5", False, False, [("heads", 0, 3), ("fine-tune", 3, 8)]),
-        ("5", True, False, [("from scratch", 0, 8)]),
-        ("0", True, True, [("from scratch", 0, 8)]),
-    ],
-)
-def test_phases_follow_weights_blocks_and_gpu(tmp_path, blocks, from_scratch, has_gpu, expected):
-    config = make_config(tmp_path, fine_tune_blocks=blocks, epochs=8, frozen_epochs=3)
-    phases = plan_phases(config, from_scratch=from_scratch, has_gpu=has_gpu)
-    assert [(p.name, p.first_epoch, p.last_epoch) for p in phases] == expected
-    learning = {"heads": 0, "from scratch": NUM_BLOCKS}
-    for phase in phases:
-        assert phase.blocks == learning.get(phase.name, phase.blocks)
-        assert (phase.blocks == 0) == (phase.name == "heads")
-
-
-@pytest.mark.parametrize(("frozen", "names"), [(0, ["fine-tune"]), (9, ["heads"])])
-def test_phase_without_epochs_is_left_out(tmp_path, frozen, names):
-    config = make_config(tmp_path, fine_tune_blocks=2, epochs=5, frozen_epochs=frozen)
-    phases = plan_phases(config, from_scratch=False, has_gpu=False)
-    assert [phase.name for phase in phases] == names
-    assert phases[-1].last_epoch == 5
-
-
-@pytest.mark.parametrize("warmup", [0.0, 0.3, 0.9])
-def test_learning_rate_rises_to_its_peak_and_falls_to_nothing(tmp_path, warmup):
-    config = make_config(tmp_path, warmup=warmup)
-    positions = np.linspace(0, 1, 1001)
-    rates = np.array([learning_rate_factor(position, config) for position in positions])
-    peak = int(rates.argmax())
-    assert rates[peak] == pytest.approx(1, abs=0.01)
-    assert positions[peak] == pytest.approx(warmup, abs=0.002)
-    assert (np.diff(rates[: peak + 1]) > 0).all()
-    assert (np.diff(rates[peak:]) <= 0).all()
-    assert rates[0] > 0
-    assert rates[-1] == pytest.approx(0, abs=1e-6)

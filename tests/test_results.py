@@ -12,7 +12,8 @@ from models.mobilenet_v2 import NUM_BLOCKS
 from training import results
 from training.checkpoint import load_checkpoint
 from training.evaluation import evaluate_scores, read_predictions
-from training.loop import Phase, Trainer, score_clips
+from training.loop import Trainer, score_clips
+from training.phases import Phase
 from training.results import say_results, say_start, write_results
 from training.run_log import RunLog
 from training.weights import new_model

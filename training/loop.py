@@ -16,11 +16,11 @@ from torch import nn
 from tqdm import tqdm
 
 from models.encoders import pool_mean_std
-from models.mobilenet_v2 import NUM_BLOCKS
 from training.checkpoint import load_state, save_checkpoint, save_state
 from training.device import amp_dtype, autocast, seed_step
 from training.embedding import MemoryStore, embed_recordings
 from training.evaluation import ClipScores, evaluate_scores, fit_temperature
+from training.phases import RATES, Phase, learning_rate_factor, make_optimizer
 from training.run_log import RunLog, python_command
 from utils.augmentation import augment_frames, mask_mfcc
 from utils.config import Config
@@ -31,24 +31,6 @@ from utils.feature_store import FeatureStore
 EVALUATION_BATCH = 64  # clips, of embeddings
 MAX_GRADIENT_NORM = 1.0
 HALVES_LOSS = 0.3  # weight of the loss of either half alone, beside that of both
-SOUND_RATE = 5.0  # the sound's 16 inputs of the head need larger steps than the picture's 2560
-GPU_FINE_TUNE_BLOCKS = 3
-RATES = {  # the constant with the peak rate, by name of the phase
-    "heads": "head_learning_rate",
-    "fine-tune": "learning_rate",
-    "from scratch": "scratch_learning_rate",
-}
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of epochs in which the same part of the network learns."""
-
-    name: str  # of RATES
-    first_epoch: int
-    last_epoch: int  # exclusive
-    blocks: int  # of the trunk that learn, counted from its end; 0 reads stored embeddings
-    draws: int  # of each clip in an epoch
 
 
 @dataclass
@@ -75,24 +57,6 @@ class Progress:
         self.epoch, self.step = self.epoch + 1, 0
         self.loss_sum, self.correct, self.clips = 0.0, 0, 0
         self.epoch_seconds, self.wait_seconds = 0.0, 0.0
-
-
-def plan_phases(config: Config, *, from_scratch: bool, has_gpu: bool) -> list[Phase]:
-    """What learns when.
-
-    From scratch the whole network learns all the time. With pretrained weights the heads learn
-    first, on stored embeddings of the frozen trunk; then the trunk's last blocks, where
-    `fine_tune_blocks` (auto: 3 on a GPU, 0 without one) says so.
-    """
-    if from_scratch:
-        return [Phase("from scratch", 0, config.epochs, NUM_BLOCKS, 1)]
-    blocks = config.fine_tune_blocks
-    blocks = (GPU_FINE_TUNE_BLOCKS if has_gpu else 0) if blocks == "auto" else int(blocks)
-    frozen = config.epochs if blocks == 0 else min(config.frozen_epochs, config.epochs)
-    phases = [Phase("heads", 0, frozen, 0, config.frozen_draws)]
-    if blocks:
-        phases.append(Phase("fine-tune", frozen, config.epochs, blocks, 1))
-    return [phase for phase in phases if phase.first_epoch < phase.last_epoch]
 
 
 class TrainingError(UserError):
@@ -212,7 +176,7 @@ class Trainer:
             train_set = train_set.read_from(self.embeddings)
             val_set = val_set and val_set.read_from(self.embeddings)
         self.model.video_encoder.train_last_blocks(phase.blocks)
-        optimizer = _make_optimizer(self.model, phase, self.config)
+        optimizer = make_optimizer(self.model, phase, self.config)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
         if self._resumed and self._resumed["phase"] == phase.name:
             optimizer.load_state_dict(self._resumed["optimizer"])
@@ -408,17 +372,6 @@ class Trainer:
         return digest.hexdigest()[:16]
 
 
-def learning_rate_factor(position: float, config: Config) -> float:
-    """Part of the peak rate at `position` in 0..1 of a phase: linear warm-up, then half a cosine.
-
-    The shape of OneCycle (arXiv 1708.07120) as a function of the position, so that nothing of it
-    has to be saved.
-    """
-    if position < config.warmup:
-        return 0.05 + 0.95 * position / config.warmup
-    return 0.5 * (1 + math.cos(math.pi * (position - config.warmup) / (1 - config.warmup)))
-
-
 def embed_dataset(
     model: nn.Module, dataset: ClipDataset, amp: torch.dtype | None, title: str | None = None
 ) -> ClipDataset:
@@ -479,24 +432,6 @@ def _stop_signal() -> Iterator[_Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _make_optimizer(model: nn.Module, phase: Phase, config: Config) -> torch.optim.AdamW:
-    """AdamW on what the phase lets learn; biases and norms don't decay."""
-    rate = getattr(config, RATES[phase.name])
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            peak = rate * SOUND_RATE if phase.name == "heads" and "sound" in name else rate
-            decay = config.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((peak, decay), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": parameters, "lr": peak, "peak_lr": peak, "weight_decay": decay}
-            for (peak, decay), parameters in groups.items()
-        ],
-        fused=next(model.parameters()).is_cuda,
-    )
 
 
 def _mfcc_statistics(dataset: ClipDataset) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -11,7 +11,8 @@ from tqdm import tqdm
 from training.device import describe_device, seed_step
 from training.embedding import MemoryStore, embed_recordings
 from training.evaluation import ClipScores, evaluate_scores, fit_temperature, write_predictions
-from training.loop import Phase, Trainer, score_clips
+from training.loop import Trainer, score_clips
+from training.phases import Phase
 from training.run_log import RunLog, python_command
 from utils.clips import Clip, group_folds, split_at_random
 from utils.config import Config

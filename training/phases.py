@@ -1,0 +1,76 @@
+"""Phases: what learns when, and how fast."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from models.mobilenet_v2 import NUM_BLOCKS
+from utils.config import Config
+
+GPU_FINE_TUNE_BLOCKS = 3
+SOUND_RATE = 5.0  # the sound's 16 inputs of the head need larger steps than the picture's 2560
+RATES = {  # the constant with the peak rate, by name of the phase
+    "heads": "head_learning_rate",
+    "fine-tune": "learning_rate",
+    "from scratch": "scratch_learning_rate",
+}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of epochs in which the same part of the network learns."""
+
+    name: str  # of RATES
+    first_epoch: int
+    last_epoch: int  # exclusive
+    blocks: int  # of the trunk that learn, counted from its end; 0 reads stored embeddings
+    draws: int  # of each clip in an epoch
+
+
+def plan_phases(config: Config, *, from_scratch: bool, has_gpu: bool) -> list[Phase]:
+    """What learns when.
+
+    From scratch the whole network learns all the time. With pretrained weights the heads learn
+    first, on stored embeddings of the frozen trunk; then the trunk's last blocks, where
+    `fine_tune_blocks` (auto: 3 on a GPU, 0 without one) says so.
+    """
+    if from_scratch:
+        return [Phase("from scratch", 0, config.epochs, NUM_BLOCKS, 1)]
+    blocks = config.fine_tune_blocks
+    blocks = (GPU_FINE_TUNE_BLOCKS if has_gpu else 0) if blocks == "auto" else int(blocks)
+    frozen = config.epochs if blocks == 0 else min(config.frozen_epochs, config.epochs)
+    phases = [Phase("heads", 0, frozen, 0, config.frozen_draws)]
+    if blocks:
+        phases.append(Phase("fine-tune", frozen, config.epochs, blocks, 1))
+    return [phase for phase in phases if phase.first_epoch < phase.last_epoch]
+
+
+def learning_rate_factor(position: float, config: Config) -> float:
+    """Part of the peak rate at `position` in 0..1 of a phase: linear warm-up, then half a cosine.
+
+    The shape of OneCycle (arXiv 1708.07120) as a function of the position, so that nothing of it
+    has to be saved.
+    """
+    if position < config.warmup:
+        return 0.05 + 0.95 * position / config.warmup
+    return 0.5 * (1 + math.cos(math.pi * (position - config.warmup) / (1 - config.warmup)))
+
+
+def make_optimizer(model: nn.Module, phase: Phase, config: Config) -> torch.optim.AdamW:
+    """AdamW on what the phase lets learn; biases and norms don't decay."""
+    rate = getattr(config, RATES[phase.name])
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            peak = rate * SOUND_RATE if phase.name == "heads" and "sound" in name else rate
+            decay = config.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((peak, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "lr": peak, "peak_lr": peak, "weight_decay": decay}
+            for (peak, decay), parameters in groups.items()
+        ],
+        fused=next(model.parameters()).is_cuda,
+    )
