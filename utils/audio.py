@@ -91,13 +91,11 @@ def compute_mfcc(
     clip at 80 dB under the recording's loudest moment: one bang would change all other rows, and a
     clip's features would depend on the recording around it.
     """
-    # Here, because librosa loads numba for its filters: two seconds that only sound should cost.
-    from librosa.filters import get_window, mel
-    from scipy.fft import dct, rfft
+    from scipy.fft import dct, rfft  # here: who has no sound should not wait for it
 
     count = math.ceil(duration_seconds * spec.frames_per_second)
-    window = get_window("hann", spec.n_fft).astype(np.float32)
-    filters = mel(sr=spec.sample_rate, n_fft=spec.n_fft, n_mels=spec.n_mels).T  # (bins, mels)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(spec.n_fft) / spec.n_fft)  # periodic Hann
+    window, filters = window.astype(np.float32), mel_filters(spec).T  # (bins, mels)
     rows = [np.zeros((0, spec.n_mfcc), np.float16)]
     try:
         for frames in _windows(read_audio(path, spec.sample_rate), spec, count):
@@ -108,6 +106,29 @@ def compute_mfcc(
     except MediaError:
         return None
     return np.concatenate(rows)
+
+
+def mel_filters(spec: MfccSpec) -> np.ndarray:
+    """Returns (n_mels, n_fft // 2 + 1) float32: triangles of equal area on Slaney's mel scale.
+
+    The numbers of `librosa.filters.mel`, which a test holds them against. Importing librosa takes
+    1.4 seconds of processor time, a quarter of what a label of a short video takes in all. The
+    scale is linear up to 1 kHz and logarithmic above (Slaney, Auditory Toolbox, 1998).
+    """
+    hz_per_mel, knee_hz, log_step = 200 / 3, 1000.0, math.log(6.4) / 27
+    knee_mel = knee_hz / hz_per_mel
+    top_hz = spec.sample_rate / 2
+    top_mel = top_hz / hz_per_mel
+    if top_hz > knee_hz:
+        top_mel = knee_mel + math.log(top_hz / knee_hz) / log_step
+    mels = np.linspace(0.0, top_mel, spec.n_mels + 2)
+    above = knee_hz * np.exp(log_step * (mels - knee_mel))
+    edges = np.where(mels < knee_mel, mels * hz_per_mel, above)[:, None]  # Hz
+    bins = np.linspace(0.0, top_hz, spec.n_fft // 2 + 1)
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    triangles = np.maximum(0.0, np.minimum(rising, falling))
+    return (triangles * 2.0 / (edges[2:] - edges[:-2])).astype(np.float32)
 
 
 def _windows(blocks: Iterator[np.ndarray], spec: MfccSpec, count: int) -> Iterator[np.ndarray]:
