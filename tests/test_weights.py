@@ -227,7 +227,8 @@ def test_download_has_a_time_limit_and_leaves_the_default_alone(no_network, monk
 def test_cached_imagenet_weights_are_used_without_a_network(no_network, monkeypatch, tensors):
     folder = Path(torch.hub.get_dir(), "checkpoints")
     folder.mkdir(parents=True)
-    name = Path(MobileNet_V2_Weights.IMAGENET1K_V1.url).name
+    assert MobileNet_V2_Weights.IMAGENET1K_V1.url == weights.IMAGENET_URL
+    name = Path(weights.IMAGENET_URL).name
     torch.save(tensors, folder / name)
     found, note = find_weights("imagenet")
     assert trunk_equals(found.tensors, trunk_of(tensors))
