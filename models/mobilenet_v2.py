@@ -1,7 +1,7 @@
 """MobileNetV2: the trunk, layer for layer and name for name torchvision's, so that its weights fit.
 
-Defined here because importing torchvision imports torch's compiler too, which would double the time
-until the first answer; a test holds it against torchvision's own.
+Defined here because importing torchvision imports torch's compiler too, which nearly doubles the
+time that importing torch takes; a test holds it against torchvision's own.
 """
 
 import torch

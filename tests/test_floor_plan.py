@@ -149,6 +149,17 @@ for name in {ours!r}:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("script", ["label_recording", "cost_optimized_train", "train"])
+def test_scripts_start_without_the_slow_libraries(script):
+    # Seconds each, and a label is promised within five seconds of the start.
+    slow = {"torchvision", "librosa", "sklearn", "scipy.optimize", "cv2"}
+    code = f"import sys, {script}; print(sorted({slow!r} & set(sys.modules)))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    found = set(ast.literal_eval(done.stdout))
+    assert found <= ({"cv2"} if script != "label_recording" else set())  # the demo set draws
+
+
 # Parts of one thing, tested through it: the page, and the demo set.
 TESTED_THROUGH = {r"charts|curves|verdict": "report", r"demo_\w+": "demo_data"}
 

@@ -171,6 +171,13 @@ def test_training_gets_none_of_the_variables_of_the_set_up(clone):
     assert "PIP" not in names
 
 
+def test_training_waits_for_its_threads_passively_unless_told_otherwise(clone):
+    (clone.folder / "train.py").write_text("import os; print(os.environ['OMP_WAIT_POLICY'])")
+    assert last_line(clone.run("local", "train.py").stdout) == "PASSIVE"
+    told = clone.run("local", "train.py", OMP_WAIT_POLICY="ACTIVE")
+    assert last_line(told.stdout) == "ACTIVE"
+
+
 def test_changed_lock_is_synced(clone):
     clone.run("local")
     with (clone.folder / "Pipfile.lock").open("a") as file:

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from training.run_log import RunLog
 from training.weights import TrunkWeights, new_model
 from utils.clips import Clip
 from utils.config import Config
+from utils.dataset import ClipDataset
 from utils.errors import Interrupted
 
 CPU = torch.device("cpu")
@@ -401,6 +403,22 @@ def test_classes_count_the_same_however_many_clips_they_have(tmp_path):
     scores = score_clips(trainer.model, sets.val_set.read_from(sets.embeddings))
     said = torch.softmax(torch.from_numpy(scores.logits), dim=1)
     assert said.numpy() == pytest.approx(0.5, abs=0.1)
+
+
+def test_sound_is_weighed_by_the_clips_that_have_it(config, sets):
+    dataset = sets.train_set
+    first = dataset.classes[0]
+    silent = {c.key for c in dataset.clips if c.recording.label == first}
+    silent.discard(next(c.key for c in dataset.clips if c.recording.label == first))
+    rows = dataset.store.num_rows
+    has = [c.key not in silent and rows(c.key, "mfcc") > 0 for c in dataset.clips]
+    counts = np.bincount(dataset.labels[has], minlength=len(dataset.classes))
+    store = SimpleNamespace(num_rows=lambda key, column: 0 if key in silent else rows(key, column))
+    muted = ClipDataset(dataset.clips, dataset.classes, dataset.spec, store)
+    all_clips, with_sound = (loop._class_weights(muted, with_sound=w) for w in (False, True))
+    weight = counts * with_sound.numpy()
+    np.testing.assert_allclose(weight, weight[0], rtol=1e-6)  # each class weighs the same
+    assert not torch.allclose(all_clips, with_sound)
 
 
 @pytest.mark.gpu

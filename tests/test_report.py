@@ -188,6 +188,19 @@ def test_the_summary_counts_clips_and_groups_in_words(tmp_path):
     assert sentence in page.text
 
 
+def test_summary_says_which_network_was_judged(tmp_path):
+    told = {}
+    for cross_validated in (False, True):
+        run = make_run(tmp_path / str(cross_validated), make_scores(skill=1.0))
+        metrics = json.loads((run / "metrics.json").read_text())
+        metrics["cross_validated"] = cross_validated
+        (run / "metrics.json").write_text(json.dumps(metrics))
+        told[cross_validated] = Page(write_report(run, thumbnails=no_thumbnails)).text
+    assert "has learned from all of them" in told[True]
+    assert "best epoch and the calibration" in told[False]
+    assert "best epoch and the calibration" not in told[True]
+
+
 def test_one_wrong_of_a_thousand_is_not_called_all_right(tmp_path):
     scores = make_scores(groups=10, per_group=100, skill=20.0)
     scores.logits[0] = scores.logits[0][::-1]
