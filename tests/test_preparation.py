@@ -22,7 +22,7 @@ from utils.features import FeatureSpec
 from utils.preparation import PreparedSet, prepare_recordings
 from utils.recordings import DataError, find_recordings
 
-SPEC = FeatureSpec(4.0, (32, 48), "pyav", False, MfccSpec())
+SPEC = FeatureSpec(4.0, (32, 48), "fast", False, MfccSpec())
 SECONDS = 2.0
 RealPool = preparation.ProcessPoolExecutor
 
@@ -151,8 +151,8 @@ def test_recording_without_sound_has_no_mfcc(data):
     assert [name for name, has in has_sound.items() if not has] == ["ads/mute.mp4"]
 
 
-@pytest.mark.parametrize("reader", ["pyav", "opencv"])
-def test_bad_files_are_set_aside_with_the_reason_and_the_good_ones_stay(data, shelf, reader):
+@pytest.mark.parametrize("frames", ["fast", "opencv"])
+def test_bad_files_are_set_aside_with_the_reason_and_the_good_ones_stay(data, shelf, frames):
     bad = {
         "truncated.mp4": "not a video file",
         "empty.mp4": "zero bytes",
@@ -163,7 +163,7 @@ def test_bad_files_are_set_aside_with_the_reason_and_the_good_ones_stay(data, sh
     for name in bad:
         copy(shelf / name, data / "ads" / "bad" / name)
     (data / "ads" / "gone.mp4").symlink_to(data / "nowhere.mp4")
-    prepared = prepare(data, spec=dataclasses.replace(SPEC, reader=reader), max_rejected=0.6)
+    prepared = prepare(data, spec=dataclasses.replace(SPEC, frames=frames), max_rejected=0.6)
     assert names(prepared) == ["ads/a.mp4", "ads/b.mp4", "games/c.mp4", "games/d.mp4"]
     found = reasons(prepared)
     assert list(found) == sorted([*(f"ads/bad/{name}" for name in bad), "ads/gone.mp4"])

@@ -15,7 +15,7 @@ from typing import NoReturn
 from utils.audio import MfccSpec
 from utils.errors import UserError
 from utils.features import FeatureSpec
-from utils.video import READERS
+from utils.video import FRAME_MODES
 
 
 class ConfigError(UserError):
@@ -33,7 +33,7 @@ class Config:
     clip_hop_seconds: float
     fps: float
     frame_size: tuple[int, int]
-    reader: str
+    frames: str
     crop_bars: bool
     sample_rate: int
     n_mfcc: int
@@ -67,7 +67,7 @@ class Config:
     @property
     def feature_spec(self) -> FeatureSpec:
         mfcc = MfccSpec(sample_rate=self.sample_rate, n_mfcc=self.n_mfcc, n_mels=self.mfcc_n_mels)
-        return FeatureSpec(self.fps, self.frame_size, self.reader, self.crop_bars, mfcc)
+        return FeatureSpec(self.fps, self.frame_size, self.frames, self.crop_bars, mfcc)
 
     def constants(self) -> dict:
         """By upper-case name, as the scripts write them."""
@@ -111,7 +111,7 @@ RANGES = {
     "label_smoothing": (0.0, 0.5),
     "patience": (1, 10_000),
 }
-CHOICES = {"reader": READERS}
+CHOICES = {"frames": FRAME_MODES}
 SMALLEST_FRAME, LARGEST_FRAME = 32, 1024  # MobileNetV2 halves the picture five times
 
 
