@@ -7,7 +7,7 @@ import shutil
 import signal
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from utils.audio import find_audio
-from utils.clips import Clip, cut_spans
+from utils.clips import Clip, cut_recording
 from utils.feature_store import Column, FeatureStore
 from utils.features import FeatureSpec, check_length, find_crop, read_cropped, read_sound
 from utils.files import write_whole
 from utils.processes import LightContext
-from utils.recordings import DataError, Recording
+from utils.recordings import VALIDATION_FOLDER, DataError, Recording
+from utils.sources import Source
 from utils.video import Crop, MediaError, probe
 
 HASH_BLOCK_BYTES = 1 << 22
@@ -51,11 +51,13 @@ class PreparedSet:
         return self.store.num_rows(self.keys[recording], "frames") / self.spec.fps
 
     def clips(self, clip_seconds: float, hop_seconds: float) -> list[Clip]:
-        """All recordings cut into clips, as `cut_spans` says."""
+        """All recordings cut into clips, as `cut_recording` says."""
         return [
-            Clip(recording, key, start, end)
+            Clip(recording, key, start, end, label)
             for recording, key in self.keys.items()
-            for start, end in cut_spans(self.seconds(recording), clip_seconds, hop_seconds)
+            for start, end, label in cut_recording(
+                recording.spans, self.seconds(recording), clip_seconds, hop_seconds
+            )
         ]
 
     def thumbnails(self, name: str, start_seconds: float, end_seconds: float) -> np.ndarray:
@@ -83,6 +85,7 @@ def open_feature_store(cache_dir: str | Path, spec: FeatureSpec) -> FeatureStore
 
 def prepare_recordings(
     recordings: list[Recording],
+    source: Source,
     spec: FeatureSpec,
     cache_dir: str | Path,
     *,
@@ -96,13 +99,13 @@ def prepare_recordings(
     fraction `max_rejected` is, or a class is left without a recording.
     """
     rejected: list[Rejected] = []
-    keys = _fingerprints(recordings, Path(cache_dir), rejected)
+    keys = _fingerprints(recordings, source, Path(cache_dir), rejected)
     _reject_copies(keys, rejected)
     store = open_feature_store(cache_dir, spec)
     pending = {key: recording for recording, key in keys.items() if key not in store}
     if pending:
         with store.writing():
-            failed = _decode_all(pending, spec, store, workers or os.cpu_count() or 1)
+            failed = _decode_all(pending, source, spec, store, workers or os.cpu_count() or 1)
         rejected += [Rejected(r, failed[key]) for r, key in keys.items() if key in failed]
         keys = {r: key for r, key in keys.items() if key not in failed}
     rejected.sort(key=lambda item: item.recording)
@@ -111,11 +114,11 @@ def prepare_recordings(
 
 
 def _fingerprints(
-    recordings: list[Recording], cache_dir: Path, rejected: list[Rejected]
+    recordings: list[Recording], source: Source, cache_dir: Path, rejected: list[Rejected]
 ) -> dict[Recording, str]:
     """A key by recording, from the bytes of the video and of its separate sound file.
 
-    Files whose size and time stamp are those of the last run are not read again.
+    Files whose stamp is that of the last run are not read again.
     """
     memo_path = cache_dir / "fingerprints.json"
     memo = json.loads(memo_path.read_bytes()) if memo_path.exists() else {}
@@ -123,37 +126,29 @@ def _fingerprints(
     keys: dict[Recording, str] = {}
     for recording in tqdm(recordings, "check files", unit="file", leave=False, delay=2):
         try:
-            digest = _content_hash(recording.path, memo)
-            sound = find_audio(recording.path)
-            if sound is not None and sound != recording.path:
-                digest += _content_hash(sound, memo)
-        except MediaError as error:
-            rejected.append(Rejected(recording, str(error)))
+            keys[recording] = "".join(_content_hash(name, source, memo) for name in recording.files)
         except OSError as error:
             rejected.append(Rejected(recording, f"can't be read: {error.strerror}"))
-        else:
-            keys[recording] = digest
     if memo != known:
         cache_dir.mkdir(parents=True, exist_ok=True)
         write_whole(memo_path, json.dumps(memo).encode())
     return keys
 
 
-def _content_hash(path: Path, memo: dict) -> str:
-    status = path.stat()
-    stamp = [status.st_size, status.st_mtime_ns]
-    name = os.path.abspath(path)
-    if name not in memo or memo[name][0] != stamp:
+def _content_hash(name: str, source: Source, memo: dict) -> str:
+    place = name if source.is_remote else os.path.abspath(os.path.join(source.name, name))
+    stamp = source.stamp(name)
+    if place not in memo or memo[place][0] != stamp:
         digest = hashlib.blake2b(digest_size=16)
-        with open(path, "rb") as file:
+        with source.fetch([name]) as folder, open(folder / name, "rb") as file:
             while block := file.read(HASH_BLOCK_BYTES):
                 digest.update(block)
-        memo[name] = [stamp, digest.hexdigest()]
-    return memo[name][1]
+        memo[place] = [stamp, digest.hexdigest()]
+    return memo[place][1]
 
 
 def _reject_copies(keys: dict[Recording, str], rejected: list[Rejected]) -> None:
-    """Sets aside recordings whose very bytes also lie in another class, as one label must be wrong,
+    """Sets aside recordings whose very bytes are also labelled otherwise, as one must be wrong,
     and all but the first (of data/validation, if there) that lie in another group, which could land
     on the other side of the split."""
     by_key: dict[str, list[Recording]] = {}
@@ -162,9 +157,9 @@ def _reject_copies(keys: dict[Recording, str], rejected: list[Rejected]) -> None
     for same in by_key.values():
         kept = max(same, key=lambda recording: recording.validation)
         for recording in same:
-            other = next((r for r in same if r.label != recording.label), None)
+            other = next((r for r in same if r.spans != recording.spans), None)
             if other is not None:
-                reason = f"the same file is also {other.name}: keep it in one class"
+                reason = f"the same file is also {other.name}, labelled otherwise: keep one"
             elif recording.group != kept.group:
                 reason = f"the same file is also {kept.name}, in another group: keep one"
             else:
@@ -174,7 +169,11 @@ def _reject_copies(keys: dict[Recording, str], rejected: list[Rejected]) -> None
 
 
 def _decode_all(
-    pending: dict[str, Recording], spec: FeatureSpec, store: FeatureStore, workers: int
+    pending: dict[str, Recording],
+    source: Source,
+    spec: FeatureSpec,
+    store: FeatureStore,
+    workers: int,
 ) -> dict[str, str]:
     """Fills the store; returns the reason of each key that failed."""
     incoming = store.folder / "incoming"
@@ -184,7 +183,7 @@ def _decode_all(
     done_seconds, started = 0.0, time.monotonic()
     bar = tqdm(total=len(pending), desc="prepare", unit="recording", smoothing=0)
     try:
-        for key, result in _decoded(pending, spec, incoming, workers):
+        for key, result in _decoded(pending, source, spec, incoming, workers):
             if isinstance(result, str):
                 failed[key] = result
             else:
@@ -200,7 +199,7 @@ def _decode_all(
 
 
 def _decoded(
-    pending: dict[str, Recording], spec: FeatureSpec, incoming: Path, workers: int
+    pending: dict[str, Recording], source: Source, spec: FeatureSpec, incoming: Path, workers: int
 ) -> Iterator[tuple[str, dict | str]]:
     """(key, what was decoded or the reason why not), in the order of `pending`.
 
@@ -208,7 +207,7 @@ def _decoded(
     """
     waiting = deque(pending)
     results: dict[str, dict | str] = {}
-    for key, result in _decoded_as_ready(pending, spec, incoming, workers):
+    for key, result in _decoded_as_ready(pending, source, spec, incoming, workers):
         results[key] = result
         while waiting and waiting[0] in results:
             first = waiting.popleft()
@@ -216,7 +215,7 @@ def _decoded(
 
 
 def _decoded_as_ready(
-    pending: dict[str, Recording], spec: FeatureSpec, incoming: Path, workers: int
+    pending: dict[str, Recording], source: Source, spec: FeatureSpec, incoming: Path, workers: int
 ) -> Iterator[tuple[str, dict | str]]:
     """(key, what was decoded or the reason why not).
 
@@ -225,15 +224,16 @@ def _decoded_as_ready(
     """
     keys = deque(pending)
     while keys:
-        suspects = yield from _run_pool(keys, pending, spec, incoming, workers)
+        suspects = yield from _run_pool(keys, pending, source, spec, incoming, workers)
         while suspects:
-            for culprit in (yield from _run_pool(suspects, pending, spec, incoming, 1)):
+            for culprit in (yield from _run_pool(suspects, pending, source, spec, incoming, 1)):
                 yield culprit, "the decoder crashed on it"
 
 
 def _run_pool(
     keys: deque[str],
     pending: dict[str, Recording],
+    source: Source,
     spec: FeatureSpec,
     incoming: Path,
     workers: int,
@@ -248,8 +248,9 @@ def _run_pool(
     try:
         while keys or running:
             while keys and len(running) < limit:
-                path = pending[keys[0]].path
-                running[pool.submit(_decode, path, spec, incoming / keys[0])] = keys[0]
+                key = keys[0]
+                work = (_fetch_and_decode, source, pending[key].files, spec, incoming / key)
+                running[pool.submit(*work)] = key
                 keys.popleft()
             wait(running, return_when=FIRST_COMPLETED)
             for future in [future for future in running if future.done()]:
@@ -260,6 +261,14 @@ def _run_pool(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return deque(running.values())
+
+
+def _fetch_and_decode(
+    source: Source, files: tuple[str, ...], spec: FeatureSpec, target: Path
+) -> dict | str:
+    """What `_decode` returns."""
+    with source.fetch(files) as folder:
+        return _decode(folder / files[0], spec, target)
 
 
 def _decode(path: Path, spec: FeatureSpec, target: Path) -> dict | str:
@@ -322,13 +331,18 @@ def _refuse_too_many(
             f"{len(rejected)} of {len(recordings)} recordings can't be used, more than "
             f"--max-rejected {max_rejected:g} allows; the first is {example}"
         )
-    lost = {_class_folder(r) for r in recordings} - {_class_folder(r) for r in keys}
+    lost = _sides(recordings) - _sides(keys)
     if lost:
         raise DataError(f"no recording of {', '.join(sorted(lost))} can be used; {example}")
 
 
-def _class_folder(recording: Recording) -> str:
-    return recording.group.rpartition("/")[0]  # "ads" or "validation/ads"
+def _sides(recordings: Iterable[Recording]) -> set[str]:
+    """For example `ads` and `validation/ads`."""
+    return {
+        f"{VALIDATION_FOLDER}/" * recording.validation + label
+        for recording in recordings
+        for label in recording.labels
+    }
 
 
 def _ignore_interrupt() -> None:
