@@ -116,20 +116,23 @@ def check_videos(data_dir: str) -> list[Row]:
     """One row for each class, or one that says why there is none."""
     if sys.version_info[:2] < PYTHONS[0]:
         return [Row("note", "videos", "not looked at", "needs the Python above")]
-    from utils.recordings import DataError, class_names, find_recordings
+    from utils.errors import UserError
+    from utils.recordings import class_names, find_recordings
+    from utils.sources import Folder
 
     folder = ROOT / data_dir
     is_default = data_dir == "data"
     try:
-        recordings = find_recordings(folder) if folder.is_dir() or not is_default else []
+        looks = folder.is_dir() or not is_default
+        recordings = find_recordings(Folder(folder)) if looks else []
         classes = class_names(recordings) if recordings else []
-    except DataError as error:
+    except UserError as error:
         found, _, cure = str(error).partition(": ")
         return [Row("MISSING", "videos", found, cure)]
     if classes:
         has_validation = any(recording.validation for recording in recordings)
         return [
-            _class_row([r for r in recordings if r.label == label], has_validation)
+            _class_row(label, [r for r in recordings if label in r.labels], has_validation)
             for label in classes
         ]
     cure = f"put yours into {data_dir}/ads and {data_dir}/games"
@@ -169,8 +172,7 @@ def print_rows(rows: list[Row]) -> None:
             print(f"{'':<7}  {'':<{width}}  -> {row.cure}")
 
 
-def _class_row(recordings: list, has_validation: bool) -> Row:
-    label = recordings[0].label
+def _class_row(label: str, recordings: list, has_validation: bool) -> Row:
     training = [recording for recording in recordings if not recording.validation]
     groups = {recording.group for recording in training}
     held_out = len(recordings) - len(training)

@@ -22,6 +22,7 @@ from timeline.scoring import score_recording
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.evaluation import ClipScores, evaluate_scores
 from utils.recordings import find_recordings
+from utils.sources import Folder
 
 SCRIPTS = ("cost_optimized_train.py", "train.py")
 KINDS = ("", "video_only_", "sound_only_", "random_split_")
@@ -65,9 +66,9 @@ def _train(script: str, options: argparse.Namespace, runs_dir: str) -> Path:
 def _judge(checkpoint: Checkpoint, folder: Path) -> dict:
     """Metrics over every window of every recording, as label_recording.py prints them."""
     logits, labels, names, groups, windows = [], [], [], [], []
-    for recording in tqdm(find_recordings(folder), "heldout", leave=False):
+    for recording in tqdm(find_recordings(Folder(folder)), "heldout", leave=False):
         scored = score_recording(
-            recording.path,
+            folder / recording.name,
             checkpoint.model,
             checkpoint.spec,
             window_seconds=checkpoint.clip_seconds,
@@ -75,7 +76,7 @@ def _judge(checkpoint: Checkpoint, folder: Path) -> dict:
         )
         count = len(scored.windows)
         logits.append(np.log(scored.probabilities.clip(1e-12)))
-        labels += [checkpoint.classes.index(recording.label)] * count
+        labels += [checkpoint.classes.index(recording.labels[0])] * count
         names += [recording.name] * count
         groups += [recording.group] * count
         windows += scored.windows

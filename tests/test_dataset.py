@@ -1,8 +1,8 @@
 """Batches hold the frames and the sound of their clips, in an order that can be taken up again."""
 
+import math
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from utils.dataset import (
 )
 from utils.feature_store import Column, FeatureStore
 from utils.features import FeatureSpec
-from utils.recordings import Recording
+from utils.recordings import Recording, Span
 
 FPS = 4
 SPEC = FeatureSpec(float(FPS), (2, 2), "fast", False, MfccSpec())
@@ -54,7 +54,8 @@ def make_dataset(store: FeatureStore, spans: list[tuple[int, float, float]]) -> 
     for number, start, end in spans:
         label = ("ads", "games")[number % 2]
         name = f"{label}/{number}.mp4"
-        clips.append(Clip(Recording(name, Path(name), label, name, False), str(number), start, end))
+        recording = Recording(name, (name,), (Span(0.0, math.inf, label),), name, False)
+        clips.append(Clip(recording, str(number), start, end, label))
     return ClipDataset(clips, ["ads", "games"], SPEC, store)
 
 

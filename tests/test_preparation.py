@@ -21,6 +21,7 @@ from utils.errors import describe_os_error
 from utils.features import FeatureSpec
 from utils.preparation import PreparedSet, prepare_recordings
 from utils.recordings import DataError, find_recordings
+from utils.sources import Folder
 
 SPEC = FeatureSpec(4.0, (32, 48), "fast", False, MfccSpec())
 SECONDS = 2.0
@@ -82,7 +83,12 @@ def write_other(path: Path, shelf: Path, mark: str) -> Path:
 
 def prepare(data: Path, *, spec=SPEC, workers=1, max_rejected=0.2) -> PreparedSet:
     return prepare_recordings(
-        find_recordings(data), spec, data / "../cache", workers=workers, max_rejected=max_rejected
+        find_recordings(Folder(data)),
+        Folder(data),
+        spec,
+        data / "../cache",
+        workers=workers,
+        max_rejected=max_rejected,
     )
 
 
@@ -125,7 +131,7 @@ def test_every_recording_is_in_the_store_with_its_own_features(data):
         assert frames.shape == (8, 32, 48, 3)
         assert prepared.store.num_rows(key, "mfcc") == 63  # 2 s at 31.25 rows a second
         assert prepared.seconds(recording) == SECONDS
-        first = 10 * "abcd".index(recording.path.stem)
+        first = 10 * "abcd".index(Path(recording.name).stem)
         assert [media.read_time(frame) for frame in frames] == [first + k / 4 for k in range(8)]
 
 
@@ -208,8 +214,8 @@ def test_same_file_in_two_classes_is_set_aside_on_both_sides(data):
     copy(data / "ads" / "a.mp4", data / "games" / "other_name.mp4")
     prepared = prepare(data, max_rejected=0.5)
     assert reasons(prepared) == {
-        "ads/a.mp4": "the same file is also games/other_name.mp4: keep it in one class",
-        "games/other_name.mp4": "the same file is also ads/a.mp4: keep it in one class",
+        "ads/a.mp4": "the same file is also games/other_name.mp4, labelled otherwise: keep one",
+        "games/other_name.mp4": "the same file is also ads/a.mp4, labelled otherwise: keep one",
     }
     assert names(prepared) == ["ads/b.mp4", "games/c.mp4", "games/d.mp4"]
 
@@ -363,9 +369,9 @@ class Crashing(InThisProcess):
     def __init__(self, *_, **__):
         self.lost = 0
 
-    def submit(self, work, path, *arguments) -> Future:
-        if not self.lost and not path.stem.startswith("bad"):
-            return super().submit(work, path, *arguments)
+    def submit(self, work, source, files, *arguments) -> Future:
+        if not self.lost and "/bad" not in files[0]:
+            return super().submit(work, source, files, *arguments)
         self.lost += 1
         if self.lost > 3:
             raise BrokenProcessPool

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from utils import recordings
+from utils.audio import find_audio
+from utils.errors import UserError
 from utils.recordings import (
     DataError,
     Recording,
@@ -15,6 +17,7 @@ from utils.recordings import (
     find_recordings,
     list_videos,
 )
+from utils.sources import Folder
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -26,23 +29,23 @@ def make(folder: Path, *names: str) -> Path:
 
 
 def found(folder: Path) -> dict[str, Recording]:
-    return {recording.name: recording for recording in find_recordings(folder)}
+    return {recording.name: recording for recording in find_recordings(Folder(folder))}
 
 
 def refusal(folder: Path) -> str:
     """The one line that refuses a data folder."""
-    with pytest.raises(DataError) as error:
-        find_recordings(folder)
+    with pytest.raises(UserError) as error:
+        find_recordings(Folder(folder))
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
 def test_class_is_the_folder_below_the_data_folder(tmp_path):
     make(tmp_path, "ads/a.mp4", "games/x/y/b.mp4", "replays/c.mp4")
-    assert {name: r.label for name, r in found(tmp_path).items()} == {
-        "ads/a.mp4": "ads",
-        "games/x/y/b.mp4": "games",
-        "replays/c.mp4": "replays",
+    assert {name: r.labels for name, r in found(tmp_path).items()} == {
+        "ads/a.mp4": ("ads",),
+        "games/x/y/b.mp4": ("games",),
+        "replays/c.mp4": ("replays",),
     }
 
 
@@ -65,7 +68,7 @@ def test_validation_folder_is_the_validation_set(tmp_path):
         "validation/ads/x/a.mp4",
         "validation/games/b.mp4",
     ]
-    assert recordings["validation/ads/x/a.mp4"].label == "ads"
+    assert recordings["validation/ads/x/a.mp4"].labels == ("ads",)
     # Of the same sub-folder name, and still not the same group: the user held it out.
     assert recordings["validation/ads/x/a.mp4"].group != recordings["ads/x/a.mp4"].group
 
@@ -81,6 +84,23 @@ def test_every_video_suffix_counts_in_either_case_and_nothing_else_does(tmp_path
 def test_hidden_and_reserved_folders_are_no_classes(tmp_path):
     make(tmp_path, "ads/a.mp4", ".cache/b.mp4", "recordings/c.mp4")
     assert set(found(tmp_path)) == {"ads/a.mp4"}
+
+
+@pytest.mark.parametrize("sound", ["ads/x/a.wav", "ads/x/audio/a.wav", "ads/audio/a.wav", None])
+def test_files_are_the_video_and_the_sound_that_would_be_heard(tmp_path, sound):
+    make(tmp_path, *filter(None, ["ads/x/a.mp4", "games/b.mp4", "games/b.ogg", sound]))
+    recordings = found(tmp_path)
+    files = recordings["ads/x/a.mp4"].files
+    assert files == ("ads/x/a.mp4", *filter(None, [sound]))
+    assert recordings["games/b.mp4"].files == ("games/b.mp4",)
+    if sound:  # the rule is that of the reader of sound
+        assert find_audio(tmp_path / "ads/x/a.mp4") == tmp_path / sound
+
+
+def test_sound_beside_a_video_wins_over_that_in_a_folder(tmp_path):
+    make(tmp_path, "ads/x/a.mp4", "ads/x/a.wav", "ads/x/audio/a.wav", "ads/audio/a.wav")
+    assert found(tmp_path)["ads/x/a.mp4"].files[1] == "ads/x/a.wav"
+    assert find_audio(tmp_path / "ads/x/a.mp4") == tmp_path / "ads/x/a.wav"
 
 
 def test_order_is_that_of_the_names(tmp_path):
@@ -109,14 +129,14 @@ def test_folder_that_cannot_be_read_is_no_empty_folder(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refusing)  # modes do not stop a test that runs as root
     with pytest.raises(PermissionError) as error:
-        find_recordings(tmp_path)
+        find_recordings(Folder(tmp_path))
     assert error.value.filename == str(tmp_path / "ads" / "x")
 
 
 def test_folder_without_any_video_gives_none(tmp_path):
     make(tmp_path, "README.md", "ads/notes.txt")
     (tmp_path / "games").mkdir()
-    assert find_recordings(tmp_path) == []
+    assert find_recordings(Folder(tmp_path)) == []
 
 
 def test_missing_data_folder_is_refused(tmp_path):
@@ -150,18 +170,18 @@ def test_validation_class_that_training_lacks_is_refused(tmp_path):
 
 def test_classes_are_in_alphabetical_order(tmp_path):
     make(tmp_path, "replays/a.mp4", "ads/b.mp4", "games/c.mp4", "ads/d.mp4")
-    assert class_names(find_recordings(tmp_path)) == ["ads", "games", "replays"]
+    assert class_names(find_recordings(Folder(tmp_path))) == ["ads", "games", "replays"]
 
 
 @pytest.mark.parametrize(("names", "says"), [(["ads/a.mp4"], r"\(ads\)"), ([], "no class")])
 def test_fewer_than_two_classes_are_refused(tmp_path, names, says):
     make(tmp_path, *names)
     with pytest.raises(DataError, match=says + ".*at least two folders"):
-        class_names(find_recordings(tmp_path))
+        class_names(find_recordings(Folder(tmp_path)))
 
 
 def test_description_counts_recordings_and_groups_of_each_class(tmp_path):
     make(tmp_path, "ads/x/a.mp4", "ads/x/b.mp4", "ads/c.mp4", "games/d.mp4")
-    assert describe_recordings(find_recordings(tmp_path)) == (
+    assert describe_recordings(find_recordings(Folder(tmp_path))) == (
         "ads: 3 recordings in 2 groups · games: 1 recording in 1 group"
     )

@@ -13,6 +13,7 @@ from utils.clips import MIN_CLIP_SECONDS
 from utils.dataset import ClipDataset
 from utils.preparation import prepare_recordings
 from utils.recordings import find_recordings
+from utils.sources import Folder
 from utils.video import MediaError
 
 
@@ -61,9 +62,12 @@ def score(path, model, spec, window_seconds=3.0, temperature=1.0) -> ScoredRecor
 def test_scores_are_those_of_the_prepared_recording(tmp_path, model, tone_hz):
     config = make_config(tmp_path, clip_hop_seconds=3, workers=1)
     path = write_clip(tmp_path / "data" / "ads" / "a.mp4", "ads", 1, 7.0, tone_hz=tone_hz)
-    recordings = find_recordings(tmp_path / "data")
+    source = Folder(tmp_path / "data")
+    recordings = find_recordings(source)
     spec = config.feature_spec
-    prepared = prepare_recordings(recordings, spec, config.cache_dir, workers=1, max_rejected=0.0)
+    prepared = prepare_recordings(
+        recordings, source, spec, config.cache_dir, workers=1, max_rejected=0.0
+    )
     clips = prepared.clips(3.0, 3.0)
     dataset = ClipDataset(clips, ["ads", "games"], spec, prepared.store)
     expected = score_clips(model, dataset).logits

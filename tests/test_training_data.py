@@ -11,6 +11,7 @@ from pools import InThisProcess
 
 from utils import preparation, training_data
 from utils.config import Config, read_options
+from utils.errors import UserError
 from utils.recordings import DataError
 from utils.training_data import load_training_data
 
@@ -139,7 +140,7 @@ def test_demo_set_never_steps_in_for_a_folder_that_was_named(config, tmp_path, m
     monkeypatch.setattr(training_data, "make_demo_set", lambda *_, **__: made.append(1))
     if state == "empty":
         (tmp_path / "mine").mkdir()
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         load_training_data(dataclasses.replace(config, data_dir="mine"))
     assert "\n" not in str(error.value)
     assert str(error.value).startswith("mine ")

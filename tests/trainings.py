@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from utils.dataset import ClipDataset
 from utils.errors import run_main
 from utils.feature_store import Column, FeatureStore
 from utils.preparation import open_feature_store
-from utils.recordings import Recording
+from utils.recordings import Recording, Span
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIP_SECONDS = 4.0
@@ -214,9 +215,10 @@ def make_sets(
                 centre = np.where(np.arange(EMBEDDING_SIZE) % len(classes) == label, 1.0, 0.0)
                 made = rng.normal(centre, 0.5, (num_frames, EMBEDDING_SIZE)).clip(0)
                 embeddings.add(key, {COLUMN: [made]}, {})
-                path = Path(f"{name}/{number}.mp4")
-                recording = Recording(str(path), path, name, f"{name}/{number}", False)
-                clips.append(Clip(recording, key, 0.0, seconds))
+                file = f"{name}/{number}.mp4"
+                spans = (Span(0.0, math.inf, name),)
+                recording = Recording(file, (file,), spans, f"{name}/{number}", False)
+                clips.append(Clip(recording, key, 0.0, seconds, name))
     train_set, val_set = (
         ClipDataset(clips[first::2], list(classes), spec, store) for first in (0, 1)
     )

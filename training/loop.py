@@ -363,11 +363,13 @@ class Trainer:
         save_checkpoint(self.run.path("best.safetensors"), self.model, recipe)
 
     def clips_id(self) -> str:
-        """16 hex digits that change with any clip of either side."""
+        """16 hex digits that change with any clip of either side, its span or its label."""
         digest = hashlib.sha256()
         for dataset in (self.train_set, self.val_set):
             for clip in dataset.clips if dataset else []:
-                digest.update(f"{clip.key} {clip.start_seconds} {clip.end_seconds}\n".encode())
+                digest.update(
+                    f"{clip.key} {clip.start_seconds} {clip.end_seconds} {clip.label}\n".encode()
+                )
             digest.update(b"--")
         return digest.hexdigest()[:16]
 

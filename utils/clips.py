@@ -5,19 +5,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.recordings import DataError, Recording
+from utils.recordings import DataError, Recording, Span
 
 MIN_CLIP_SECONDS = 1.0  # below this the deviation over time says nothing
 
 
 @dataclass(frozen=True)
 class Clip:
-    """The span [start_seconds, end_seconds) of one recording."""
+    """The span [start_seconds, end_seconds) of one recording, which shows `label`."""
 
     recording: Recording
     key: str  # of the recording in the feature store
     start_seconds: float
     end_seconds: float
+    label: str
 
 
 def cut_spans(
@@ -46,9 +47,27 @@ def cut_spans(
     return spans
 
 
+def cut_recording(
+    spans: tuple[Span, ...], duration_seconds: float, clip_seconds: float, hop_seconds: float
+) -> list[tuple[float, float, str]]:
+    """(start_seconds, end_seconds, label): each span of a recording cut as `cut_spans` does.
+
+    A span of less than a second, as far as it lies within the recording, gives nothing.
+    """
+    clips = []
+    for span in spans:
+        length = min(span.end_seconds, duration_seconds) - span.start_seconds
+        if length >= MIN_CLIP_SECONDS:
+            clips += [
+                (span.start_seconds + start, span.start_seconds + end, span.label)
+                for start, end in cut_spans(length, clip_seconds, hop_seconds)
+            ]
+    return clips
+
+
 def check_groups(recordings: list[Recording]) -> None:
     """Raises DataError where a class can't be on both sides of a split."""
-    held_out = {recording.label for recording in recordings if recording.validation}
+    held_out = {label for r in recordings if r.validation for label in r.labels}
     for label, groups in _groups_by_class(recordings).items():
         if held_out and label not in held_out:
             raise DataError(
@@ -92,11 +111,11 @@ def group_folds(clips: list[Clip], count: int, seed: int) -> list[tuple[list[Cli
     A group is never on both sides, and the groups of each class are dealt out evenly.
     """
     fold_of: dict[tuple[str, str], int] = {}
-    for label in sorted({clip.recording.label for clip in clips}):
-        groups = {clip.recording.group for clip in clips if clip.recording.label == label}
+    for label in sorted({clip.label for clip in clips}):
+        groups = {clip.recording.group for clip in clips if clip.label == label}
         for rank, group in enumerate(sorted(groups, key=lambda name: _position(name, seed))):
             fold_of[label, group] = rank * count // len(groups)
-    folds = [fold_of[clip.recording.label, clip.recording.group] for clip in clips]
+    folds = [fold_of[clip.label, clip.recording.group] for clip in clips]
     return [
         (
             [clip for clip, own in zip(clips, folds, strict=True) if own != fold],
@@ -118,7 +137,8 @@ def split_at_random(clips: list[Clip], val_count: int, seed: int) -> tuple[list[
 def _groups_by_class(recordings: list[Recording]) -> dict[str, set[str]]:
     groups: dict[str, set[str]] = {}
     for recording in sorted(recordings):
-        groups.setdefault(recording.label, set()).add(recording.group)
+        for label in recording.labels:
+            groups.setdefault(label, set()).add(recording.group)
     return groups
 
 

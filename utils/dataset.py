@@ -74,7 +74,7 @@ class ClipDataset:
         self.store = store
         self.video_store = video_store or store
         self.video_column = video_column
-        self.labels = np.array([classes.index(clip.recording.label) for clip in clips], np.int64)
+        self.labels = np.array([classes.index(clip.label) for clip in clips], np.int64)
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -1,12 +1,13 @@
-"""Recordings: the video files of the data folder, with their class and group."""
+"""Recordings: the video files of a source, with what they show and their group."""
 
-import os
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from utils.errors import UserError
+from utils.sources import Folder, Source
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".ts", ".avi", ".webm", ".mpg")
 VALIDATION_FOLDER = "validation"
@@ -18,48 +19,50 @@ class DataError(UserError):
 
 
 @dataclass(frozen=True, order=True)
+class Span:
+    """What [start_seconds, end_seconds) of a recording shows."""
+
+    start_seconds: float
+    end_seconds: float  # math.inf is the end of the recording
+    label: str
+
+
+@dataclass(frozen=True, order=True)
 class Recording:
     """One labelled video file.
 
     `group` names what must stay on one side of a split: the sub-folder of the class folder, or the
-    file itself where it lies directly in the class folder.
+    file itself where it lies directly in the class folder. `spans` are in order and disjoint; what
+    they leave out is not labelled.
     """
 
-    name: str  # path below the data folder, with forward slashes
-    path: Path
-    label: str
+    name: str  # of the video in the source
+    files: tuple[str, ...]  # the video, and its sound where that is a file of its own
+    spans: tuple[Span, ...]
     group: str
     validation: bool
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes it shows, in alphabetical order."""
+        return tuple(sorted({span.label for span in self.spans}))
 
-def find_recordings(data_dir: str | Path) -> list[Recording]:
-    """All videos below `data_dir/<class>/` and `data_dir/validation/<class>/`, sorted by name.
 
-    Returns [] where there is no video at all. Raises DataError for a missing folder, a class
-    folder without a video, and a validation class that training does not have.
+def find_recordings(source: Source) -> list[Recording]:
+    """All videos in `<class>/` and `validation/<class>/` of a source, sorted by name.
+
+    Returns [] where there is no video at all. Raises DataError for a class folder without a video
+    and a validation class that training does not have, SourceError for a missing source.
     """
-    data_dir = Path(data_dir)
-    if not data_dir.is_dir():
-        raise DataError(
-            f"{data_dir} is not a folder: make {data_dir}/ads and {data_dir}/games "
-            "and put videos there, or pass --data-dir"
-        )
-    training = _class_folders(data_dir)
-    validation = _class_folders(data_dir / VALIDATION_FOLDER)
+    names = source.list_files()
+    known = set(names)
     recordings = [
-        recording
-        for folders, is_validation in ((training, False), (validation, True))
-        for folder in folders
-        for recording in _recordings_of_class(folder, data_dir, is_validation)
+        _recording_of_class(name, known) for name in names if is_video(name) and _class_folder(name)
     ]
     if recordings:
-        _refuse_empty_classes(training + validation, recordings)
-        unknown = {f.name for f in validation} - {f.name for f in training}
-        if unknown:
-            raise DataError(
-                f"{data_dir / VALIDATION_FOLDER} has the class {', '.join(sorted(unknown))}, which "
-                f"{data_dir} does not have: name its folders like those of training"
-            )
+        folders = {folder for name in names if (folder := _class_folder(name))}
+        _refuse_empty_classes(folders, recordings, source.name)
+        _refuse_unknown_classes(recordings, source.name)
     return sorted(recordings)
 
 
@@ -68,7 +71,7 @@ def class_names(recordings: list[Recording]) -> list[str]:
 
     Raises DataError for fewer than two.
     """
-    classes = sorted({recording.label for recording in recordings})
+    classes = sorted({label for recording in recordings for label in recording.labels})
     if len(classes) < 2:
         found = f"one class only ({classes[0]})" if classes else "no class"
         raise DataError(
@@ -78,63 +81,77 @@ def class_names(recordings: list[Recording]) -> list[str]:
     return classes
 
 
+def is_video(name: str) -> bool:
+    return name.lower().endswith(VIDEO_SUFFIXES)
+
+
 def list_videos(folder: Path) -> Iterator[Path]:
     """Videos below `folder` at any depth, sorted; links to folders are followed, loops are not.
 
     Raises OSError for a folder that can't be read.
     """
-    seen: set[str] = set()
-    for parent, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for file in sorted(files):
-            if not file.startswith(".") and file.lower().endswith(VIDEO_SUFFIXES):
-                yield Path(parent, file)
+    yield from (folder / name for name in Folder(folder).list_files() if is_video(name))
 
 
 def describe_recordings(recordings: list[Recording]) -> str:
     """For example `ads: 12 recordings in 4 groups · games: 30 recordings in 9 groups`."""
-    counts = Counter(recording.label for recording in recordings)
-    groups = {(recording.label, recording.group) for recording in recordings}
-    per_class = Counter(label for label, _ in groups)
+    pairs = [(label, recording) for recording in recordings for label in recording.labels]
+    counts = Counter(label for label, _ in pairs)
+    groups = Counter(label for label, _ in {(label, r.group) for label, r in pairs})
     return " · ".join(
         f"{label}: {count} recording{'s' * (count != 1)} "
-        f"in {per_class[label]} group{'s' * (per_class[label] != 1)}"
+        f"in {groups[label]} group{'s' * (groups[label] != 1)}"
         for label, count in sorted(counts.items())
     )
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _class_folder(name: str) -> str | None:
+    """`ads` or `validation/ads`, None for what lies in no class folder."""
+    parts = name.split("/")
+    depth = 2 if parts[0] == VALIDATION_FOLDER else 1
+    if len(parts) <= depth or parts[depth - 1] in RESERVED_FOLDERS:
+        return None
+    return "/".join(parts[:depth])
 
 
-def _class_folders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(
-        entry
-        for entry in folder.iterdir()
-        if entry.is_dir() and entry.name not in RESERVED_FOLDERS and not entry.name.startswith(".")
-    )
+def _recording_of_class(name: str, known: set[str]) -> Recording:
+    folder = _class_folder(name)
+    side, _, label = folder.rpartition("/")
+    # The side is part of the id: data/validation is held out by the user, whatever its names.
+    group = "/".join(name.split("/")[: folder.count("/") + 2])
+    spans = (Span(0.0, math.inf, label),)
+    return Recording(name, _files_of(name, known), spans, group, validation=bool(side))
 
 
-def _recordings_of_class(folder: Path, data_dir: Path, validation: bool) -> Iterator[Recording]:
-    for path in list_videos(folder):
-        inside = path.relative_to(folder)
-        # The side is part of the id: data/validation is held out by the user, whatever its names.
-        side = f"{VALIDATION_FOLDER}/" if validation else ""
-        group = f"{side}{folder.name}/{inside.parts[0]}"
-        yield Recording(path.relative_to(data_dir).as_posix(), path, folder.name, group, validation)
+def _files_of(name: str, known: set[str]) -> tuple[str, ...]:
+    """The video, and the sound file that `utils.audio.find_audio` would find for it."""
+    video = PurePosixPath(name)
+    sound = f"{video.stem}.wav"
+    folder = video.parent
+    for candidate in (folder / sound, folder / "audio" / sound, folder.parent / "audio" / sound):
+        if str(candidate) in known:
+            return name, str(candidate)
+    return (name,)
 
 
-def _refuse_empty_classes(folders: list[Path], recordings: list[Recording]) -> None:
-    for folder in folders:
-        if not any(folder in recording.path.parents for recording in recordings):
-            raise DataError(
-                f"{folder} has no video ({' '.join(VIDEO_SUFFIXES)}): "
-                "put recordings there, remove the folder, or pass --data-dir"
-            )
+def _refuse_empty_classes(
+    folders: Iterable[str], recordings: list[Recording], source_name: str
+) -> None:
+    used = {_class_folder(recording.name) for recording in recordings}
+    for folder in sorted(set(folders) - used):
+        raise DataError(
+            f"{source_name}/{folder} has no video ({' '.join(VIDEO_SUFFIXES)}): "
+            "put recordings there, remove the folder, or pass --data-dir"
+        )
+
+
+def _refuse_unknown_classes(recordings: list[Recording], source_name: str) -> None:
+    sides: dict[bool, set[str]] = {False: set(), True: set()}
+    for recording in recordings:
+        sides[recording.validation].update(recording.labels)
+    unknown = sorted(sides[True] - sides[False])
+    if unknown:
+        raise DataError(
+            f"{source_name}/{VALIDATION_FOLDER} has the class {', '.join(unknown)}, which "
+            f"{source_name} does not have: name its folders like those of training"
+        )

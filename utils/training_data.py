@@ -17,6 +17,7 @@ from utils.recordings import (
     describe_recordings,
     find_recordings,
 )
+from utils.sources import Folder, Source
 
 DEFAULT_DATA_DIR = "data"  # the only folder for which the demo set steps in
 
@@ -62,7 +63,7 @@ class TrainingData:
     def _describe_side(self, dataset: ClipDataset) -> dict:
         side = {}
         for name in self.classes:
-            clips = [clip for clip in dataset.clips if clip.recording.label == name]
+            clips = [clip for clip in dataset.clips if clip.label == name]
             recordings = {clip.recording for clip in clips}
             side[name] = {
                 "recordings": len(recordings),
@@ -78,12 +79,13 @@ def load_training_data(config: Config) -> TrainingData:
 
     Raises DataError where that can't be trained on.
     """
-    recordings, is_demo = _find_or_make(config)
+    recordings, source, is_demo = _find_or_make(config)
     classes = class_names(recordings)
     check_groups(recordings)  # before hours of decoding
     print(describe_recordings(recordings))
     prepared = prepare_recordings(
         recordings,
+        source,
         config.feature_spec,
         config.cache_dir,
         workers=config.workers,
@@ -97,13 +99,14 @@ def load_training_data(config: Config) -> TrainingData:
     return TrainingData(prepared, train_set, val_set, is_demo)
 
 
-def _find_or_make(config: Config) -> tuple[list[Recording], bool]:
+def _find_or_make(config: Config) -> tuple[list[Recording], Source, bool]:
     """The user's recordings, or the demo set and True where the default folder has none."""
-    own = Path(config.data_dir)
-    recordings = find_recordings(own) if own.is_dir() or config.data_dir != DEFAULT_DATA_DIR else []
+    own = config.data_dir
+    is_default = own == DEFAULT_DATA_DIR
+    recordings = find_recordings(Folder(own)) if os.path.isdir(own) or not is_default else []
     if recordings:
-        return recordings, False
-    if config.data_dir != DEFAULT_DATA_DIR:
+        return recordings, Folder(own), False
+    if not is_default:
         raise DataError(
             f"{own} has no video ({' '.join(VIDEO_SUFFIXES)}) in a class folder: "
             f"put recordings into {own}/ads and {own}/games, or pass another --data-dir"
@@ -116,4 +119,4 @@ def _find_or_make(config: Config) -> tuple[list[Recording], bool]:
     if not is_demo_set(demo):
         demo.parent.mkdir(parents=True, exist_ok=True)
         make_demo_set(demo, workers=config.workers or os.cpu_count() or 1)
-    return find_recordings(demo), True
+    return find_recordings(Folder(demo)), Folder(demo), True
