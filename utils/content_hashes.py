@@ -39,7 +39,9 @@ class ContentHashes:
     def find(self, names: Sequence[str], stamps: list[list]) -> list[str | None]:
         """The hash of each file that had this stamp before."""
         known = [self._known.get(name, (None, None)) for name in names]
-        return [digest if s == stamp else None for (s, digest), stamp in zip(known, stamps, strict=True)]
+        return [
+            digest if s == stamp else None for (s, digest), stamp in zip(known, stamps, strict=True)
+        ]
 
     def learn(self, name: str, stamp: list, digest: str) -> None:
         with self._lock:

@@ -76,8 +76,10 @@ class Decoder:
                 if not claim(key):
                     return Decoded(key, [])
             decoded = self._decode_file(folder / names[0], recording.name, key)
-        return decoded if self._is_unchanged(names, stamps) else Decoded(
-            key, [], "changed while it was read: the next run tries again"
+        return (
+            decoded
+            if self._is_unchanged(names, stamps)
+            else Decoded(key, [], "changed while it was read: the next run tries again")
         )
 
     def _hash(self, names: tuple[str, ...], stamps: list[list], folder: Path) -> str:

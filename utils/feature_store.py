@@ -238,7 +238,9 @@ class FeatureStore:
             return f"{path.name} can't be read: {error.strerror}"
         if left:
             return f"{path.name} is cut short"
-        return None if total == entry.sums[column] else f"{path.name} holds other bytes than written"
+        return (
+            None if total == entry.sums[column] else f"{path.name} holds other bytes than written"
+        )
 
     def _compact_shard(self, writer: str, column: str, shard: int) -> None:
         path = self._shard_path(column, writer, shard)

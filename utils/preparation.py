@@ -134,7 +134,12 @@ class _Preparation:
         pool = WorkerPool(workers)
         threads = ThreadPoolExecutor(workers + AHEAD, "recording")
         decoder = Decoder(
-            source, self._spec, pool, hashes=hashes, incoming=self._incoming, progress=self._progress
+            source,
+            self._spec,
+            pool,
+            hashes=hashes,
+            incoming=self._incoming,
+            progress=self._progress,
         )
         try:
             while coming or waiting:

@@ -81,7 +81,10 @@ class WorkerPool:
         self.close()
 
     def submit(
-        self, function: Callable, *arguments: object, progress: Callable[[object], None] | None = None
+        self,
+        function: Callable,
+        *arguments: object,
+        progress: Callable[[object], None] | None = None,
     ) -> Future:
         """The result of `function(*arguments, report)` in a worker process.
 

@@ -62,7 +62,7 @@ class Progress:
         return sum(self._decoded_seconds.copy().values())
 
     def line(self) -> str:
-        """Such as `3.2/200.0 h · 148x real time · ETA 1:20:31 · 2 rejected · $0.31 of about $1.04`."""
+        """`3.2/200.0 h · 148x real time · ETA 1:20:31 · 2 rejected · $0.31 of about $1.04`."""
         done = self._prepared_seconds + self._done_seconds()
         left = self._left_seconds()
         rate = self.decoded_seconds / max(self.elapsed_seconds, 1e-9)
@@ -76,8 +76,11 @@ class Progress:
         ]
         if self._price_per_hour is not None:
             spent = self._dollars(self.elapsed_seconds)
-            words.append(spent if eta is None else
-                         f"{spent} of about {self._dollars(self.elapsed_seconds + eta)}")
+            words.append(
+                spent
+                if eta is None
+                else f"{spent} of about {self._dollars(self.elapsed_seconds + eta)}"
+            )
         return " · ".join(words)
 
     def summary(self) -> str:

@@ -8,7 +8,8 @@ from utils.clips import check_groups, split_by_group
 from utils.config import Config
 from utils.dataset import ClipDataset
 from utils.demo_data import is_demo_set, make_demo_set
-from utils.preparation import PreparedSet, prepare_recordings
+from utils.preparation import prepare_recordings
+from utils.prepared_set import PreparedSet
 from utils.recordings import (
     VIDEO_SUFFIXES,
     DataError,
