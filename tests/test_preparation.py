@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import itertools
 import os
 import shutil
 import struct
@@ -577,6 +578,7 @@ class Cloud:
     def __init__(self, folder: Path, room: Path):
         self._folder = folder
         self._room = room
+        self._places = itertools.count()
         self.fetched: list[str] = []
         self.most = 0
 
@@ -591,11 +593,11 @@ class Cloud:
 
     @contextlib.contextmanager
     def fetch(self, names):
-        place = self._room / str(len(self.fetched))
+        place = self._room / str(next(self._places))
         self.fetched += names
         for name in names:
             copy(self._folder / name, place / name)
-        self.most = max(self.most, len(list(self._room.rglob("*.mp4"))))
+        self.most = max(self.most, len(os.listdir(self._room)))
         yield place
         shutil.rmtree(place)
 

@@ -107,8 +107,8 @@ class FeatureStore:
             rows = _rows_in(path, kind)
             if rows < stop:
                 raise StoreError(
-                    f"{path} is cut short: `python prepare_data.py --verify` names what is lost, "
-                    "and the next run prepares that again"
+                    f"{path} is cut short: run prepare_data.py --verify, or remove the folder "
+                    f"{self.folder}, and the next run makes what is missing"
                 )
             mapped = np.memmap(path, kind.dtype, "r", HEADER_BYTES, (rows, *kind.row_shape))
             self._shards[path] = mapped

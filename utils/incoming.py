@@ -15,6 +15,7 @@ import numpy as np
 from utils.feature_store import Column
 from utils.features import FeatureSpec, read_features
 from utils.files import write_whole
+from utils.fingerprints import hash_pictures
 from utils.parts import Part
 
 DESCRIPTION = "part.json"
@@ -94,7 +95,9 @@ def _write_columns(
     with contextlib.ExitStack() as stack:
         files = {}
         for block in read_features(path, spec, part):
-            for column, array in (("frames", block.frames), ("mfcc", block.mfcc)):
+            hashes = hash_pictures(block.frames)
+            arrays = {"frames": block.frames, "picture_hashes": hashes, "mfcc": block.mfcc}
+            for column, array in arrays.items():
                 if column not in files:
                     files[column] = stack.enter_context(open(folder / column, "wb"))
                     rows[column] = sums[column] = 0

@@ -62,13 +62,14 @@ class PreparedSet:
 
 
 def open_feature_store(cache_dir: str | Path, spec: FeatureSpec) -> FeatureStore:
-    """The store `cache_dir/features/<spec id>` with the columns frames and mfcc."""
+    """The store `cache_dir/features/<spec id>`: frames, a hash of each, and MFCC."""
     return FeatureStore(Path(cache_dir, "features", spec.id), store_columns(spec))
 
 
 def store_columns(spec: FeatureSpec) -> dict[str, Column]:
     return {
         "frames": Column("uint8", spec.frame_shape),
+        "picture_hashes": Column("uint64", ()),
         "mfcc": Column("float16", (spec.mfcc.n_mfcc,)),
     }
 
