@@ -1,5 +1,6 @@
 """Content hashes: what files are known by, remembered so that unchanged ones are not read again."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -35,6 +36,12 @@ class ContentHashes:
     def stamps(self, names: Sequence[str]) -> list[list]:
         """What the source says of files now. Raises OSError for one that is gone."""
         return [self._source.stamp(name) for name in names]
+
+    def size_bytes(self, name: str) -> int:
+        """What the stamp says, 0 where it is not known."""
+        with contextlib.suppress(OSError):
+            return next((part for part in self._source.stamp(name) if isinstance(part, int)), 0)
+        return 0
 
     def find(self, names: Sequence[str], stamps: list[list]) -> list[str | None]:
         """The hash of each file that had this stamp before."""

@@ -1,5 +1,7 @@
 """Decoding: a recording of a source, brought to the features of its parts on the disk."""
 
+import contextlib
+import errno
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
@@ -15,6 +17,9 @@ from utils.recordings import Recording
 from utils.sources import Source
 from utils.video import MediaError, SplitError, probe
 
+CHANGED = "changed while it was read: the next run tries again"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -24,6 +29,14 @@ class Decoded:
     parts: list[PartFeatures]  # none where there is a reason, or `claim` was refused
     reason: str | None = None
     lasting: bool = False  # whether the same bytes would give this reason again
+
+
+def unreadable(error: OSError, source: Source) -> str:
+    """Why a recording's files can't be read; raises the error where others can't be, either."""
+    of_one_file = isinstance(error, FileNotFoundError) or not source.is_remote
+    if error.errno in DISK_FULL or not of_one_file:
+        raise error
+    return f"can't be read: {error.strerror}"
 
 
 class Decoder:
@@ -59,28 +72,28 @@ class Decoder:
         wrong with this machine, such as a full disk.
         """
         names = recording.files
-        try:
-            stamps = self._hashes.stamps(names)
-        except OSError as error:
-            return _unreadable(error)
-        digests = self._hashes.find(names, stamps)
-        key = None if None in digests else "".join(digests)
-        if key is not None and not claim(key):
-            return Decoded(key, [])
-        with self._source.fetch(names) as folder:
-            if key is None:
-                try:
+        key = None
+        with contextlib.ExitStack() as fetched:
+            try:
+                stamps = self._hashes.stamps(names)
+                digests = self._hashes.find(names, stamps)
+                if None not in digests:
+                    key = "".join(digests)
+                    if not claim(key):
+                        return Decoded(key, [])
+                folder = fetched.enter_context(self._source.fetch(names))
+                if self._source.is_remote and self._hashes.stamps(names) != stamps:
+                    if key is not None:
+                        return Decoded(key, [], CHANGED)
+                    stamps = self._hashes.stamps(names)  # those of what was fetched
+                if key is None:
                     key = self._hash(names, stamps, folder)
-                except OSError as error:
-                    return _unreadable(error)
-                if not claim(key):
-                    return Decoded(key, [])
+                    if not claim(key):
+                        return Decoded(key, [])
+            except OSError as error:
+                return Decoded(key, [], unreadable(error, self._source))
             decoded = self._decode_file(folder / names[0], recording.name, key)
-        return (
-            decoded
-            if self._is_unchanged(names, stamps)
-            else Decoded(key, [], "changed while it was read: the next run tries again")
-        )
+        return decoded if self._is_unchanged(names, stamps) else Decoded(key, [], CHANGED)
 
     def _hash(self, names: tuple[str, ...], stamps: list[list], folder: Path) -> str:
         digests = self._hashes.find(names, stamps)
@@ -147,6 +160,3 @@ def open_recording(
     """The parts of a recording and its length in seconds as the container says it."""
     return split_recording(path, spec), probe(path).duration_seconds
 
-
-def _unreadable(error: OSError) -> Decoded:
-    return Decoded(None, [], f"can't be read: {error.strerror}")

@@ -1,7 +1,6 @@
 """Preparation: recordings decoded once into the feature store, bad ones set aside."""
 
 import contextlib
-import errno
 import os
 import shutil
 import threading
@@ -15,7 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils.content_hashes import ContentHashes
-from utils.decoding import Decoded, Decoder
+from utils.decoding import DISK_FULL, Decoded, Decoder, unreadable
 from utils.feature_store import FeatureStore, StoreError
 from utils.features import FeatureSpec
 from utils.incoming import PartFeatures, drop_unfinished, read_rows
@@ -61,18 +60,18 @@ def prepare_recordings(
     hashes = content_hashes(cache_dir, source)
     store = open_feature_store(cache_dir, spec)
     rejects = Rejects(store.folder)
+    if retry_rejected:
+        rejects.keep(())
     outcomes = {
-        recording: known_outcome(recording, hashes, store, None if retry_rejected else rejects)
+        recording: known_outcome(recording, source, hashes, store, rejects)
         for recording in recordings
     }
     pending = [recording for recording, outcome in outcomes.items() if outcome is None]
     if pending:
         with store.writing(), _full_disk_named(store.folder):
             write_spec(store, spec)
-            if retry_rejected:
-                rejects.keep(())
             progress = Progress(
-                {recording.name: source.stamp(recording.files[0])[0] for recording in pending},
+                {recording.name: hashes.size_bytes(recording.files[0]) for recording in pending},
                 prepared_seconds=sum(
                     store.num_rows(outcome.key, "frames") / spec.fps
                     for outcome in outcomes.values()
@@ -91,18 +90,20 @@ def content_hashes(cache_dir: str | Path, source: Source) -> ContentHashes:
 
 
 def known_outcome(
-    recording: Recording, hashes: ContentHashes, store: FeatureStore, rejects: Rejects | None
+    recording: Recording,
+    source: Source,
+    hashes: ContentHashes,
+    store: FeatureStore,
+    rejects: Rejects,
 ) -> Outcome | None:
     """What became of a recording in an earlier run; None where it is to be read."""
     try:
         digests = hashes.find(recording.files, hashes.stamps(recording.files))
     except OSError as error:
-        return Outcome(None, f"can't be read: {error.strerror}")
+        return Outcome(None, unreadable(error, source))
     key = None if None in digests else "".join(digests)
-    if key is not None and key in store:
-        return Outcome(key)
-    reason = rejects and rejects.get(key)
-    return Outcome(key, reason) if reason else None
+    reason = rejects.get(key)
+    return Outcome(key, reason) if reason or key in store else None
 
 
 class _Preparation:
@@ -280,7 +281,7 @@ def _full_disk_named(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in DISK_FULL:
             raise
         raise StoreError(
             f"the disk of {folder} is full: free some space, or pass another --cache-dir; "
