@@ -60,3 +60,26 @@ def trained_run(small_flags, tmp_path_factory) -> Path:
     assert outcome.code == 0, outcome.err
     (runs / "said").write_text(outcome.out)
     return (runs / "latest").resolve()
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """An S3 service on loopback, which tests may make faulty."""
+    from s3_server import S3Server
+
+    server = S3Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch):
+    """The same with nothing asked yet; boto3 of this process, and of its children, goes there."""
+    from cloud.s3 import forget_connection
+
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    s3_server.requests.clear()
+    forget_connection()
+    yield s3_server
+    forget_connection()

@@ -1,0 +1,1 @@
+"""Cloud: what talks to AWS."""
