@@ -30,6 +30,7 @@ FRAMES = "exact"  # fast skips what no kept frame needs; or exact, keyframes, op
 CROP_BARS = True  # cut letterbox and pillarbox bars off before scaling
 CLIP_SECONDS = 10.0  # length of a clip, what one decision is made on
 CLIP_HOP_SECONDS = 5.0  # from the start of a clip to the next one's
+LABEL_MARGIN_SECONDS = 0.5  # kept away from where a label of data/recordings begins or ends
 SAMPLE_RATE = 16_000  # of the sound, in Hz
 N_MFCC = 20  # coefficients kept of each step of sound
 MFCC_N_MELS = 40  # mel bands they are made of

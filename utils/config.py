@@ -34,6 +34,7 @@ class Config:
     runs_dir: str
     clip_seconds: float
     clip_hop_seconds: float
+    label_margin_seconds: float
     fps: float
     frame_size: tuple[int, int]
     frames: str
@@ -89,6 +90,7 @@ class Options:
 RANGES = {
     "clip_seconds": (1.0, 600.0),
     "clip_hop_seconds": (0.5, 600.0),
+    "label_margin_seconds": (0.0, 60.0),
     "fps": (1.0, 60.0),
     "sample_rate": (4_000, 96_000),
     "n_mfcc": (4, 128),

@@ -37,13 +37,19 @@ class PreparedSet:
     def seconds(self, recording: Recording) -> float:
         return self.store.num_rows(self.keys[recording], "frames") / self.spec.fps
 
-    def clips(self, clip_seconds: float, hop_seconds: float) -> list[Clip]:
+    def clips(
+        self, clip_seconds: float, hop_seconds: float, *, margin_seconds: float = 0.0
+    ) -> list[Clip]:
         """All recordings cut into clips, as `cut_recording` says."""
         return [
             Clip(recording, key, start, end, label)
             for recording, key in self.keys.items()
             for start, end, label in cut_recording(
-                recording.spans, self.seconds(recording), clip_seconds, hop_seconds
+                recording.spans,
+                self.seconds(recording),
+                clip_seconds,
+                hop_seconds,
+                margin_seconds=margin_seconds,
             )
         ]
 
