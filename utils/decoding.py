@@ -159,4 +159,3 @@ def open_recording(
 ) -> tuple[list[Part], float]:
     """The parts of a recording and its length in seconds as the container says it."""
     return split_recording(path, spec), probe(path).duration_seconds
-

@@ -171,11 +171,24 @@ class FeatureStore:
 
         Raises StoreError while anyone writes the store.
         """
-        with self._all_locked():
+        with self.all_locked():
             for writer in self._writers():
                 kept = [e for k, e in self._of_writer(writer) if k not in keys]
                 self._write_index(writer, [entry.line for entry in kept])
             self.refresh()
+
+    @contextlib.contextmanager
+    def all_locked(self) -> Iterator[None]:
+        """While nobody can write the store. Raises StoreError where anyone does."""
+        with contextlib.ExitStack() as locks:
+            for writer in sorted({LOCAL_WRITER, *self._writers()}):
+                locks.enter_context(self._locked(writer))
+            yield
+
+    def size_bytes(self, key: str) -> int:
+        """Of all rows of a recording."""
+        rows = self._entries[key].rows
+        return sum(self.num_rows(key, name) * self.columns[name].row_bytes for name in rows)
 
     def unused_bytes(self) -> int:
         """Size of the rows that no recording owns, which `compact` gives back."""
@@ -193,7 +206,7 @@ class FeatureStore:
         Whatever ends it, every recording stays readable: the index points at the old rows until
         the new ones are on the disk. Raises StoreError while anyone writes the store.
         """
-        with self._all_locked():
+        with self.all_locked():
             self.refresh()
             for writer in self._writers():
                 # Without the lines of recordings that an earlier writer has too.
@@ -329,13 +342,6 @@ class FeatureStore:
                     f"{self.folder} is being written by another run: wait for it, "
                     "or pass another --cache-dir"
                 ) from error
-            yield
-
-    @contextlib.contextmanager
-    def _all_locked(self) -> Iterator[None]:
-        with contextlib.ExitStack() as locks:
-            for writer in sorted({LOCAL_WRITER, *self._writers()}):
-                locks.enter_context(self._locked(writer))
             yield
 
 
