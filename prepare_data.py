@@ -97,7 +97,7 @@ def _read_options() -> tuple[argparse.Namespace, Config]:
         "source",
         nargs="?",
         metavar="SOURCE",
-        help=f"where the recordings are [{_data_dir(script)}]",
+        help=f"where the recordings are [{script.get('DATA_DIR')}]",
     )
     parser.add_argument(
         "--script", metavar="FILE", help=f"training script to prepare for [{SCRIPT}]"

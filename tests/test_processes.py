@@ -1,10 +1,19 @@
 """Processes: what a worker has imported, and what stays of the main script."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import CancelledError
+from multiprocessing import active_children
 from pathlib import Path
 
+import psutil
 import pytest
+
+from utils import processes
+from utils.processes import PoolClosed, WorkerLost, WorkerPool
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,3 +51,135 @@ def test_light_workers_do_not_import_the_main_script(tmp_path, context, expected
         check=True,
     )
     assert done.stdout.split() == [expected, "script.py", "None"]
+
+
+def add(a: int, b: int, report) -> int:
+    return a + b
+
+
+def count_slowly(count: int, seconds: float, report) -> int:
+    for number in range(count):
+        time.sleep(seconds)
+        report(number)
+    return os.getpid()
+
+
+def spin(report) -> None:
+    while True:
+        pass
+
+
+def sleep(report) -> None:
+    time.sleep(1000)
+
+
+def crash(report) -> None:
+    os.abort()
+
+
+def leave(report) -> None:
+    os._exit(7)
+
+
+def kill_once(mark: Path, report) -> str:
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def kill_always(report) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(report) -> None:
+    raise KeyError("what was asked")
+
+
+def threads_of_numpy(report) -> str:
+    return os.environ["OPENBLAS_NUM_THREADS"]
+
+
+@pytest.fixture
+def pool(monkeypatch):
+    monkeypatch.setattr(processes, "STALL_FACTOR", 2)
+    with WorkerPool(1, stall_seconds=2) as pool:  # a process takes a second of it to start
+        yield pool
+
+
+def test_pool_starts_no_process_before_there_is_work():
+    with WorkerPool(2) as pool:
+        assert active_children() == []
+        assert pool.submit(add, 1, 2).result() == 3
+        assert len(active_children()) == 1
+    assert active_children() == []
+
+
+def test_tasks_are_done_in_turn_and_report_as_they_go(pool):
+    seen = []
+    results = [pool.submit(add, k, 1) for k in range(20)]
+    slow = pool.submit(count_slowly, 10, 0.5, progress=seen.append)  # longer than a stall in all
+    assert [future.result() for future in results] == list(range(1, 21))
+    assert slow.result() != os.getpid()
+    assert seen == list(range(10))
+    assert pool.submit(threads_of_numpy).result() == "1"
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (crash, r"the decoder crashed on it \(SIGABRT\)"),
+        (leave, r"the decoder crashed on it \(exit code 7\)"),
+        (kill_always, "the decoder was killed, twice"),
+        (spin, "decoding made no progress for 2 s"),
+        (sleep, "decoding made no progress for 2 s"),
+    ],
+)
+def test_task_that_kills_or_blocks_its_process_fails_alone(pool, task, message):
+    lost, good = pool.submit(task), pool.submit(add, 1, 2)
+    with pytest.raises(WorkerLost, match=message):
+        lost.result()
+    assert good.result() == 3
+
+
+def test_task_whose_process_was_killed_is_tried_once_more(pool, tmp_path):
+    # A machine without memory kills whom it likes.
+    assert pool.submit(kill_once, tmp_path / "mark").result() == "done"
+
+
+def test_error_of_a_task_comes_with_where_it_was_raised(pool):
+    with pytest.raises(KeyError, match="what was asked") as error:
+        pool.submit(fail).result()
+    assert "in fail" in error.value.__notes__[0]
+
+
+def test_closing_ends_what_is_being_done():
+    started = time.monotonic()
+    with WorkerPool(1) as pool:
+        futures = [pool.submit(sleep), pool.submit(sleep)]
+        while not active_children():
+            time.sleep(0.01)
+    assert time.monotonic() - started < 20
+    for future in futures:
+        with pytest.raises((PoolClosed, CancelledError)):
+            future.result()
+
+
+def test_workers_end_with_a_parent_that_was_killed(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from utils.processes import WorkerPool\n"
+        "import tests.test_processes as helpers\n"
+        "if __name__ == '__main__':\n"
+        "    pool = WorkerPool(2)\n"
+        "    for _ in range(2):\n"
+        "        pool.submit(helpers.spin)\n"
+    )
+    parent = subprocess.Popen([sys.executable, script], env={"PYTHONPATH": str(ROOT), "PATH": ""})
+    family = psutil.Process(parent.pid)
+    while len(workers := family.children()) < 2:
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    gone, alive = psutil.wait_procs(workers, timeout=20)
+    assert alive == []

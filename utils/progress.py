@@ -127,7 +127,7 @@ class ProgressBar:
         self._progress = progress
         self._interval_seconds = 0.5 if sys.stderr.isatty() else 30.0
         self._shown = time.monotonic()
-        self._bar = tqdm(bar_format="{desc}", desc="prepare: starting")
+        self._bar = tqdm(bar_format="{desc}", desc="prepare: starting", leave=False)
 
     def show(self) -> None:
         if time.monotonic() - self._shown > self._interval_seconds:
