@@ -82,6 +82,8 @@ class S3Object:
 class S3Folder:
     """The objects below `s3://bucket/prefix`, by the rest of their keys."""
 
+    is_remote = True
+
     def __init__(self, url: str):
         self.name = url.rstrip("/")
         split_url(self.name)

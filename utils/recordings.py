@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from utils.errors import UserError
-from utils.sources import Folder, Source
+from utils.sources import VALIDATION_FOLDER, Folder, Source
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".ts", ".avi", ".webm", ".mpg")
-VALIDATION_FOLDER = "validation"
 RESERVED_FOLDERS = (VALIDATION_FOLDER, "recordings")  # not classes
 
 
