@@ -122,19 +122,21 @@ def check_videos(data_dir: str) -> list[Row]:
 
     folder = ROOT / data_dir
     is_default = data_dir == "data"
+    left_out: list[str] = []
     try:
         looks = folder.is_dir() or not is_default
-        recordings = find_recordings(Folder(folder)) if looks else []
+        recordings = find_recordings(Folder(folder), left_out.append) if looks else []
         classes = class_names(recordings) if recordings else []
     except UserError as error:
         found, _, cure = str(error).partition(": ")
         return [Row("MISSING", "videos", found, cure)]
     if classes:
         has_validation = any(recording.validation for recording in recordings)
-        return [
+        rows = [
             _class_row(label, [r for r in recordings if label in r.labels], has_validation)
             for label in classes
         ]
+        return rows + [Row("note", "videos", line, "") for line in left_out]
     cure = f"put yours into {data_dir}/ads and {data_dir}/games"
     if is_default:
         return [Row("note", "videos", f"none in {data_dir}", f"trains on a demo set; {cure}")]

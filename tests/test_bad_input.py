@@ -275,7 +275,7 @@ def test_resuming_what_is_no_run(tmp_path):
         (["--fps", "nan"], "--fps lies between 1 and 60, not nan"),
         (["--frame-size", "96"], None),
         (["--frame-size", "8,8"], r"--frame-size takes sides of 32"),
-        (["--reader", "vlc"], "--reader is one of .*, not 'vlc'"),
+        (["--frames", "vlc"], "--frames is one of .*, not 'vlc'"),
         (["--dropout", "1.5"], "--dropout lies between"),
         (["--crop-bars", "perhaps"], "--crop-bars takes true or false, not 'perhaps'"),
         (["--learning-rate", "1e9"], "--learning-rate lies between"),

@@ -23,7 +23,7 @@ from utils.audio import MfccSpec
 from utils.features import FeatureSpec
 
 ROOT = Path(__file__).resolve().parent.parent
-SPEC = FeatureSpec(3.0, (48, 64), "pyav", False, MfccSpec(n_mfcc=7))
+SPEC = FeatureSpec(3.0, (48, 64), "fast", False, MfccSpec(n_mfcc=7))
 RECIPE = {
     "classes": ["ads", "news", "games"],
     "feature_spec": SPEC.to_dict(),

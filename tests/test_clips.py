@@ -5,7 +5,15 @@ from math import inf
 import numpy as np
 import pytest
 
-from utils.clips import MIN_CLIP_SECONDS, Clip, cut_spans, split_at_random, split_by_group
+from utils.clips import (
+    MIN_CLIP_SECONDS,
+    Clip,
+    cut_recording,
+    cut_spans,
+    group_folds,
+    split_at_random,
+    split_by_group,
+)
 from utils.recordings import DataError, Recording, Span
 
 LENGTHS = [1.0, 2.0, 9.75, 10.0, 10.04, 10.999, 11.0, 14.9999999, 15.0, 20.9, 21.1, 59.94, 3600.0]
@@ -63,6 +71,41 @@ def test_last_span_is_moved_back_to_end_with_the_recording():
 
 def test_short_rest_joins_the_last_span():
     assert cut_spans(20.5, 10.0, 10.0) == [(0.0, 10.0), (10.0, 20.5)]
+
+
+BREAK = (Span(0.0, 100.0, "games"), Span(100.0, 130.0, "ads"), Span(130.0, inf, "games"))
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.5, 3.0])
+def test_clips_of_a_labelled_recording_keep_the_margin_from_every_boundary(margin):
+    clips = cut_recording(BREAK, 200.0, 10.0, 5.0, margin_seconds=margin)
+    for label, start, end in (
+        ("games", 0.0, 100.0 - margin),
+        ("ads", 100.0 + margin, 130.0 - margin),
+        ("games", 130.0 + margin, 200.0),
+    ):
+        inside = [clip for clip in clips if start <= clip[0] and clip[1] <= end]
+        assert {clip[2] for clip in inside} == {label}
+        assert (inside[0][0], inside[-1][1]) == (start, end)
+        for clip in inside:
+            clips.remove(clip)
+    assert clips == []
+
+
+def test_recording_of_a_single_class_is_cut_as_before():
+    spans = (Span(0.0, inf, "ads"),)
+    for length in lengths():
+        clips = cut_recording(spans, length, 10.0, 5.0, margin_seconds=0.5)
+        assert clips == [(*span, "ads") for span in cut_spans(length, 10.0, 5.0)]
+
+
+def test_span_too_short_for_a_clip_or_behind_the_end_gives_none():
+    spans = (Span(0.0, 1.4, "games"), Span(1.4, 3.0, "ads"), Span(3.0, inf, "games"))
+    found = cut_recording(spans, 50.0, 10.0, 10.0, margin_seconds=0.5)
+    assert {clip[2] for clip in found} == {"games"}
+    assert found[0] == (3.5, 13.5, "games")
+    behind = (Span(0.0, 60.0, "games"), Span(60.0, 90.0, "ads"), Span(90.0, inf, "games"))
+    assert cut_recording(behind, 50.0, 60.0, 60.0, margin_seconds=0.5) == [(0.0, 50.0, "games")]
 
 
 def make_clips(label: str, groups, *, clips: int = 3, validation: bool = False) -> list[Clip]:
@@ -178,3 +221,83 @@ def test_random_split_breaks_groups_and_loses_no_clip():
     assert groups_of(training) & groups_of(validation)
     assert split_at_random(clips, 12, seed=0) == (training, validation)
     assert split_at_random(clips, 12, seed=1) != (training, validation)
+
+
+# Groups of several classes
+
+
+def make_mixed(names, labels=("ads", "games"), clips: int = 3) -> list[Clip]:
+    """A whole recording for each name, of all the labels."""
+    spans = tuple(Span(100.0 * k, 100.0 * (k + 1), label) for k, label in enumerate(labels))
+    return [
+        Clip(
+            Recording(f"recordings/{name}", (), spans, f"recordings/{name}", False),
+            f"key of {name}",
+            span.start_seconds + 10 * k,
+            span.start_seconds + 10 * (k + 1),
+            span.label,
+        )
+        for name in names
+        for span in spans
+        for k in range(clips)
+    ]
+
+
+MIXTURES = [
+    make_mixed(range(2)),
+    make_mixed(range(9)),
+    make_mixed(range(2)) + make_clips("games", range(30)),
+    make_mixed(range(5)) + make_clips("ads", range(2)) + make_clips("games", range(3)),
+    make_mixed(range(3), ("ads", "games", "replays")) + make_clips("ads", range(40)),
+    make_mixed("ab", ("ads",)) + make_mixed("cd", ("games",)) + make_mixed("ae", ("replays",)),
+]
+
+
+@pytest.mark.parametrize("clips", MIXTURES)
+@pytest.mark.parametrize("fraction", [0.05, 0.2, 0.5])
+def test_split_of_groups_of_several_classes_keeps_all_on_both_sides(clips, fraction):
+    for seed in range(30):
+        training, validation = split_by_group(clips, fraction, seed)
+        assert not groups_of(training) & groups_of(validation)
+        assert set(training) | set(validation) == set(clips)
+        assert labels_of(training) == labels_of(validation) == labels_of(clips)
+
+
+@pytest.mark.parametrize("clips", MIXTURES)
+def test_folds_keep_groups_together_and_every_class_to_learn_from(clips):
+    for seed in range(30):
+        folds = group_folds(clips, 5, seed)
+        assert 2 <= len(folds) <= 5
+        for training, validation in folds:
+            assert not groups_of(training) & groups_of(validation)
+            assert set(training) | set(validation) == set(clips)
+            assert labels_of(training) == labels_of(clips)
+        judged = [clip for _, validation in folds for clip in validation]
+        assert len(judged) == len(clips)
+        assert set(judged) == set(clips)
+
+
+def test_folds_deal_the_groups_of_each_class_out_evenly():
+    clips = make_clips("ads", range(12)) + make_clips("games", range(20)) + make_mixed(range(6))
+    for _, validation in group_folds(clips, 5, 0):
+        for label, count in (("ads", 18), ("games", 26)):
+            held = {clip.recording.group for clip in validation if clip.label == label}
+            assert abs(len(held) - count / 5) <= 1
+
+
+def test_class_whose_spans_are_too_short_for_a_clip_is_on_no_side():
+    clips = make_clips("ads", range(5)) + make_clips("games", range(5))
+    spans = (Span(0.0, 100.0, "games"), Span(100.0, 100.5, "ads"))
+    mixed = Recording("recordings/a", (), spans, "recordings/a", False)
+    clips += [Clip(mixed, "key", 0.0, 10.0, "games")]
+    for seed in range(20):
+        training, validation = split_by_group(clips, 0.2, seed)
+        assert labels_of(training) == labels_of(validation) == {"ads", "games"}
+
+
+def test_new_labelled_recordings_hardly_move_old_ones():
+    before, after = make_mixed(range(100), clips=1), make_mixed(range(110), clips=1)
+    for seed in range(10):
+        held_before = groups_of(split_by_group(before, 0.2, seed)[1])
+        held_after = groups_of(split_by_group(after, 0.2, seed)[1])
+        assert len(held_before ^ (held_after & groups_of(before))) <= 5

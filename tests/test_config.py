@@ -149,7 +149,7 @@ def test_value_of_the_wrong_type_is_refused_with_the_right_one(cheap, name, text
         ("FRAME_SIZE", (96.5, 96)),
         ("FRAME_SIZE", (96, 96, 3)),
         ("FRAME_SIZE", 96),
-        ("READER", "ffmpeg"),
+        ("FRAMES", "ffmpeg"),
         ("FINE_TUNE_BLOCKS", 20),
         ("FINE_TUNE_BLOCKS", -1),
         ("MIXED_PRECISION", None),
@@ -196,7 +196,9 @@ def test_other_fine_tune_blocks_are_refused(cheap, value):
 
 
 def test_choice_is_refused_with_the_choices(cheap):
-    assert refusal(cheap, "--reader", "ffmpeg") == ("--reader is one of pyav, opencv, not 'ffmpeg'")
+    assert refusal(cheap, "--frames", "ffmpeg") == (
+        "--frames is one of fast, exact, keyframes, opencv, not 'ffmpeg'"
+    )
 
 
 @pytest.mark.parametrize(
@@ -263,7 +265,7 @@ def test_constants_that_contradict_each_other_are_refused(cheap):
 
 def test_recipe_of_the_features_follows_the_constants(cheap):
     spec = read(cheap).feature_spec
-    for name in ("fps", "frame_size", "reader", "crop_bars", "sample_rate", "n_mfcc"):
+    for name in ("fps", "frame_size", "frames", "crop_bars", "sample_rate", "n_mfcc"):
         changed = another(name, getattr(read(cheap), name))
         text = ",".join(map(str, changed)) if isinstance(changed, tuple) else str(changed)
         assert read(cheap, flag(name), text).feature_spec.id != spec.id

@@ -25,7 +25,7 @@ from utils.features import FeatureSpec
 from utils.recordings import Recording, Span
 
 FPS = 4
-SPEC = FeatureSpec(float(FPS), (2, 2), "pyav", False, MfccSpec())
+SPEC = FeatureSpec(float(FPS), (2, 2), "fast", False, MfccSpec())
 SECONDS = 40  # of each made recording
 SILENT = 3  # the number of the one without sound
 

@@ -10,7 +10,7 @@ from training import embedding
 from training.embedding import COLUMN, MemoryStore, embed_recordings, stored_embeddings
 from training.weights import TrunkWeights, new_model
 from utils.config import Config
-from utils.preparation import PreparedSet
+from utils.prepared_set import PreparedSet
 
 
 @pytest.fixture

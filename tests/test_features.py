@@ -20,14 +20,14 @@ from utils.features import (
 )
 from utils.video import MediaError
 
-SPEC = FeatureSpec(4.0, (32, 48), "pyav", True, MfccSpec())
+SPEC = FeatureSpec(4.0, (32, 48), "fast", True, MfccSpec())
 
 
 def test_id_changes_with_every_field_and_with_nothing_else():
     changed = [
         dataclasses.replace(SPEC, fps=5.0),
         dataclasses.replace(SPEC, frame_size=(48, 32)),
-        dataclasses.replace(SPEC, reader="opencv"),
+        dataclasses.replace(SPEC, frames="opencv"),
         dataclasses.replace(SPEC, crop_bars=False),
         *(
             dataclasses.replace(
@@ -43,7 +43,7 @@ def test_id_changes_with_every_field_and_with_nothing_else():
         dataclasses.fields(MfccSpec)
     )
     assert len({spec.id for spec in [SPEC, *changed]}) == 1 + len(changed)
-    assert FeatureSpec(4.0, (32, 48), "pyav", True, MfccSpec()).id == SPEC.id
+    assert FeatureSpec(4.0, (32, 48), "fast", True, MfccSpec()).id == SPEC.id
 
 
 def test_spec_comes_back_out_of_json_the_same():

@@ -1,36 +1,41 @@
 """Recordings are decoded once, and bad ones are set aside without ending the run."""
 
+import contextlib
+import csv
 import dataclasses
+import itertools
 import os
 import shutil
 import struct
 import time
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import media
 import numpy as np
 import pytest
-from pools import InThisProcess, InThreads
+from pools import InThisProcess
 
-from utils import preparation
+from utils import content_hashes, decoding, incoming, preparation, processes
 from utils.audio import MfccSpec
 from utils.clips import cut_spans
 from utils.errors import describe_os_error
-from utils.features import FeatureSpec
-from utils.preparation import PreparedSet, prepare_recordings
+from utils.feature_store import HEADER_BYTES, StoreError
+from utils.features import FeatureBlock, FeatureSpec
+from utils.parts import Part
+from utils.preparation import prepare_recordings
+from utils.prepared_set import PreparedSet, open_feature_store
 from utils.recordings import DataError, find_recordings
 from utils.sources import Folder
+from utils.video import SplitError
 
-SPEC = FeatureSpec(4.0, (32, 48), "pyav", False, MfccSpec())
+SPEC = FeatureSpec(4.0, (32, 48), "fast", False, MfccSpec())
 SECONDS = 2.0
-RealPool = preparation.ProcessPoolExecutor
 
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
-    monkeypatch.setattr(preparation, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(preparation, "WorkerPool", InThisProcess)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +86,24 @@ def write_other(path: Path, shelf: Path, mark: str) -> Path:
     return path
 
 
-def prepare(data: Path, *, spec=SPEC, workers=1, max_rejected=0.2) -> PreparedSet:
+def raises(error: BaseException | type[BaseException]):
+    """A function that does nothing else."""
+
+    def function(*_, **__):
+        raise error
+
+    return function
+
+
+def failed(error: Exception) -> Future:
+    future = Future()
+    future.set_exception(error)
+    return future
+
+
+def prepare(
+    data: Path, *, spec=SPEC, workers=1, max_rejected=0.2, retry_rejected=False
+) -> PreparedSet:
     return prepare_recordings(
         find_recordings(Folder(data)),
         Folder(data),
@@ -89,6 +111,7 @@ def prepare(data: Path, *, spec=SPEC, workers=1, max_rejected=0.2) -> PreparedSe
         data / "../cache",
         workers=workers,
         max_rejected=max_rejected,
+        retry_rejected=retry_rejected,
     )
 
 
@@ -104,14 +127,39 @@ def names(prepared: PreparedSet) -> list[str]:
 def decoded(monkeypatch) -> list[str]:
     """The names of the files that are decoded from here on."""
     seen = []
-    decode = preparation._decode
+    decode = decoding.decode_part
 
     def counting(path, *arguments):
         seen.append(path.name)
         return decode(path, *arguments)
 
-    monkeypatch.setattr(preparation, "_decode", counting)
+    monkeypatch.setattr(decoding, "decode_part", counting)
     return seen
+
+
+@pytest.fixture
+def in_parts(monkeypatch):
+    """Makes recordings be decoded in so many parts, of which one may prove not to be separable."""
+    read = incoming.read_features
+
+    def read_part(path, spec, part):
+        if part.start == "not separable":
+            raise SplitError("it has no key frame there")
+        frames = np.concatenate([block.frames for block in read(path, spec)])
+        mfcc = [block.mfcc for block in read(path, spec) if block.mfcc is not None]
+        mine = np.array_split(frames, part.count)[part.index]
+        sound = np.array_split(np.concatenate(mfcc), part.count)[part.index] if mfcc else None
+        yield FeatureBlock(mine, sound, bool(mfcc), next(read(path, spec)).aspect_ratio, "software")
+
+    def split(count: int, *, not_separable: int | None = None) -> None:
+        def parts(path, spec):
+            starts = ["not separable" if k == not_separable else None for k in range(count)]
+            return [Part(k, count, start=starts[k]) for k in range(count)]
+
+        monkeypatch.setattr(decoding, "split_recording", parts)
+        monkeypatch.setattr(incoming, "read_features", read_part)
+
+    return split
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
@@ -157,8 +205,8 @@ def test_recording_without_sound_has_no_mfcc(data):
     assert [name for name, has in has_sound.items() if not has] == ["ads/mute.mp4"]
 
 
-@pytest.mark.parametrize("reader", ["pyav", "opencv"])
-def test_bad_files_are_set_aside_with_the_reason_and_the_good_ones_stay(data, shelf, reader):
+@pytest.mark.parametrize("frames", ["fast", "opencv"])
+def test_bad_files_are_set_aside_with_the_reason_and_the_good_ones_stay(data, shelf, frames):
     bad = {
         "truncated.mp4": "not a video file",
         "empty.mp4": "zero bytes",
@@ -169,7 +217,7 @@ def test_bad_files_are_set_aside_with_the_reason_and_the_good_ones_stay(data, sh
     for name in bad:
         copy(shelf / name, data / "ads" / "bad" / name)
     (data / "ads" / "gone.mp4").symlink_to(data / "nowhere.mp4")
-    prepared = prepare(data, spec=dataclasses.replace(SPEC, reader=reader), max_rejected=0.6)
+    prepared = prepare(data, spec=dataclasses.replace(SPEC, frames=frames), max_rejected=0.6)
     assert names(prepared) == ["ads/a.mp4", "ads/b.mp4", "games/c.mp4", "games/d.mp4"]
     found = reasons(prepared)
     assert list(found) == sorted([*(f"ads/bad/{name}" for name in bad), "ads/gone.mp4"])
@@ -307,7 +355,7 @@ def test_unchanged_files_are_not_even_read_again(data, monkeypatch):
     def no_reading(*_, **__):
         raise AssertionError("read again")
 
-    monkeypatch.setattr(preparation.hashlib, "blake2b", no_reading)
+    monkeypatch.setattr(content_hashes.hashlib, "blake2b", no_reading)
     assert len(prepare(data).keys) == 4
 
 
@@ -323,111 +371,280 @@ def test_other_recipe_is_another_store(data, decoded):
 
 def test_store_is_the_same_for_any_number_of_workers(data, monkeypatch):
     alone = prepare(data)
-    decode = preparation._decode
+    decode = decoding.decode_part
 
     def first_comes_last(path, *arguments):
         time.sleep(0.4 if path.stem == "a" else 0)
         return decode(path, *arguments)
 
-    monkeypatch.setattr(preparation, "_decode", first_comes_last)
-    monkeypatch.setattr(preparation, "ProcessPoolExecutor", InThreads)
+    monkeypatch.setattr(decoding, "decode_part", first_comes_last)
     shutil.move(alone.store.folder, data / "../alone")
     together = prepare(data, workers=4)
     assert files_below(together.store.folder) == files_below(data / "../alone")
 
 
+def test_recording_in_parts_is_stored_as_if_it_were_read_whole(data, in_parts):
+    whole = files_below(prepare(data).store.folder)
+    shutil.rmtree(data / "../cache")
+    in_parts(3)
+    assert files_below(prepare(data).store.folder) == whole
+
+
+def test_recording_that_turns_out_not_to_be_separable_is_decoded_whole(data, in_parts, decoded):
+    whole = files_below(prepare(data).store.folder)
+    shutil.rmtree(data / "../cache")
+    decoded.clear()
+    in_parts(3, not_separable=1)
+    assert files_below(prepare(data).store.folder) == whole
+    assert len(decoded) > 4 * 3
+
+
+def test_finished_parts_of_a_stopped_run_are_not_decoded_again(
+    data, in_parts, decoded, monkeypatch
+):
+    undisturbed = files_below(prepare(data).store.folder)
+    shutil.rmtree(data / "../cache")
+    in_parts(3)
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "_add_to_store", raises(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            prepare(data)
+    incoming_folder = open_feature_store(data / "../cache", SPEC).folder / "incoming"
+    left = sorted(incoming_folder.glob("*/*/part.json"))
+    assert left
+    damaged = left[0].with_name("frames")
+    damaged.write_bytes(b"\0" * damaged.stat().st_size)  # what a power cut may leave
+    (incoming_folder / "key" / ".00000-growing.1").mkdir(parents=True)  # what kill -9 leaves
+    decoded.clear()
+    prepared = prepare(data)
+    assert len(decoded) == 4 * 3 - (len(left) - 1)
+    assert files_below(prepared.store.folder) == undisturbed  # so nothing else is left
+
+
 def test_run_stopped_in_the_middle_goes_on_where_it_was(data, decoded, monkeypatch):
-    move = preparation._move_into_store
+    undisturbed = files_below(prepare(data).store.folder)
+    shutil.rmtree(data / "../cache")
+    add = preparation._add_to_store
 
     def stop_at_the_third(store, *arguments):
         if len(store) == 2:
             raise KeyboardInterrupt
-        move(store, *arguments)
+        add(store, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "_move_into_store", stop_at_the_third)
+        patch.setattr(preparation, "_add_to_store", stop_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             prepare(data)
-    store = preparation.open_feature_store(data / "../cache", SPEC)
-    assert len(store) == 2
-    assert not (store.folder / "incoming").exists()
-    (store.folder / "incoming").mkdir()  # a killed run leaves it
-    (store.folder / "incoming" / "left.frames").touch()
+    assert len(open_feature_store(data / "../cache", SPEC)) == 2
     decoded.clear()
     prepared = prepare(data)
-    assert decoded == ["c.mp4", "d.mp4"]
+    assert set(decoded) <= {"c.mp4", "d.mp4"}
+    assert files_below(prepared.store.folder) == undisturbed
+
+
+def test_second_preparer_is_refused_in_one_line(data):
+    prepare(data)
+    media.write_video(data / "ads" / "new.mp4", fps=12, size=(48, 64))
+    store = open_feature_store(data / "../cache", SPEC)
+    with store.writing(), pytest.raises(StoreError, match="being written by another run: wait"):
+        prepare(data)
+    assert len(prepare(data).keys) == 5
+
+
+def test_file_that_kills_its_process_is_set_aside_and_remembered(data, shelf, monkeypatch, decoded):
+    write_other(data / "ads" / "bad.mp4", shelf, "bad")
+
+    class Crashing(InThisProcess):
+        def submit(self, work, path, *arguments, **options):
+            if path.name == "bad.mp4" and work is not content_hashes.hash_file:
+                return failed(processes.WorkerLost("the decoder crashed on it (SIGSEGV)"))
+            return super().submit(work, path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "WorkerPool", Crashing)
+        first = prepare(data, workers=2)
+    assert reasons(first) == {"ads/bad.mp4": "the decoder crashed on it (SIGSEGV)"}
+    decoded.clear()
+    assert reasons(prepare(data)) == reasons(first)
+    assert decoded == []
+    assert reasons(prepare(data, retry_rejected=True)) == {}
+    assert decoded == ["bad.mp4"]
+    assert reasons(prepare(data)) == {}
+
+
+def test_rejected_file_is_not_decoded_again_while_its_bytes_are_the_same(data, shelf, decoded):
+    bad = copy(shelf / "blink.mp4", data / "ads" / "blink.mp4")
+    first = prepare(data)
+    decoded.clear()
+    os.utime(bad)
+    assert reasons(prepare(data)) == reasons(first)
+    assert decoded == []
+    copy(shelf / "text.mp4", bad)
+    assert "not a video file" in reasons(prepare(data))["ads/blink.mp4"]
+    bad.write_bytes((shelf / "a.mp4").read_bytes() + b"\0\0\0\x08free")
+    assert reasons(prepare(data)) == {}
+
+
+def test_rejected_files_are_listed_beside_the_store(data, shelf):
+    copy(shelf / "blink.mp4", data / "ads" / "blink.mp4")
+    copy(data / "ads" / "a.mp4", data / "ads" / "z.mp4")
+    prepared = prepare(data, max_rejected=0.5)
+    with open(prepared.store.folder / "rejected.csv", newline="") as file:
+        listed = list(csv.DictReader(file))
+    assert {row["path"]: row["reason"] for row in listed} == reasons(prepared)
+    (data / "ads" / "blink.mp4").unlink()
+    (data / "ads" / "z.mp4").unlink()
+    prepare(data)
+    text = (prepared.store.folder / "rejected.csv").read_text()
+    assert text.splitlines() == ["path,reason"]
+
+
+def test_file_that_changes_while_it_is_read_is_tried_again_by_the_next_run(data, monkeypatch):
+    decode = decoding.decode_part
+
+    def touched(path, *arguments):
+        part = decode(path, *arguments)
+        if path.stem == "a":
+            path.write_bytes(path.read_bytes() + b"\0")
+        return part
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "decode_part", touched)
+        found = reasons(prepare(data, max_rejected=0.5))
+    assert found == {"ads/a.mp4": "changed while it was read: the next run tries again"}
+    prepared = prepare(data)
+    assert prepared.rejected == []
     assert len(prepared.store) == 4
-    assert not (store.folder / "incoming").exists()
 
 
-class Crashing(InThisProcess):
-    """A pool that breaks like the real one: a file called bad kills its worker.
-
-    With it go the two recordings behind it, before the pool takes no more.
-    """
-
-    def __init__(self, *_, **__):
-        self.lost = 0
-
-    def submit(self, work, source, files, *arguments) -> Future:
-        if not self.lost and "/bad" not in files[0]:
-            return super().submit(work, source, files, *arguments)
-        self.lost += 1
-        if self.lost > 3:
-            raise BrokenProcessPool
-        future = Future()
-        future.set_exception(BrokenProcessPool())
-        return future
+def test_bytes_changed_under_the_old_date_are_noticed(data, shelf, decoded):
+    path = data / "ads" / "a.mp4"
+    status = path.stat()
+    old = prepare(data)
+    changed = bytearray(path.read_bytes())
+    changed[-1] ^= 1
+    path.write_bytes(changed)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size
+    decoded.clear()
+    new = prepare(data)
+    assert decoded == ["a.mp4"]
+    assert {r.name for r in old.keys if old.keys[r] != new.keys[r]} == {"ads/a.mp4"}
 
 
-@pytest.mark.parametrize("workers", [1, 2, 8])
-@pytest.mark.parametrize("bad", [["bad1"], ["bad1", "bad2"], ["bad2", "zzz", "bad1"]])
-def test_files_that_crash_the_decoder_are_set_aside_and_no_others(
-    data, shelf, monkeypatch, workers, bad
+def test_damaged_recordings_are_remade_and_no_others(data, decoded):
+    prepared = prepare(data)
+    store = prepared.store
+    key = next(key for recording, key in prepared.keys.items() if recording.name == "ads/b.mp4")
+    before = store.get(key, "frames").copy()
+    shard = store.folder / "frames-main-00000.npy"
+    with open(shard, "r+b") as file:
+        file.seek(HEADER_BYTES + len(before) * before[0].size + 1000)  # within the second
+        file.write(b"damage")
+    bad = [found for found, reason in store.damaged(store) if reason]
+    assert bad == [key]
+    store.forget(bad)
+    decoded.clear()
+    again = prepare(data)
+    assert decoded == ["b.mp4"]
+    np.testing.assert_array_equal(again.store.get(key, "frames"), before)
+    assert [reason for _, reason in again.store.damaged(again.store)] == [None] * 4
+
+
+def test_thousand_prepared_recordings_are_found_without_starting_a_process(
+    data, shelf, monkeypatch
 ):
-    for name in bad:
-        write_other(data / "ads" / f"{name}.mp4", shelf, name)
-    monkeypatch.setattr(preparation, "ProcessPoolExecutor", Crashing)
-    prepared = prepare(data, workers=workers, max_rejected=0.9)
-    crashed = sorted(f"ads/{name}.mp4" for name in bad if name != "zzz")
-    assert reasons(prepared) == dict.fromkeys(crashed, "the decoder crashed on it")
-    assert len(prepared.store) == 4 + ("zzz" in bad)
-
-
-def test_worker_process_that_dies_costs_its_file_only(shelf, tmp_path, monkeypatch):
-    """With real processes, in which libav aborts on one file."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, av\n"
-        "really_open = av.open\n"
-        "def open(path, *arguments, **options):\n"
-        "    if path.endswith('killer.mp4'):\n"
-        "        os.abort()\n"
-        "    return really_open(path, *arguments, **options)\n"
-        "av.open = open\n"
+    for k in range(1000):
+        copy(shelf / "a.mp4", data / "ads" / "group" / f"{k}.mp4")
+    (data / "ads" / "a.mp4").unlink()
+    prepared = prepare(data)
+    assert len(prepared.keys) == 1003
+    monkeypatch.setattr(preparation, "WorkerPool", raises(AssertionError("started")))
+    recordings = find_recordings(Folder(data))
+    started = time.process_time()
+    again = prepare_recordings(
+        recordings, Folder(data), SPEC, data / "../cache", workers=2, max_rejected=0.2
     )
-    data = fill(tmp_path / "data", shelf, {"ads": "a", "games": "c"})
-    write_other(data / "ads" / "killer.mp4", shelf, "killer")
-    monkeypatch.setattr(preparation, "ProcessPoolExecutor", RealPool)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    prepared = prepare(data, workers=2, max_rejected=0.5)
-    assert reasons(prepared) == {"ads/killer.mp4": "the decoder crashed on it"}
-    assert names(prepared) == ["ads/a.mp4", "games/c.mp4"]
+    assert again.keys == prepared.keys
+    assert time.process_time() - started < 1.0
 
 
-@pytest.mark.parametrize("suffix", [".frames", ".mfcc"])
-def test_disk_that_fills_while_decoding_is_one_line_and_rejects_nothing(shelf, tmp_path, suffix):
-    (tmp_path / "key").with_suffix(suffix).symlink_to("/dev/full")
-    with pytest.raises(OSError, match="space") as error:
-        preparation._decode(shelf / "a.mp4", SPEC, tmp_path / "key")
-    assert describe_os_error(error.value).startswith("the disk is full")
+class Cloud:
+    """A remote source that counts what lies on the disk."""
+
+    name = "s3://made"
+    is_remote = True
+
+    def __init__(self, folder: Path, room: Path):
+        self._folder = folder
+        self._room = room
+        self._places = itertools.count()
+        self.fetched: list[str] = []
+        self.most = 0
+
+    def list_files(self) -> list[str]:
+        return Folder(self._folder).list_files()
+
+    def read_bytes(self, name: str) -> bytes:
+        return (self._folder / name).read_bytes()
+
+    def stamp(self, name: str) -> list[int | str]:
+        return [(self._folder / name).stat().st_size, f"etag of {name}"]
+
+    @contextlib.contextmanager
+    def fetch(self, names):
+        place = self._room / str(next(self._places))
+        self.fetched += names
+        for name in names:
+            copy(self._folder / name, place / name)
+        self.most = max(self.most, len(os.listdir(self._room)))
+        yield place
+        shutil.rmtree(place)
+
+
+def test_remote_recordings_are_fetched_once_a_few_at_a_time_and_deleted(tmp_path, data, shelf):
+    for k in range(20):
+        write_other(data / "ads" / f"{k}.mp4", shelf, str(k))
+    copy(shelf / "text.mp4", data / "ads" / "text.mp4")
+    room = tmp_path / "room"
+    cloud = Cloud(data, room)
+
+    def prepare_cloud() -> PreparedSet:
+        return prepare_recordings(
+            find_recordings(cloud), cloud, SPEC, tmp_path / "cloud", workers=2, max_rejected=0.2
+        )
+
+    prepared = prepare_cloud()
+    assert len(prepared.keys) == 24
+    assert sorted(cloud.fetched) == sorted(set(cloud.fetched))
+    assert len(cloud.fetched) == 25
+    assert 1 < cloud.most <= 2 + preparation.AHEAD
+    assert list(room.iterdir()) == []
+    local = prepare(data)
+    assert list(prepared.keys.values()) == list(local.keys.values())
+    assert files_below(prepared.store.folder) == files_below(
+        local.store.folder
+    )  # wherever recordings come from
+    assert prepare_cloud().keys == prepared.keys
+    assert len(cloud.fetched) == 25  # what was rejected is known without fetching it, too
+
+
+def test_disk_that_fills_while_decoding_is_one_line_and_rejects_nothing(data, monkeypatch):
+    def on_full_disk(path, mode):
+        return open("/dev/full", mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(incoming, "open", on_full_disk, raising=False)
+        with pytest.raises(StoreError) as error:
+            prepare(data)
+    assert "is full: free some space" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert prepare(data).rejected == []
 
 
 def test_error_in_a_worker_that_is_not_the_files_fault_ends_the_run(data, monkeypatch):
-    def full_disk(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(preparation, "_decode", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(decoding, "decode_part", raises(PermissionError(13, "not allowed", "x")))
+    with pytest.raises(OSError, match="not allowed"):
         prepare(data)
 
 

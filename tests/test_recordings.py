@@ -1,6 +1,8 @@
 """Recordings are found by folder: classes, groups, the validation set, and what is wrong there."""
 
 import errno
+import json
+import math
 import os
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from utils import recordings
 from utils.audio import find_audio
 from utils.errors import UserError
+from utils.labels import Span
 from utils.recordings import (
     DataError,
     Recording,
@@ -185,3 +188,101 @@ def test_description_counts_recordings_and_groups_of_each_class(tmp_path):
     assert describe_recordings(find_recordings(Folder(tmp_path))) == (
         "ads: 3 recordings in 2 groups · games: 1 recording in 1 group"
     )
+
+
+# Whole recordings with label files
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def listened(folder: Path) -> tuple[dict[str, Recording], list[str]]:
+    """What was found, and the lines that were said."""
+    lines: list[str] = []
+    return {r.name: r for r in find_recordings(Folder(folder), lines.append)}, lines
+
+
+def test_labelled_recording_shows_several_classes_without_any_class_folder(tmp_path):
+    make(tmp_path, "recordings/game.ts", "recordings/ch5/a.mkv", "recordings/ch5/b.mkv")
+    write(tmp_path / "recordings/game.edl", "60 90 3")
+    write(tmp_path / "recordings/ch5/a.csv", "0,30,ads\n40,50,replays")
+    write(tmp_path / "recordings/ch5/b.json", '{"segments": []}')
+    recordings, lines = listened(tmp_path)
+    assert recordings["recordings/game.ts"].spans == (
+        Span(0.0, 60.0, "games"),
+        Span(60.0, 90.0, "ads"),
+        Span(90.0, math.inf, "games"),
+    )
+    assert recordings["recordings/game.ts"].labels == ("ads", "games")
+    assert recordings["recordings/ch5/a.mkv"].labels == ("ads", "replays")
+    assert {r.group for r in recordings.values()} == {"recordings/game.ts", "recordings/ch5"}
+    assert class_names(list(recordings.values())) == ["ads", "games", "replays"]
+    assert describe_recordings(list(recordings.values())) == (
+        "ads: 2 recordings in 2 groups · games: 2 recordings in 2 groups"
+        " · replays: 1 recording in 1 group"
+    )
+    assert lines == []
+
+
+def test_labelled_recordings_of_validation_are_held_out(tmp_path):
+    make(tmp_path, "recordings/a.ts", "validation/recordings/x/b.ts")
+    write(tmp_path / "recordings/a.edl", "60 90 3")
+    write(tmp_path / "validation/recordings/x/b.edl", "60 90 3")
+    recordings, _ = listened(tmp_path)
+    assert {name: (r.validation, r.group) for name, r in recordings.items()} == {
+        "recordings/a.ts": (False, "recordings/a.ts"),
+        "validation/recordings/x/b.ts": (True, "validation/recordings/x"),
+    }
+
+
+def test_what_is_left_out_is_said_in_a_line_each(tmp_path):
+    make(tmp_path, "ads/a.mp4", "games/b.mp4", "ads/a.csv")
+    make(tmp_path / "recordings", "new1.ts", "new2.ts", "gone.csv", "notes.txt", "new1.nfo")
+    recordings, lines = listened(tmp_path)
+    assert set(recordings) == {"ads/a.mp4", "games/b.mp4"}
+    assert lines == [
+        "recordings: 2 without labels (.json .csv .edl), not used: recordings/new1.ts and 1 more",
+        "recordings: 1 of labels without a video beside it, not used: recordings/gone.csv",
+    ]
+
+
+def test_correction_by_the_review_page_wins_over_other_label_files_and_is_said(tmp_path):
+    make(tmp_path, "recordings/a.ts")
+    write(tmp_path / "recordings/a.edl", "60 90 3")
+    write(tmp_path / "recordings/a.csv", "this is no label file")
+    segment = {"start_seconds": 10, "end_seconds": 20, "label": "ads"}
+    write(tmp_path / "recordings/a.json", json.dumps({"segments": [segment]}))
+    recordings, lines = listened(tmp_path)
+    assert recordings["recordings/a.ts"].spans[0] == Span(0.0, 10.0, "games")
+    assert lines == [
+        "recordings: 1 with two label files (.json, then .csv, then .edl counts): "
+        "recordings/a.ts has a.json and a.csv and a.edl"
+    ]
+
+
+def test_label_files_with_mistakes_are_refused_with_the_first_and_their_count(tmp_path):
+    make(tmp_path, "recordings/a.ts", "recordings/b.ts", "recordings/c.ts")
+    write(tmp_path / "recordings/a.edl", "1 2 3")
+    write(tmp_path / "recordings/b.edl", "5 2 3")
+    write(tmp_path / "recordings/c.edl", "what")
+    said = refusal(tmp_path)
+    assert said.startswith(f"{tmp_path}/recordings/b.edl: line 1 ends at 2 and starts at 5")
+    assert said.endswith("(1 more label files have mistakes)")
+
+
+def test_label_that_is_no_class_folder_is_refused_and_the_folder_is_the_cure(tmp_path):
+    make(tmp_path, "ads/a.mp4", "recordings/b.ts")
+    write(tmp_path / "recordings/b.csv", "0,30,ads\n30,60,gmaes")
+    said = refusal(tmp_path)
+    assert f"{tmp_path}/recordings/b.ts is labelled 'gmaes', which is no class (ads, games)" in said
+    (tmp_path / "gmaes").mkdir()
+    assert set(listened(tmp_path)[0]) == {"ads/a.mp4", "recordings/b.ts"}
+
+
+def test_class_folder_without_a_video_is_no_mistake_where_labels_fill_the_class(tmp_path):
+    make(tmp_path, "ads/a.mp4", "recordings/b.ts")
+    (tmp_path / "games").mkdir()
+    write(tmp_path / "recordings/b.edl", "0 30 3")
+    assert class_names(list(listened(tmp_path)[0].values())) == ["ads", "games"]

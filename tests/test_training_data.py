@@ -32,7 +32,7 @@ def defaults() -> Config:
 def config(defaults, tmp_path, monkeypatch) -> Config:
     """The constants of the script, small, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(preparation, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(preparation, "WorkerPool", InThisProcess)
     return dataclasses.replace(
         defaults, frame_size=(32, 32), clip_seconds=2.0, clip_hop_seconds=1.0, workers=1
     )

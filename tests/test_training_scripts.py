@@ -103,7 +103,7 @@ def test_checkpoint_carries_the_metrics_of_the_run(trained_run):
 def test_second_training_decodes_and_embeds_nothing(
     trained_run, small_flags, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("utils.preparation._decode_all", lambda *a: pytest.fail("decoded"))
+    monkeypatch.setattr("utils.preparation._Preparation.run", lambda *a: pytest.fail("decoded"))
     monkeypatch.setattr("training.embedding._embed", lambda *a: pytest.fail("embedded"))
     done = run_script(cost_optimized_train, *small_flags, "--runs-dir", tmp_path)
     assert done.code == 0, done.err

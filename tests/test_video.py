@@ -12,15 +12,16 @@ import pytest
 
 from utils import video
 from utils.bars import find_bars
-from utils.video import READERS, Crop, MediaError, probe, read_frames
+from utils.video import Crop, MediaError, probe, read_frames
 
 SIZE = (48, 48)
+READERS = ("fast", "opencv")
 
 both_readers = pytest.mark.parametrize("reader", READERS)
 
 
 def times_read(path: Path, fps: float, reader: str, **options) -> list[float]:
-    return [media.read_time(f) for f in read_frames(path, fps, SIZE, reader=reader, **options)]
+    return [media.read_time(f) for f in read_frames(path, fps, SIZE, mode=reader, **options)]
 
 
 def times_shown(times: list[float], fps: float, end: float) -> list[float]:
@@ -104,7 +105,7 @@ def test_colours_follow_the_matrix_that_the_file_names(tmp_path, matrix, reader)
         return np.full((height, width, 3), (200, 60, 40), np.uint8)
 
     path = media.write_video(tmp_path / "a.mp4", draw=draw, colorspace=matrix, seconds=0.2)
-    picture = next(read_frames(path, 4, SIZE, reader=reader))
+    picture = next(read_frames(path, 4, SIZE, mode=reader))
     np.testing.assert_allclose(picture.mean(axis=(0, 1)), (200, 60, 40), atol=3)
 
 
@@ -113,7 +114,7 @@ def test_readers_agree_on_pictures_with_b_frames(tmp_path):
     path = media.write_video(
         tmp_path / "a.mp4", size=(180, 320), draw=media.draw_texture, options=options, seconds=4
     )
-    fast, exact = (np.stack(list(read_frames(path, 6, (96, 96), reader=r))) for r in READERS)
+    fast, exact = (np.stack(list(read_frames(path, 6, (96, 96), mode=r))) for r in READERS)
     assert fast.shape == exact.shape == (24, 96, 96, 3)
     assert fast.dtype == exact.dtype == np.uint8
     differences = np.abs(fast.astype(int) - exact).mean(axis=(1, 2, 3))
@@ -127,7 +128,7 @@ def test_fast_reader_leaves_out_pictures_but_none_that_is_shown(tmp_path):
     path = media.write_video(tmp_path / "a.mp4", options=options, seconds=4, tone_hz=None)
     decoded = sum(1 for _ in video._pyav_moments(path, 4))
     assert decoded < 50  # of 100
-    assert_times(times_read(path, 4, "pyav"), [math.floor(k / 4 * 25) / 25 for k in range(16)])
+    assert_times(times_read(path, 4, "fast"), [math.floor(k / 4 * 25) / 25 for k in range(16)])
 
 
 @both_readers
@@ -155,7 +156,7 @@ def test_crop_is_what_lies_inside(tmp_path, degrees, reader):
     path = media.write_video(
         tmp_path / "a.mp4", size=size, draw=stored, rotation_degrees=degrees, seconds=1
     )
-    frames = list(read_frames(path, 5, SIZE, crop=crop, reader=reader))
+    frames = list(read_frames(path, 5, SIZE, crop=crop, mode=reader))
     assert_times([media.read_time(f) for f in frames], [0, 0.2, 0.4, 0.6, 0.8])
     extremes = np.minimum(frames[3], 255 - frames[3].astype(int))
     assert extremes.mean() < 25  # no grey of the surroundings got in
@@ -165,12 +166,12 @@ def test_crop_is_what_lies_inside(tmp_path, degrees, reader):
 def test_pictures_that_cannot_be_scaled_are_a_media_error(tmp_path, reader):
     path = media.write_video(tmp_path / "a.mp4", tone_hz=None)
     with pytest.raises(MediaError, match="scaled"):
-        list(read_frames(path, 4, SIZE, crop=Crop(0, 20, 500, 600), reader=reader))
+        list(read_frames(path, 4, SIZE, crop=Crop(0, 20, 500, 600), mode=reader))
 
 
 def test_unknown_reader_is_refused_at_once(tmp_path):
-    with pytest.raises(ValueError, match="decord.*pyav, opencv"):
-        read_frames(tmp_path / "a.mp4", 4, SIZE, reader="decord")
+    with pytest.raises(ValueError, match="decord.*fast, exact, keyframes, opencv"):
+        read_frames(tmp_path / "a.mp4", 4, SIZE, mode="decord")
 
 
 def pictures_of(whole: bytes) -> tuple[int, int]:
@@ -213,7 +214,7 @@ def write_bad(folder: Path, kind: str) -> Path:
 )
 def test_bad_file_says_what_is_wrong_in_one_line(tmp_path, kind, message, reader):
     path = write_bad(tmp_path, kind)
-    for read in (probe, find_bars, lambda p: list(read_frames(p, 4, SIZE, reader=reader))):
+    for read in (probe, find_bars, lambda p: list(read_frames(p, 4, SIZE, mode=reader))):
         with pytest.raises(MediaError, match=message) as caught:
             read(path)
         assert "\n" not in str(caught.value)

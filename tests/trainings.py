@@ -24,7 +24,7 @@ from utils.config import Config, read_options
 from utils.dataset import ClipDataset
 from utils.errors import run_main
 from utils.feature_store import Column, FeatureStore
-from utils.preparation import open_feature_store
+from utils.prepared_set import open_feature_store
 from utils.recordings import Recording, Span
 
 ROOT = Path(__file__).resolve().parent.parent

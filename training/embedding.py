@@ -14,7 +14,7 @@ from models.mobilenet_v2 import EMBEDDING_SIZE
 from training.device import amp_dtype, autocast
 from utils.config import Config
 from utils.feature_store import Column, FeatureStore
-from utils.preparation import PreparedSet
+from utils.prepared_set import PreparedSet
 
 COLUMN = "embeddings"
 BLOCK_FRAMES = 256

@@ -48,38 +48,38 @@ def cut_spans(
 
 
 def cut_recording(
-    spans: tuple[Span, ...], duration_seconds: float, clip_seconds: float, hop_seconds: float
+    spans: tuple[Span, ...],
+    duration_seconds: float,
+    clip_seconds: float,
+    hop_seconds: float,
+    *,
+    margin_seconds: float,
 ) -> list[tuple[float, float, str]]:
     """(start_seconds, end_seconds, label): each span of a recording cut as `cut_spans` does.
 
-    A span of less than a second, as far as it lies within the recording, gives nothing.
+        ads      |  games                            |  ads
+        ---------|-----------------------------------|------
+        ------| m m |---------|          |---------| m m |---     m: margin
+
+    A label is rarely exact, so clips keep `margin_seconds` from where a span begins or ends within
+    the recording. What is left of less than a second gives no clip.
     """
     clips = []
     for span in spans:
-        length = min(span.end_seconds, duration_seconds) - span.start_seconds
-        if length >= MIN_CLIP_SECONDS:
+        start, end = span.start_seconds, min(span.end_seconds, duration_seconds)
+        start += margin_seconds * (start > 0)
+        end -= margin_seconds * (end < duration_seconds)
+        if end - start >= MIN_CLIP_SECONDS:
             clips += [
-                (span.start_seconds + start, span.start_seconds + end, span.label)
-                for start, end in cut_spans(length, clip_seconds, hop_seconds)
+                (start + first, start + last, span.label)
+                for first, last in cut_spans(end - start, clip_seconds, hop_seconds)
             ]
     return clips
 
 
 def check_groups(recordings: list[Recording]) -> None:
     """Raises DataError where a class can't be on both sides of a split."""
-    held_out = {label for r in recordings if r.validation for label in r.labels}
-    for label, groups in _groups_by_class(recordings).items():
-        if held_out and label not in held_out:
-            raise DataError(
-                f"data/validation has no video of {label}: "
-                "put some there, or remove data/validation to split by group"
-            )
-        if not held_out and len(groups) < 2:
-            raise DataError(
-                f"{label} has a single group ({next(iter(groups))}), and a split needs two or "
-                f"more: put recordings of another source into {label}/, in a sub-folder of their "
-                "own, or your own validation videos into data/validation"
-            )
+    _check_groups({(label, r.group, r.validation) for r in recordings for label in r.labels})
 
 
 def split_by_group(
@@ -89,17 +89,16 @@ def split_by_group(
 
     Recordings of `data/validation` are the validation set where there are any. Else the groups of
     each class are ranked by their names and the seed, and the first `val_fraction` of them held
-    out: new recordings don't reshuffle old ones, and a new group moves at most one other.
+    out: new recordings don't reshuffle old ones, and a new group moves at most one other of a
+    class. Each class stays on both sides, also where groups hold several.
     Raises DataError as `check_groups` does.
     """
-    recordings = [clip.recording for clip in clips]
-    check_groups(recordings)
-    held_out = {recording.group for recording in recordings if recording.validation}
+    # By the labels of the clips: a span too short for a clip puts its class on no side.
+    places = {(clip.label, clip.recording.group, clip.recording.validation) for clip in clips}
+    _check_groups(places)
+    held_out = {group for _, group, validation in places if validation}
     if not held_out:
-        for groups in _groups_by_class(recordings).values():
-            ranked = sorted(groups, key=lambda group: (_position(group, seed), group))
-            count = min(max(round(val_fraction * len(ranked)), 1), len(ranked) - 1)
-            held_out |= set(ranked[:count])
+        held_out = _ranked_groups(_by_class(places), val_fraction, seed)
     training = [clip for clip in clips if clip.recording.group not in held_out]
     validation = [clip for clip in clips if clip.recording.group in held_out]
     return training, validation
@@ -110,12 +109,17 @@ def group_folds(clips: list[Clip], count: int, seed: int) -> list[tuple[list[Cli
 
     A group is never on both sides, and the groups of each class are dealt out evenly.
     """
-    fold_of: dict[tuple[str, str], int] = {}
-    for label in sorted({clip.label for clip in clips}):
-        groups = {clip.recording.group for clip in clips if clip.label == label}
-        for rank, group in enumerate(sorted(groups, key=lambda name: _position(name, seed))):
-            fold_of[label, group] = rank * count // len(groups)
-    folds = [fold_of[clip.label, clip.recording.group] for clip in clips]
+    groups_of = _by_class({(clip.label, clip.recording.group, False) for clip in clips})
+    dealt = {label: [0] * count for label in groups_of}
+    fold_of: dict[str, int] = {}
+    for label in sorted(groups_of, key=lambda label: (len(groups_of[label]), label)):
+        for group in sorted(groups_of[label] - set(fold_of), key=lambda g: (_position(g, seed), g)):
+            labels = [other for other in groups_of if group in groups_of[other]]
+            fold = min(range(count), key=lambda k: (sum(dealt[each][k] for each in labels), k))
+            fold_of[group] = fold
+            for each in labels:
+                dealt[each][fold] += 1
+    folds = [fold_of[clip.recording.group] for clip in clips]
     return [
         (
             [clip for clip, own in zip(clips, folds, strict=True) if own != fold],
@@ -134,12 +138,43 @@ def split_at_random(clips: list[Clip], val_count: int, seed: int) -> tuple[list[
     return [clips[i] for i in order[val_count:]], [clips[i] for i in order[:val_count]]
 
 
-def _groups_by_class(recordings: list[Recording]) -> dict[str, set[str]]:
+_Place = tuple[str, str, bool]  # label, group, whether it is in data/validation
+
+
+def _check_groups(places: set[_Place]) -> None:
+    held_out = {label for label, _, validation in places if validation}
+    for label, groups in _by_class(places).items():
+        if held_out and label not in held_out:
+            raise DataError(
+                f"data/validation has no video of {label}: "
+                "put some there, or remove data/validation to split by group"
+            )
+        if not held_out and len(groups) < 2:
+            raise DataError(
+                f"{label} has a single group ({next(iter(groups))}), and a split needs two or "
+                f"more: put recordings of another source into {label}/, in a sub-folder of their "
+                "own, or your own validation videos into data/validation"
+            )
+
+
+def _by_class(places: set[_Place]) -> dict[str, set[str]]:
     groups: dict[str, set[str]] = {}
-    for recording in sorted(recordings):
-        for label in recording.labels:
-            groups.setdefault(label, set()).add(recording.group)
+    for label, group, _ in sorted(places):
+        groups.setdefault(label, set()).add(group)
     return groups
+
+
+def _ranked_groups(groups_of: dict[str, set[str]], val_fraction: float, seed: int) -> set[str]:
+    """The groups to hold out: the first of each class, that leave all classes one to learn from."""
+    held_out: set[str] = set()
+    for groups in groups_of.values():
+        missing = max(round(val_fraction * len(groups)), 1) - len(groups & held_out)
+        for group in sorted(groups - held_out, key=lambda name: (_position(name, seed), name)):
+            left = (others - held_out for others in groups_of.values() if group in others)
+            if missing > 0 and all(len(others) > 1 for others in left):
+                held_out.add(group)
+                missing -= 1
+    return held_out
 
 
 def _position(group: str, seed: int) -> float:

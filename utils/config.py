@@ -1,6 +1,8 @@
 """Configuration: the constants of a training script, checked, and overridden by flags."""
 
 import argparse
+import ast
+import contextlib
 import dataclasses
 import difflib
 import io
@@ -8,6 +10,7 @@ import json
 import re
 import sys
 import tokenize
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -15,7 +18,7 @@ from typing import NoReturn
 from utils.audio import MfccSpec
 from utils.errors import UserError
 from utils.features import FeatureSpec
-from utils.video import READERS
+from utils.video import FRAME_MODES
 
 
 class ConfigError(UserError):
@@ -31,9 +34,10 @@ class Config:
     runs_dir: str
     clip_seconds: float
     clip_hop_seconds: float
+    label_margin_seconds: float
     fps: float
     frame_size: tuple[int, int]
-    reader: str
+    frames: str
     crop_bars: bool
     sample_rate: int
     n_mfcc: int
@@ -67,7 +71,7 @@ class Config:
     @property
     def feature_spec(self) -> FeatureSpec:
         mfcc = MfccSpec(sample_rate=self.sample_rate, n_mfcc=self.n_mfcc, n_mels=self.mfcc_n_mels)
-        return FeatureSpec(self.fps, self.frame_size, self.reader, self.crop_bars, mfcc)
+        return FeatureSpec(self.fps, self.frame_size, self.frames, self.crop_bars, mfcc)
 
     def constants(self) -> dict:
         """By upper-case name, as the scripts write them."""
@@ -86,6 +90,7 @@ class Options:
 RANGES = {
     "clip_seconds": (1.0, 600.0),
     "clip_hop_seconds": (0.5, 600.0),
+    "label_margin_seconds": (0.0, 60.0),
     "fps": (1.0, 60.0),
     "sample_rate": (4_000, 96_000),
     "n_mfcc": (4, 128),
@@ -111,7 +116,7 @@ RANGES = {
     "label_smoothing": (0.0, 0.5),
     "patience": (1, 10_000),
 }
-CHOICES = {"reader": READERS}
+CHOICES = {"frames": FRAME_MODES}
 SMALLEST_FRAME, LARGEST_FRAME = 32, 1024  # MobileNetV2 halves the picture five times
 
 
@@ -121,10 +126,7 @@ def read_options(script: dict, arguments: list[str] | None = None) -> Options:
     Every constant is a flag: BATCH_SIZE is --batch-size 16. Raises ConfigError for a missing
     constant or a bad value; prints help and leaves for --help.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    parser = _make_parser(script)
-    _refuse_unknown_flags(arguments, parser)
-    given = vars(parser.parse_args(arguments))
+    given = vars(_make_parser(script).parse_args(arguments))
     given.pop("debug")
     resume = given.pop("resume")
     if resume is not None:
@@ -135,15 +137,42 @@ def read_options(script: dict, arguments: list[str] | None = None) -> Options:
                 "or start a new run"
             )
         return Options(_config_of_run(resume), resume)
+    return Options(make_config(script, given), None)
+
+
+def read_constants(path: Path) -> dict:
+    """What `read_options` takes, of a training script that is not run: torch takes seconds.
+
+    Raises ConfigError for what is no such script.
+    """
+    try:
+        module = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ConfigError(
+            f"{path} can't be read as a training script ({error}): "
+            "pass --script train.py or cost_optimized_train.py"
+        ) from None
+    constants = {"__file__": str(path), "__doc__": ast.get_docstring(module)}
+    for node in module.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            with contextlib.suppress(ValueError):  # not a literal, so not one of the constants
+                constants[node.targets[0].id] = ast.literal_eval(node.value)
+    return constants
+
+
+def make_config(script: dict, given: dict[str, object]) -> Config:
+    """The constants in `script`, overridden by those of `given` that are not None."""
     values = {}
-    for name, value in given.items():
-        if name.upper() not in script:
+    for field in dataclasses.fields(Config):
+        constant = field.name.upper()
+        if constant not in script:
             raise ConfigError(
-                f"{Path(script['__file__']).name} does not define {name.upper()}: "
+                f"{Path(script['__file__']).name} does not define {constant}: "
                 "write it at the top, as the file came with it"
             )
-        values[name] = script[name.upper()] if value is None else value
-    return Options(_checked(values), None)
+        value = given.get(field.name)
+        values[field.name] = script[constant] if value is None else value
+    return _checked(values)
 
 
 def _config_of_run(folder: Path) -> Config:
@@ -178,15 +207,35 @@ def _checked(values: dict[str, object]) -> Config:
     return config
 
 
-class _Parser(argparse.ArgumentParser):
+class FlagParser(argparse.ArgumentParser):
+    """A parser that says what a mistyped flag may have meant, in one line."""
+
+    def parse_args(self, arguments: list[str] | None = None) -> argparse.Namespace:
+        arguments = sys.argv[1:] if arguments is None else arguments
+        known = [option for action in self._actions for option in action.option_strings]
+        for argument in arguments:
+            flag = argument.partition("=")[0]
+            if flag.startswith("--") and flag not in known:
+                near = difflib.get_close_matches(flag, known, 3, 0.5)
+                hint = f"did you mean {' or '.join(near)}?" if near else "--help lists all"
+                raise ConfigError(f"unknown option {flag}: {hint}")
+        return super().parse_args(arguments)
+
     def error(self, message: str) -> NoReturn:  # argparse prints all 35 flags before the mistake
         raise ConfigError(f"{message}: --help lists what is accepted")
 
+    def add_constants(self, script: dict, names: Iterable[str]) -> None:
+        """A flag for each of these constants, explained by the comment behind it."""
+        notes = _trailing_comments(Path(script["__file__"]))
+        for name in names:
+            constant = name.upper()
+            text = f"{notes.get(constant, '')} [{_show(script.get(constant))}]".strip()
+            self.add_argument(_flag(name), metavar="VALUE", help=text.replace("%", "%%"))
 
-def _make_parser(script: dict) -> argparse.ArgumentParser:
-    path = Path(script["__file__"])
-    parser = _Parser(
-        prog=f"python {path.name}",
+
+def _make_parser(script: dict) -> FlagParser:
+    parser = FlagParser(
+        prog=f"python {Path(script['__file__']).name}",
         description=script["__doc__"],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="The same names can be changed at the top of the file.",
@@ -200,11 +249,7 @@ def _make_parser(script: dict) -> argparse.ArgumentParser:
         help="go on with an interrupted run, by default the latest",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    notes = _trailing_comments(path)
-    for field in dataclasses.fields(Config):
-        constant = field.name.upper()
-        text = f"{notes.get(constant, '')} [{_show(script.get(constant))}]".strip()
-        parser.add_argument(_flag(field.name), metavar="VALUE", help=text.replace("%", "%%"))
+    parser.add_constants(script, (field.name for field in dataclasses.fields(Config)))
     return parser
 
 
@@ -221,16 +266,6 @@ def _trailing_comments(path: Path) -> dict[str, str]:
         elif token.type == tokenize.NEWLINE:
             name = None
     return notes
-
-
-def _refuse_unknown_flags(arguments: list[str], parser: argparse.ArgumentParser) -> None:
-    known = [option for action in parser._actions for option in action.option_strings]
-    for argument in arguments:
-        flag = argument.partition("=")[0]
-        if flag.startswith("--") and flag not in known:
-            near = difflib.get_close_matches(flag, known, 3, 0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else "--help lists all"
-            raise ConfigError(f"unknown option {flag}: {hint}")
 
 
 def _convert(name: str, value: object, kind: type) -> object:

@@ -13,9 +13,10 @@ import numpy as np
 from utils.audio import MfccSpec, compute_mfcc, find_audio
 from utils.bars import find_bars
 from utils.clips import MIN_CLIP_SECONDS
-from utils.video import Crop, MediaError, read_frames
+from utils.parts import WHOLE, Part
+from utils.video import Crop, MediaError, probe, read_frames
 
-VERSION = 1  # raise it when the same FeatureSpec gives other features: stored ones are then remade
+VERSION = 2  # raise it when the same FeatureSpec gives other features: stored ones are then remade
 BLOCK_FRAMES = 256  # frames held in memory while a recording is read: 7 MB at 96x96
 
 
@@ -25,7 +26,7 @@ class FeatureSpec:
 
     fps: float
     frame_size: tuple[int, int]  # (height, width)
-    reader: str  # utils.video.READERS
+    frames: str  # utils.video.FRAME_MODES
     crop_bars: bool
     mfcc: MfccSpec
 
@@ -42,7 +43,7 @@ class FeatureSpec:
         return cls(
             fps=float(values["fps"]),
             frame_size=tuple(values["frame_size"]),
-            reader=values["reader"],
+            frames=values["frames"],
             crop_bars=values["crop_bars"],
             mfcc=MfccSpec(**values["mfcc"]),
         )
@@ -63,6 +64,36 @@ class FeatureSpec:
         return slice(_grid_index(start_seconds, rate), _grid_index(end_seconds, rate))
 
 
+@dataclass(frozen=True)
+class FeatureBlock:
+    """Some features of a recording, as they are read: first frames and first rows come first."""
+
+    frames: np.ndarray  # (n, H, W, 3) uint8 RGB
+    mfcc: np.ndarray | None  # (m, n_mfcc) float16, not of the same time; None without sound track
+    heard: bool  # some sound was decoded; where no block of any part says so, there is no sound
+    aspect_ratio: float  # width / height of the picture that frames were made of
+    decoder: str  # "software" or "cuda"
+
+
+def read_features(path: Path, spec: FeatureSpec, part: Part = WHOLE) -> Iterator[FeatureBlock]:
+    """Yields the features of a part of a recording, read in one pass over the file.
+
+    Raises MediaError where the file holds no readable picture, SplitError where it turns out that
+    the part can't be decoded on its own: the recording is then to be read whole.
+    """
+    crop = find_crop(path, spec)
+    info = probe(path)
+    picture = crop or Crop(0, info.height, 0, info.width)
+    ratio = (picture.right - picture.left) / (picture.bottom - picture.top)
+    num_frames = 0
+    for frames in read_cropped(path, spec, crop):
+        num_frames += len(frames)
+        yield FeatureBlock(frames, None, False, ratio, "software")
+    mfcc = read_sound(path, spec, num_frames)
+    frames = np.zeros((0, *spec.frame_shape), np.uint8)
+    yield FeatureBlock(frames, mfcc, mfcc is not None, ratio, "software")
+
+
 def read_picture(path: Path, spec: FeatureSpec) -> Iterator[np.ndarray]:
     """Blocks (n, H, W, 3) uint8 RGB of a recording's frames on the grid k / fps, n <= BLOCK_FRAMES.
 
@@ -78,7 +109,7 @@ def find_crop(path: Path, spec: FeatureSpec) -> Crop | None:
 
 def read_cropped(path: Path, spec: FeatureSpec, crop: Crop | None) -> Iterator[np.ndarray]:
     """What `read_picture` yields, for a crop that is known."""
-    frames = read_frames(path, spec.fps, spec.frame_size, crop=crop, reader=spec.reader)
+    frames = read_frames(path, spec.fps, spec.frame_size, crop=crop, mode=spec.frames)
     while block := list(islice(frames, BLOCK_FRAMES)):
         yield np.stack(block)
 

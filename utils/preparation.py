@@ -1,86 +1,41 @@
 """Preparation: recordings decoded once into the feature store, bad ones set aside."""
 
-import hashlib
-import json
+import contextlib
 import os
 import shutil
-import signal
-import time
+import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from utils.clips import Clip, cut_recording
-from utils.feature_store import Column, FeatureStore
-from utils.features import FeatureSpec, check_length, find_crop, read_cropped, read_sound
-from utils.files import write_whole
-from utils.processes import LightContext
+from utils.content_hashes import ContentHashes
+from utils.decoding import DISK_FULL, Decoded, Decoder, unreadable
+from utils.feature_store import FeatureStore, StoreError
+from utils.features import FeatureSpec
+from utils.incoming import PartFeatures, drop_unfinished, read_rows
+from utils.prepared_set import PreparedSet, Rejected, open_feature_store, write_spec
+from utils.processes import WorkerPool
+from utils.progress import Progress, ProgressBar
 from utils.recordings import VALIDATION_FOLDER, DataError, Recording
+from utils.rejects import Rejects, write_list
 from utils.sources import Source
-from utils.video import Crop, MediaError, probe
 
-HASH_BLOCK_BYTES = 1 << 22
-NUM_THUMBNAILS, THUMBNAIL_HEIGHT = 6, 112  # pictures, pixels
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A recording that can't be used, and why."""
-
-    recording: Recording
-    reason: str
+AHEAD = 2  # recordings or parts that are fetched and waiting, beside one for each worker
+LOOK_SECONDS = 0.2  # between two looks at what got ready
+INCOMING = "incoming"
 
 
 @dataclass(frozen=True)
-class PreparedSet:
-    """The usable recordings with their keys in the store, and the rejected ones."""
+class Outcome:
+    """What became of a recording: a key in the store, or a reason why not."""
 
-    store: FeatureStore
-    spec: FeatureSpec
-    keys: dict[Recording, str]
-    rejected: list[Rejected]
-
-    def seconds(self, recording: Recording) -> float:
-        return self.store.num_rows(self.keys[recording], "frames") / self.spec.fps
-
-    def clips(self, clip_seconds: float, hop_seconds: float) -> list[Clip]:
-        """All recordings cut into clips, as `cut_recording` says."""
-        return [
-            Clip(recording, key, start, end, label)
-            for recording, key in self.keys.items()
-            for start, end, label in cut_recording(
-                recording.spans, self.seconds(recording), clip_seconds, hop_seconds
-            )
-        ]
-
-    def thumbnails(self, name: str, start_seconds: float, end_seconds: float) -> np.ndarray:
-        """(n, h, w, 3) uint8 RGB: a few frames of a span, in the proportions of the picture."""
-        recording = next(recording for recording in self.keys if recording.name == name)
-        key = self.keys[recording]
-        frames = self.store.get(key, "frames")
-        # Times that were written to a file are rounded: the last may lie a frame behind the end.
-        frames = frames[self.spec.frame_span(start_seconds, end_seconds)]
-        rows = np.linspace(0, len(frames) - 1, NUM_THUMBNAILS).round().astype(int)
-        width = round(THUMBNAIL_HEIGHT * self.store.info(key)["aspect_ratio"])
-        return np.stack(
-            [np.asarray(Image.fromarray(frames[i]).resize((width, THUMBNAIL_HEIGHT))) for i in rows]
-        )
-
-
-def open_feature_store(cache_dir: str | Path, spec: FeatureSpec) -> FeatureStore:
-    """The store `cache_dir/features/<spec id>` with the columns frames and mfcc."""
-    columns = {
-        "frames": Column("uint8", spec.frame_shape),
-        "mfcc": Column("float16", (spec.mfcc.n_mfcc,)),
-    }
-    return FeatureStore(Path(cache_dir, "features", spec.id), columns)
+    key: str | None
+    reason: str | None = None
 
 
 def prepare_recordings(
@@ -91,60 +46,183 @@ def prepare_recordings(
     *,
     workers: int,
     max_rejected: float,
+    price_per_hour: float | None = None,
+    retry_rejected: bool = False,
 ) -> PreparedSet:
     """Decodes what the store does not hold yet, one process per core, with a progress bar.
 
     A recording is known by the content of its files, not by name or date. Unreadable ones, and
-    copies of a file in another class or group, are set aside. Raises DataError where more than the
-    fraction `max_rejected` is, or a class is left without a recording.
+    copies of a file in another class or group, are set aside and listed in rejected.csv beside the
+    store. Whatever ends this, the next call goes on with the parts that are not finished. Raises
+    DataError where more than the fraction `max_rejected` is set aside, or a class is left without
+    a recording, and StoreError where another run is preparing.
     """
-    rejected: list[Rejected] = []
-    keys = _fingerprints(recordings, source, Path(cache_dir), rejected)
-    _reject_copies(keys, rejected)
+    hashes = content_hashes(cache_dir, source)
     store = open_feature_store(cache_dir, spec)
-    pending = {key: recording for recording, key in keys.items() if key not in store}
+    rejects = Rejects(store.folder)
+    if retry_rejected:
+        rejects.keep(())
+    outcomes = {
+        recording: known_outcome(recording, source, hashes, store, rejects)
+        for recording in recordings
+    }
+    pending = [recording for recording, outcome in outcomes.items() if outcome is None]
     if pending:
-        with store.writing():
-            failed = _decode_all(pending, source, spec, store, workers or os.cpu_count() or 1)
-        rejected += [Rejected(r, failed[key]) for r, key in keys.items() if key in failed]
-        keys = {r: key for r, key in keys.items() if key not in failed}
-    rejected.sort(key=lambda item: item.recording)
-    _refuse_too_many(recordings, keys, rejected, max_rejected)
-    return PreparedSet(store, spec, keys, rejected)
+        with store.writing(), _full_disk_named(store.folder):
+            write_spec(store, spec)
+            progress = Progress(
+                {recording.name: hashes.size_bytes(recording.files[0]) for recording in pending},
+                prepared_seconds=sum(
+                    store.num_rows(outcome.key, "frames") / spec.fps
+                    for outcome in outcomes.values()
+                    if outcome is not None and outcome.reason is None
+                ),
+                price_per_hour=price_per_hour,
+            )
+            preparation = _Preparation(store, spec, rejects, progress)
+            workers = workers or os.cpu_count() or 1
+            outcomes.update(preparation.run(pending, source, hashes, workers))
+    return _settle(outcomes, store, spec, max_rejected)
 
 
-def _fingerprints(
-    recordings: list[Recording], source: Source, cache_dir: Path, rejected: list[Rejected]
-) -> dict[Recording, str]:
-    """A key by recording, from the bytes of the video and of its separate sound file.
+def content_hashes(cache_dir: str | Path, source: Source) -> ContentHashes:
+    return ContentHashes(Path(cache_dir, "fingerprints.json"), source)
 
-    Files whose stamp is that of the last run are not read again.
+
+def known_outcome(
+    recording: Recording,
+    source: Source,
+    hashes: ContentHashes,
+    store: FeatureStore,
+    rejects: Rejects,
+) -> Outcome | None:
+    """What became of a recording in an earlier run; None where it is to be read."""
+    try:
+        digests = hashes.find(recording.files, hashes.stamps(recording.files))
+    except OSError as error:
+        return Outcome(None, unreadable(error, source))
+    key = None if None in digests else "".join(digests)
+    reason = rejects.get(key)
+    return Outcome(key, reason) if reason or key in store else None
+
+
+class _Preparation:
+    """Recordings on their way into one store: decoded in any order, added in theirs.
+
+    In order, so that the same recordings give the same store, whatever the number of workers and
+    wherever an earlier run was ended.
     """
-    memo_path = cache_dir / "fingerprints.json"
-    memo = json.loads(memo_path.read_bytes()) if memo_path.exists() else {}
-    known = dict(memo)
-    keys: dict[Recording, str] = {}
-    for recording in tqdm(recordings, "check files", unit="file", leave=False, delay=2):
+
+    def __init__(
+        self, store: FeatureStore, spec: FeatureSpec, rejects: Rejects, progress: Progress
+    ):
+        self._store = store
+        self._spec = spec
+        self._rejects = rejects
+        self._progress = progress
+        self._incoming = store.folder / INCOMING
+        self._lock = threading.Lock()
+        self._claims: dict[str, Recording] = {}  # of several with the same bytes, who decodes them
+        self._futures: dict[Recording, Future[Decoded]] = {}
+
+    def run(
+        self, pending: list[Recording], source: Source, hashes: ContentHashes, workers: int
+    ) -> dict[Recording, Outcome]:
+        drop_unfinished(self._incoming)
+        outcomes = {}
+        coming, waiting = deque(pending), deque()
+        bar = ProgressBar(self._progress)
+        pool = WorkerPool(workers)
+        threads = ThreadPoolExecutor(workers + AHEAD, "recording")
+        decoder = Decoder(
+            source,
+            self._spec,
+            pool,
+            hashes=hashes,
+            incoming=self._incoming,
+            progress=self._progress,
+        )
         try:
-            keys[recording] = "".join(_content_hash(name, source, memo) for name in recording.files)
-        except OSError as error:
-            rejected.append(Rejected(recording, f"can't be read: {error.strerror}"))
-    if memo != known:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        write_whole(memo_path, json.dumps(memo).encode())
-    return keys
+            while coming or waiting:
+                while coming and self._tasks_left(waiting, decoder) < workers + AHEAD:
+                    recording = coming.popleft()
+                    claim = partial(self._claim, recording)
+                    self._futures[recording] = threads.submit(decoder.decode, recording, claim)
+                    waiting.append(recording)
+                while waiting and (decoded := self._decoded(waiting[0])) is not None:
+                    recording = waiting.popleft()
+                    outcomes[recording] = self._add(recording, decoded)
+                bar.show()
+                hashes.save(now=False)
+                busy = [self._futures[r] for r in waiting if not self._futures[r].done()]
+                wait(busy, LOOK_SECONDS, FIRST_COMPLETED)
+            shutil.rmtree(self._incoming, ignore_errors=True)  # parts that no recording has now
+        finally:
+            pool.close()
+            threads.shutdown(cancel_futures=True)
+            hashes.save()
+            bar.close()
+        tqdm.write(self._progress.summary())
+        return outcomes
+
+    def _tasks_left(self, recordings: Iterable[Recording], decoder: Decoder) -> int:
+        return sum(decoder.tasks_left(r) for r in recordings if not self._futures[r].done())
+
+    def _claim(self, recording: Recording, key: str) -> bool:
+        """Whether this recording's content is its to decode."""
+        with self._lock:
+            if key in self._store or self._rejects.get(key):
+                return False
+            return self._claims.setdefault(key, recording) is recording
+
+    def _decoded(self, recording: Recording) -> Decoded | None:
+        """What came of a recording, or of its copy that was read first; None before that."""
+        future = self._futures[recording]
+        if not future.done():
+            return None
+        decoded = future.result()
+        owner = self._claims.get(decoded.key, recording)
+        if owner is recording:
+            return decoded
+        return self._futures[owner].result() if self._futures[owner].done() else None
+
+    def _add(self, recording: Recording, decoded: Decoded) -> Outcome:
+        """Brings features into the store, or remembers why there are none."""
+        key, reason = decoded.key, decoded.reason or self._rejects.get(decoded.key)
+        if reason is None and key not in self._store:
+            _add_to_store(self._store, key, decoded.parts)
+        if decoded.lasting and self._rejects.get(key) is None:
+            self._rejects.add(key, reason)
+        if key is not None:
+            shutil.rmtree(self._incoming / key, ignore_errors=True)
+        seconds = 0.0 if reason else self._store.num_rows(key, "frames") / self._spec.fps
+        self._progress.ended(recording.name, seconds)
+        return Outcome(key, reason)
 
 
-def _content_hash(name: str, source: Source, memo: dict) -> str:
-    place = name if source.is_remote else os.path.abspath(os.path.join(source.name, name))
-    stamp = source.stamp(name)
-    if place not in memo or memo[place][0] != stamp:
-        digest = hashlib.blake2b(digest_size=16)
-        with source.fetch([name]) as folder, open(folder / name, "rb") as file:
-            while block := file.read(HASH_BLOCK_BYTES):
-                digest.update(block)
-        memo[place] = [stamp, digest.hexdigest()]
-    return memo[place][1]
+def _add_to_store(store: FeatureStore, key: str, parts: list[PartFeatures]) -> None:
+    columns = [name for name in store.columns if name != "mfcc" or any(p.heard for p in parts)]
+    info = {
+        "num_frames": sum(part.rows["frames"] for part in parts),
+        "has_sound": "mfcc" in columns,
+        "aspect_ratio": parts[0].aspect_ratio,
+    }
+    arrays = {name: read_rows(parts, name, store.columns[name]) for name in columns}
+    store.add(key, arrays, info)
+
+
+def _settle(
+    outcomes: dict[Recording, Outcome], store: FeatureStore, spec: FeatureSpec, max_rejected: float
+) -> PreparedSet:
+    """The set of what can be used. Raises DataError where that is too little."""
+    keys = {r: outcome.key for r, outcome in outcomes.items() if outcome.reason is None}
+    rejected = [Rejected(r, outcome.reason) for r, outcome in outcomes.items() if outcome.reason]
+    _reject_copies(keys, rejected)
+    rejected.sort(key=lambda item: item.recording)
+    if store.folder.exists():
+        write_list(store.folder, [(item.recording.name, item.reason) for item in rejected])
+    _refuse_too_many(outcomes, keys, rejected, max_rejected)
+    return PreparedSet(store, spec, keys, rejected)
 
 
 def _reject_copies(keys: dict[Recording, str], rejected: list[Rejected]) -> None:
@@ -166,154 +244,6 @@ def _reject_copies(keys: dict[Recording, str], rejected: list[Rejected]) -> None
                 continue
             rejected.append(Rejected(recording, reason))
             del keys[recording]
-
-
-def _decode_all(
-    pending: dict[str, Recording],
-    source: Source,
-    spec: FeatureSpec,
-    store: FeatureStore,
-    workers: int,
-) -> dict[str, str]:
-    """Fills the store; returns the reason of each key that failed."""
-    incoming = store.folder / "incoming"
-    shutil.rmtree(incoming, ignore_errors=True)  # left by a run that was killed
-    incoming.mkdir()
-    failed: dict[str, str] = {}
-    done_seconds, started = 0.0, time.monotonic()
-    bar = tqdm(total=len(pending), desc="prepare", unit="recording", smoothing=0)
-    try:
-        for key, result in _decoded(pending, source, spec, incoming, workers):
-            if isinstance(result, str):
-                failed[key] = result
-            else:
-                _move_into_store(store, key, incoming, result)
-                done_seconds += result["num_frames"] / spec.fps
-            rate = done_seconds / (time.monotonic() - started)
-            bar.set_postfix_str(f"{rate:.0f}x real time, {len(failed)} rejected", refresh=False)
-            bar.update()
-    finally:
-        bar.close()
-        shutil.rmtree(incoming, ignore_errors=True)
-    return failed
-
-
-def _decoded(
-    pending: dict[str, Recording], source: Source, spec: FeatureSpec, incoming: Path, workers: int
-) -> Iterator[tuple[str, dict | str]]:
-    """(key, what was decoded or the reason why not), in the order of `pending`.
-
-    In order, so that the same recordings always give the same store.
-    """
-    waiting = deque(pending)
-    results: dict[str, dict | str] = {}
-    for key, result in _decoded_as_ready(pending, source, spec, incoming, workers):
-        results[key] = result
-        while waiting and waiting[0] in results:
-            first = waiting.popleft()
-            yield first, results.pop(first)
-
-
-def _decoded_as_ready(
-    pending: dict[str, Recording], source: Source, spec: FeatureSpec, incoming: Path, workers: int
-) -> Iterator[tuple[str, dict | str]]:
-    """(key, what was decoded or the reason why not).
-
-    A file that kills its worker process takes the whole pool with it: what was being decoded is
-    then decoded one at a time, and the culprit is rejected.
-    """
-    keys = deque(pending)
-    while keys:
-        suspects = yield from _run_pool(keys, pending, source, spec, incoming, workers)
-        while suspects:
-            for culprit in (yield from _run_pool(suspects, pending, source, spec, incoming, 1)):
-                yield culprit, "the decoder crashed on it"
-
-
-def _run_pool(
-    keys: deque[str],
-    pending: dict[str, Recording],
-    source: Source,
-    spec: FeatureSpec,
-    incoming: Path,
-    workers: int,
-) -> Generator[tuple[str, dict | str], None, deque[str]]:
-    """Takes keys off the queue and yields their results, until all are done or a worker dies.
-
-    Returns the keys that the pool had then, which a pool of one worker has one at a time.
-    """
-    limit = 1 if workers == 1 else 2 * workers  # so that none waits while results are stored
-    running: dict[Future, str] = {}
-    pool = ProcessPoolExecutor(workers, LightContext(), initializer=_ignore_interrupt)
-    try:
-        while keys or running:
-            while keys and len(running) < limit:
-                key = keys[0]
-                work = (_fetch_and_decode, source, pending[key].files, spec, incoming / key)
-                running[pool.submit(*work)] = key
-                keys.popleft()
-            wait(running, return_when=FIRST_COMPLETED)
-            for future in [future for future in running if future.done()]:
-                result = future.result()
-                yield running.pop(future), result
-    except BrokenProcessPool:
-        pass
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    return deque(running.values())
-
-
-def _fetch_and_decode(
-    source: Source, files: tuple[str, ...], spec: FeatureSpec, target: Path
-) -> dict | str:
-    """What `_decode` returns."""
-    with source.fetch(files) as folder:
-        return _decode(folder / files[0], spec, target)
-
-
-def _decode(path: Path, spec: FeatureSpec, target: Path) -> dict | str:
-    """Writes `target`.frames and .mfcc, returns their sizes, or the reason why it can't be used."""
-    frames_path = target.with_suffix(".frames")
-    num_frames = 0
-    try:
-        crop = find_crop(path, spec)
-        with open(frames_path, "wb") as file:
-            for block in read_cropped(path, spec, crop):
-                file.write(block.data)
-                num_frames += len(block)
-        check_length(num_frames, spec)
-        mfcc = read_sound(path, spec, num_frames)
-        picture = crop or _whole_picture(path)
-    except MediaError as error:
-        frames_path.unlink(missing_ok=True)
-        return str(error)
-    if mfcc is not None:
-        # Not np.save, whose error on a full disk does not say that the disk is full.
-        target.with_suffix(".mfcc").write_bytes(mfcc.data)
-    return {
-        "num_frames": num_frames,
-        "has_sound": mfcc is not None,
-        "aspect_ratio": (picture.right - picture.left) / (picture.bottom - picture.top),
-    }
-
-
-def _whole_picture(path: Path) -> Crop:
-    info = probe(path)
-    return Crop(0, info.height, 0, info.width)
-
-
-def _move_into_store(store: FeatureStore, key: str, incoming: Path, result: dict) -> None:
-    frames_path = (incoming / key).with_suffix(".frames")
-    mfcc_path = (incoming / key).with_suffix(".mfcc")
-    shape = (result["num_frames"], *store.columns["frames"].row_shape)
-    frames = np.memmap(frames_path, "uint8", "r", shape=shape)
-    arrays = {"frames": (frames[i : i + 512] for i in range(0, len(frames), 512))}
-    if result["has_sound"]:
-        mfcc = np.fromfile(mfcc_path, "float16").reshape(-1, *store.columns["mfcc"].row_shape)
-        arrays["mfcc"] = iter([mfcc])
-    store.add(key, arrays, result)
-    frames_path.unlink()
-    mfcc_path.unlink(missing_ok=True)
 
 
 def _refuse_too_many(
@@ -345,6 +275,15 @@ def _sides(recordings: Iterable[Recording]) -> set[str]:
     }
 
 
-def _ignore_interrupt() -> None:
-    """Ctrl-C is the parent's to handle: workers finish or are cancelled by it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextlib.contextmanager
+def _full_disk_named(folder: Path) -> Iterator[None]:
+    """Turns a full disk, wherever it was noticed, into one line with the cure."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise StoreError(
+            f"the disk of {folder} is full: free some space, or pass another --cache-dir; "
+            "what was prepared is kept, and the same command goes on from there"
+        ) from error

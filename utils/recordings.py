@@ -2,15 +2,17 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from utils.errors import UserError
+from utils.labels import BREAK_LABEL, LABEL_SUFFIXES, REST_LABEL, LabelError, Span, parse_labels
 from utils.sources import VALIDATION_FOLDER, Folder, Source
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".ts", ".avi", ".webm", ".mpg")
-RESERVED_FOLDERS = (VALIDATION_FOLDER, "recordings")  # not classes
+LABELLED_FOLDER = "recordings"  # of whole recordings with a label file beside each
+RESERVED_FOLDERS = (VALIDATION_FOLDER, LABELLED_FOLDER)  # not classes
 
 
 class DataError(UserError):
@@ -18,21 +20,12 @@ class DataError(UserError):
 
 
 @dataclass(frozen=True, order=True)
-class Span:
-    """What [start_seconds, end_seconds) of a recording shows."""
-
-    start_seconds: float
-    end_seconds: float  # math.inf is the end of the recording
-    label: str
-
-
-@dataclass(frozen=True, order=True)
 class Recording:
     """One labelled video file.
 
-    `group` names what must stay on one side of a split: the sub-folder of the class folder, or the
-    file itself where it lies directly in the class folder. `spans` are in order and disjoint; what
-    they leave out is not labelled.
+    `group` names what must stay on one side of a split: the sub-folder of the class folder (or of
+    `recordings`), or the file itself where it lies directly in there. `spans` are in order and
+    disjoint; what they leave out is not labelled.
     """
 
     name: str  # of the video in the source
@@ -47,21 +40,33 @@ class Recording:
         return tuple(sorted({span.label for span in self.spans}))
 
 
-def find_recordings(source: Source) -> list[Recording]:
-    """All videos in `<class>/` and `validation/<class>/` of a source, sorted by name.
+def find_recordings(source: Source, say: Callable[[str], None] = print) -> list[Recording]:
+    """All labelled videos of a source, sorted by name; [] where there is none.
 
-    Returns [] where there is no video at all. Raises DataError for a class folder without a video
-    and a validation class that training does not have, SourceError for a missing source.
+    They lie in `<class>/`, or with a label file beside them in `recordings/`, or in the same
+    folders below `validation/`. What is left out is said in a line each. Raises DataError for a
+    class folder without a video, a class that should not be there or is in validation alone,
+    LabelError for label files with mistakes, SourceError for a missing source.
     """
     names = source.list_files()
     known = set(names)
-    recordings = [
-        _recording_of_class(name, known) for name in names if is_video(name) and _class_folder(name)
-    ]
+    labels = _read_labels(names, source, say)
+    recordings = []
+    for name in filter(is_video, names):
+        folder = _top_folder(name)
+        if folder is not None and _is_labelled(folder):
+            spans = labels.get(name, ())
+        else:
+            spans = (Span(0.0, math.inf, PurePosixPath(folder).name),) if folder else ()
+        if spans:
+            validation = folder.startswith(f"{VALIDATION_FOLDER}/")
+            files = _files_of(name, known)
+            recordings.append(Recording(name, files, spans, _group_of(name, folder), validation))
     if recordings:
-        folders = {folder for name in names if (folder := _class_folder(name))}
-        _refuse_empty_classes(folders, recordings, source.name)
-        _refuse_unknown_classes(recordings, source.name)
+        folders = {folder for name in names if (folder := _top_folder(name))}
+        class_folders = {folder for folder in folders if not _is_labelled(folder)}
+        _refuse_empty_classes(class_folders, recordings, source.name)
+        _refuse_unknown_classes(class_folders, recordings, source.name)
     return sorted(recordings)
 
 
@@ -104,22 +109,68 @@ def describe_recordings(recordings: list[Recording]) -> str:
     )
 
 
-def _class_folder(name: str) -> str | None:
-    """`ads` or `validation/ads`, None for what lies in no class folder."""
+def _top_folder(name: str) -> str | None:
+    """`ads`, `recordings`, `validation/ads` or the like; None for what lies in no such folder."""
     parts = name.split("/")
     depth = 2 if parts[0] == VALIDATION_FOLDER else 1
-    if len(parts) <= depth or parts[depth - 1] in RESERVED_FOLDERS:
+    if len(parts) <= depth or parts[depth - 1] == VALIDATION_FOLDER:
         return None
     return "/".join(parts[:depth])
 
 
-def _recording_of_class(name: str, known: set[str]) -> Recording:
-    folder = _class_folder(name)
-    side, _, label = folder.rpartition("/")
+def _is_labelled(folder: str) -> bool:
+    return PurePosixPath(folder).name == LABELLED_FOLDER
+
+
+def _group_of(name: str, folder: str) -> str:
     # The side is part of the id: data/validation is held out by the user, whatever its names.
-    group = "/".join(name.split("/")[: folder.count("/") + 2])
-    spans = (Span(0.0, math.inf, label),)
-    return Recording(name, _files_of(name, known), spans, group, validation=bool(side))
+    return "/".join(name.split("/")[: folder.count("/") + 2])
+
+
+def _read_labels(
+    names: list[str], source: Source, say: Callable[[str], None]
+) -> dict[str, tuple[Span, ...]]:
+    """The spans of each video in a folder `recordings` that has a label file beside it."""
+    inside = [name for name in names if (folder := _top_folder(name)) and _is_labelled(folder)]
+    files: dict[str, list[str]] = {}
+    for name in inside:
+        if name.lower().endswith(LABEL_SUFFIXES):
+            files.setdefault(_stem(name), []).append(name)
+    videos = [name for name in inside if is_video(name)]
+    labels, mistakes, doubled = {}, [], []
+    for name in videos:
+        beside = sorted(files.get(_stem(name), ()), key=_rank)
+        if len(beside) > 1:
+            doubled.append(f"{name} has {' and '.join(PurePosixPath(n).name for n in beside)}")
+        if beside:
+            try:
+                labels[name] = parse_labels(beside[0], source.read_bytes(beside[0]))
+            except LabelError as error:
+                mistakes.append(str(error))
+    if mistakes:
+        more = f" ({len(mistakes) - 1} more label files have mistakes)" * (len(mistakes) > 1)
+        raise LabelError(f"{source.name}/{mistakes[0]}{more}")
+    stems = {_stem(name) for name in videos}
+    unlabelled = [name for name in videos if name not in labels]
+    orphans = [name for stem, found in files.items() if stem not in stems for name in found]
+    _say_all(doubled, f"with two label files ({', then '.join(LABEL_SUFFIXES)} counts)", say)
+    _say_all(unlabelled, f"without labels ({' '.join(LABEL_SUFFIXES)}), not used", say)
+    _say_all(orphans, "of labels without a video beside it, not used", say)
+    return labels
+
+
+def _say_all(found: list[str], what: str, say: Callable[[str], None]) -> None:
+    if found:
+        more = f" and {len(found) - 1} more" * (len(found) > 1)
+        say(f"{LABELLED_FOLDER}: {len(found)} {what}: {found[0]}{more}")
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _rank(name: str) -> int:
+    return LABEL_SUFFIXES.index(PurePosixPath(name).suffix.lower())
 
 
 def _files_of(name: str, known: set[str]) -> tuple[str, ...]:
@@ -134,17 +185,36 @@ def _files_of(name: str, known: set[str]) -> tuple[str, ...]:
 
 
 def _refuse_empty_classes(
-    folders: Iterable[str], recordings: list[Recording], source_name: str
+    class_folders: set[str], recordings: list[Recording], source_name: str
 ) -> None:
-    used = {_class_folder(recording.name) for recording in recordings}
-    for folder in sorted(set(folders) - used):
+    shown = {
+        f"{VALIDATION_FOLDER}/" * recording.validation + label
+        for recording in recordings
+        for label in recording.labels
+    }
+    for folder in sorted(class_folders - shown):
         raise DataError(
             f"{source_name}/{folder} has no video ({' '.join(VIDEO_SUFFIXES)}): "
             "put recordings there, remove the folder, or pass --data-dir"
         )
 
 
-def _refuse_unknown_classes(recordings: list[Recording], source_name: str) -> None:
+def _refuse_unknown_classes(
+    class_folders: set[str], recordings: list[Recording], source_name: str
+) -> None:
+    """Refuses what is a class of validation alone, or of a label file where folders name classes.
+
+    Without any class folder the classes are what label files name.
+    """
+    folders = {folder for folder in class_folders if "/" not in folder}
+    classes = sorted(folders | {BREAK_LABEL, REST_LABEL})
+    for recording in recordings if folders else []:
+        odd = sorted(set(recording.labels) - set(classes))
+        if odd and _is_labelled(_top_folder(recording.name)):
+            raise DataError(
+                f"{source_name}/{recording.name} is labelled {odd[0]!r}, which is no class "
+                f"({', '.join(classes)}): correct that, or make the folder {source_name}/{odd[0]}"
+            )
     sides: dict[bool, set[str]] = {False: set(), True: set()}
     for recording in recordings:
         sides[recording.validation].update(recording.labels)

@@ -8,7 +8,8 @@ from utils.clips import check_groups, split_by_group
 from utils.config import Config
 from utils.dataset import ClipDataset
 from utils.demo_data import is_demo_set, make_demo_set
-from utils.preparation import PreparedSet, prepare_recordings
+from utils.preparation import prepare_recordings
+from utils.prepared_set import PreparedSet
 from utils.recordings import (
     VIDEO_SUFFIXES,
     DataError,
@@ -64,14 +65,19 @@ class TrainingData:
         side = {}
         for name in self.classes:
             clips = [clip for clip in dataset.clips if clip.label == name]
-            recordings = {clip.recording for clip in clips}
+            recordings = {clip.recording.name: clip.recording for clip in clips}.values()
             side[name] = {
                 "recordings": len(recordings),
                 "groups": len({recording.group for recording in recordings}),
                 "clips": len(clips),
-                "hours": sum(map(self.prepared.seconds, recordings)) / 3600,
+                "hours": sum(self._seconds_of(name, r) for r in recordings) / 3600,
             }
         return side
+
+    def _seconds_of(self, label: str, recording: Recording) -> float:
+        end = self.prepared.seconds(recording)
+        spans = [span for span in recording.spans if span.label == label]
+        return sum(max(0.0, min(s.end_seconds, end) - s.start_seconds) for s in spans)
 
 
 def load_training_data(config: Config) -> TrainingData:
@@ -91,7 +97,9 @@ def load_training_data(config: Config) -> TrainingData:
         workers=config.workers,
         max_rejected=config.max_rejected,
     )
-    clips = prepared.clips(config.clip_seconds, config.clip_hop_seconds)
+    clips = prepared.clips(
+        config.clip_seconds, config.clip_hop_seconds, margin_seconds=config.label_margin_seconds
+    )
     train_set, val_set = (
         ClipDataset(side, classes, prepared.spec, prepared.store)
         for side in split_by_group(clips, config.val_fraction, config.seed)

@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-READERS = ("pyav", "opencv")
+FRAME_MODES = ("fast", "exact", "keyframes", "opencv")
 
 # Matroska and Flash round timestamps to 1 ms: a picture due at 0.1667 s says 0.167 s.
 TIMESTAMP_TOLERANCE_SECONDS = 0.002
@@ -39,6 +39,10 @@ SAMPLE_SIZE = 640  # pixels of the longer side of a sampled picture, about
 
 class MediaError(Exception):
     """A file that holds nothing to read; the message says in one line what is wrong with it."""
+
+
+class SplitError(MediaError):
+    """A part of a recording that can't be decoded on its own; the whole recording can."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ def read_frames(
     size: tuple[int, int],
     *,
     crop: Crop | None = None,
-    reader: str = "pyav",
+    mode: str = "fast",
 ) -> Iterator[np.ndarray]:
     """Yields (height, width, 3) uint8 RGB: item k is shown k / fps seconds after the first picture.
 
@@ -145,11 +149,11 @@ def read_frames(
     decodes every one, "pyav" leaves out those that neither the grid nor another picture needs,
     and the deblocking filter. Raises ValueError at once, MediaError with the first item.
     """
-    if reader not in READERS:
-        raise ValueError(f"unknown reader {reader!r}: the readers are {', '.join(READERS)}")
+    if mode not in FRAME_MODES:
+        raise ValueError(f"unknown mode {mode!r}: the modes are {', '.join(FRAME_MODES)}")
     if not fps > 0 or min(size) < 1:
         raise ValueError(f"fps and size must be positive, found fps={fps} and size={size}")
-    if reader == "pyav":
+    if mode != "opencv":
         return _on_grid(_pyav_moments(path, fps), fps, _PyavScaler(size, crop))
     return _on_grid(_opencv_moments(path), fps, _OpencvScaler(size, crop))
 
