@@ -3,7 +3,10 @@
 import contextlib
 import errno
 import functools
+import json
+import random
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +16,7 @@ CONNECTIONS = 8
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 MAX_ATTEMPTS = 8  # of one request, with waits of up to 20 s: about a minute; or AWS_MAX_ATTEMPTS
 READ_ATTEMPTS = 5  # of a content that breaks off
+UPDATE_ATTEMPTS = 20  # of a change that others are faster with
 
 ACTIONS = {  # where the permission is not called as the request is
     "HeadObject": "s3:GetObject",
@@ -36,6 +40,7 @@ WRONG_REGION = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintExcept
 BUSY = {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling"}
 CHANGED = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 MISSING = {"NoSuchKey", "404", "NotFound"}
+DAMAGED = "arrives damaged again and again: check the network and its proxies"
 
 
 class S3Error(OSError):
@@ -60,6 +65,10 @@ class S3ChangedError(S3Error):
     """The object is no longer the one that was asked for."""
 
 
+class S3DamagedError(S3Error):
+    """The bytes that arrived are not those that were sent."""
+
+
 @dataclass(frozen=True)
 class S3Object:
     """An object as a listing shows it."""
@@ -72,6 +81,8 @@ class S3Object:
 
 class S3Folder:
     """The objects below `s3://bucket/prefix`, by the rest of their keys."""
+
+    is_remote = True
 
     def __init__(self, url: str):
         self.name = url.rstrip("/")
@@ -194,6 +205,39 @@ def replace_bytes(url: str, content: bytes, etag: str | None) -> None:
         _client().put_object(Bucket=bucket, Key=key, Body=content, **condition)
 
 
+def read_json(url: str) -> tuple[dict, str | None]:
+    """A JSON object and its ETag; ({}, None) where there is none."""
+    try:
+        content, etag = read_bytes(url)
+    except S3ObjectError:
+        return {}, None
+    try:
+        found = json.loads(content)
+        if isinstance(found, dict):
+            return found, etag
+    except ValueError:
+        pass
+    raise S3Error("is not a file of ours: choose another place, or delete this one", url)
+
+
+def update_json(url: str, change: Callable[[dict], dict]) -> dict:
+    """Replaces a JSON object by `change(it)`, which is returned; nobody's change is lost.
+
+    Where somebody else was faster, `change` is asked again, with what he wrote.
+    """
+    for attempt in range(UPDATE_ATTEMPTS):
+        old, etag = read_json(url)
+        new = change(old)
+        if new == old:
+            return new
+        try:
+            replace_bytes(url, json.dumps(new, indent=1, sort_keys=True).encode(), etag)
+            return new
+        except S3ChangedError:
+            time.sleep(random.random() * min(0.1 * 2**attempt, 2))
+    raise S3Error("is written by too many machines at once: run again", url)
+
+
 def get_file(item: S3Object, path: Path, on_bytes: Callable[[int], None] | None = None) -> None:
     """Writes the content of `item`, in this very version, to `path`, in parallel parts.
 
@@ -201,10 +245,17 @@ def get_file(item: S3Object, path: Path, on_bytes: Callable[[int], None] | None 
     again. Raises S3ChangedError where the object was replaced.
     """
     bucket, key = split_url(item.url)
-    # In one part at least: s3transfer asks for a version in requests of parts alone.
-    with _explained(item.url), _transfers(smallest_in_parts=1) as transfers:
+    for attempts_left in reversed(range(READ_ATTEMPTS)):
         watcher = _Watcher(on_bytes, item)
-        transfers.download(bucket, key, str(path), subscribers=[watcher]).result()
+        try:
+            # In one part at least: s3transfer asks for a version in requests of parts alone.
+            with _explained(item.url), _transfers(smallest_in_parts=1) as transfers:
+                transfers.download(bucket, key, str(path), subscribers=[watcher]).result()
+            break
+        except S3DamagedError:
+            watcher.start_again()
+            if not attempts_left:
+                raise
     if path.stat().st_size != item.size_bytes:
         raise S3ChangedError(
             f"came with {path.stat().st_size} bytes, not {item.size_bytes}", item.url
@@ -239,6 +290,7 @@ class _Watcher:
 
     on_bytes: Callable[[int], None] | None
     expected: S3Object | None = None
+    counted: int = 0
 
     def on_queued(self, future, **_) -> None:
         if self.expected:  # asks for nothing else, and saves a request
@@ -246,8 +298,12 @@ class _Watcher:
             future.meta.provide_object_etag(self.expected.etag)
 
     def on_progress(self, bytes_transferred: int, **_) -> None:
+        self.counted += bytes_transferred
         if self.on_bytes:
             self.on_bytes(bytes_transferred)
+
+    def start_again(self) -> None:
+        self.on_progress(-self.counted)
 
 
 def forget_connection() -> None:
@@ -296,7 +352,7 @@ def _is_file_name(name: str) -> bool:
 def _explained(url: str) -> Iterator[None]:
     """Turns what boto3 raises into an S3Error of one line with the cure."""
     from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
     from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
 
     try:
@@ -307,6 +363,8 @@ def _explained(url: str) -> Iterator[None]:
         raise S3ChangedError("was replaced while it was read", url) from error
     except RetriesExceededError as error:
         raise _explain_failure(error.last_exception, url) from error
+    except FlexibleChecksumError as error:
+        raise S3DamagedError(DAMAGED, url) from error
     except (BotoCoreError, Boto3Error) as error:
         raise _explain_failure(error, url) from error
     except ValueError as error:  # botocore's own for an endpoint that is no address
@@ -323,6 +381,8 @@ def _explain_answer(error, url: str) -> S3Error:
         return S3ObjectError("there is no such object: it was deleted or never put there", url)
     if code in CHANGED:
         return S3ChangedError("was replaced by somebody else meanwhile", url)
+    if code in ("BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch"):
+        return S3DamagedError(DAMAGED, url)
     if code == "InvalidObjectState":
         return S3ObjectError(
             "is archived (Glacier): restore it with `aws s3api restore-object`, or leave it out",

@@ -23,8 +23,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cloud.s3 import (
+    DAMAGED,
     PART_BYTES,
-    S3ChangedError,
+    S3DamagedError,
     S3Error,
     S3Object,
     S3ObjectError,
@@ -32,13 +33,13 @@ from cloud.s3 import (
     get_file,
     list_objects,
     put_file,
-    read_bytes,
-    replace_bytes,
+    read_json,
+    update_json,
 )
 
 MANIFEST = "manifest.json"
 LOCAL_STATE = ".shared.json"  # in the folder: digests, and the manifest that was last in step
-ATTEMPTS = 5  # for a content that arrives damaged, and for a manifest that others write too
+ATTEMPTS = 5  # for a content that arrives damaged, and for a store that changes meanwhile
 ORPHAN_SECONDS = 24 * 3600  # an object younger than this may be part of a put that is under way
 
 
@@ -70,14 +71,19 @@ def put_store(folder: Path, names: Sequence[str], url: str) -> Copied:
     url = url.rstrip("/")
     state = _LocalState(folder, url)
     mine = state.files(names)
-    manifest, _ = _read_manifest(url)
-    _merge(manifest, mine, state.base, url)  # refuses a conflict before anything is sent
+    manifest = _parse(read_json(f"{url}/{MANIFEST}")[0], url)
+    _merge(manifest, mine, state, url)  # refuses a conflict before anything is sent
     new = [name for name in names if manifest.get(name) != mine[name]]
     sent = _send(folder, new, url, state)
-    merged = _swap_manifest(url, mine, state.base)
-    state.base = merged
+
+    def change(theirs: dict) -> dict:
+        merged = _merge(_parse(theirs, url), mine, state, url)
+        return {"files": {name: asdict(file) for name, file in merged.items()}}
+
+    manifest = _parse(update_json(f"{url}/{MANIFEST}", change), url)
+    state.base = mine  # what others put there is no business of this folder, until it is got
     state.save()
-    _delete_orphans(url, merged)
+    _delete_orphans(url, manifest)
     return sent
 
 
@@ -96,7 +102,7 @@ def get_store(url: str, folder: Path) -> Copied:
     state = _LocalState(folder, url)
     attempts_left = ATTEMPTS
     while True:
-        manifest, _ = _read_manifest(url)
+        manifest = _parse(read_json(f"{url}/{MANIFEST}")[0], url)
         try:
             copied = _fetch(manifest, _outdated(manifest, state, url), state, url)
             break
@@ -109,22 +115,17 @@ def get_store(url: str, folder: Path) -> Copied:
     return copied
 
 
-def _read_manifest(url: str) -> tuple[dict[str, StoredFile], str | None]:
-    """The files by name, and the ETag of the manifest; ({}, None) where there is none."""
+def _parse(manifest: dict, url: str) -> dict[str, StoredFile]:
+    """The files by name."""
     try:
-        content, etag = read_bytes(f"{url}/{MANIFEST}")
-    except S3ObjectError:
-        return {}, None
-    try:
-        files = json.loads(content)["files"]
-        manifest = {name: StoredFile(**file) for name, file in files.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        files = {name: StoredFile(**file) for name, file in manifest.get("files", {}).items()}
+    except (TypeError, AttributeError) as error:
         raise S3Error(
             "is not a manifest of ours: choose another --store, or delete this one",
             f"{url}/{MANIFEST}",
         ) from error
-    _refuse_names(manifest, url)
-    return manifest, etag
+    _refuse_names(files, url)
+    return files
 
 
 def _refuse_names(names: Sequence[str], url: str) -> None:
@@ -134,39 +135,22 @@ def _refuse_names(names: Sequence[str], url: str) -> None:
 
 
 def _merge(
-    theirs: dict[str, StoredFile],
-    mine: dict[str, StoredFile],
-    base: dict[str, StoredFile],
-    url: str,
+    theirs: dict[str, StoredFile], mine: dict[str, StoredFile], state: "_LocalState", url: str
 ) -> dict[str, StoredFile]:
-    """The next manifest, from that on S3, the files here, and the manifest both came from."""
+    """The next manifest, from that on S3, the files here, and what both were when last in step."""
     for name in mine.keys() & theirs.keys():
-        if theirs[name] not in (mine[name], base.get(name)):
+        if theirs[name] not in (mine[name], state.base.get(name)):
             raise S3Error(
                 f"{name} was changed by another machine too: let each machine write under a name "
                 "of its own, or start again from the store with an empty --cache-dir",
                 url,
             )
-    removed = {name for name in base.keys() - mine.keys() if theirs.get(name) == base[name]}
+    removed = {
+        name
+        for name, file in state.base.items()
+        if file == theirs.get(name) and not (state.folder / name).exists()
+    }
     return {name: file for name, file in {**theirs, **mine}.items() if name not in removed}
-
-
-def _swap_manifest(
-    url: str, mine: dict[str, StoredFile], base: dict[str, StoredFile]
-) -> dict[str, StoredFile]:
-    """Writes the merged manifest, again and again where others do so at the same time."""
-    for attempt in range(ATTEMPTS):
-        theirs, etag = _read_manifest(url)
-        merged = _merge(theirs, mine, base, url)
-        if merged == theirs and etag:
-            return merged
-        content = {"files": {name: asdict(merged[name]) for name in sorted(merged)}}
-        try:
-            replace_bytes(f"{url}/{MANIFEST}", json.dumps(content, indent=1).encode(), etag)
-            return merged
-        except S3ChangedError:
-            time.sleep(0.1 * 2**attempt)
-    raise S3Error("is written by too many machines at once: run again", f"{url}/{MANIFEST}")
 
 
 def _send(folder: Path, names: list[str], url: str, state: "_LocalState") -> Copied:
@@ -183,10 +167,11 @@ def _send(folder: Path, names: list[str], url: str, state: "_LocalState") -> Cop
         total = sum(state.file(name).size_bytes for name in waiting)
         with _bar("send the store", total) as on_bytes:
             for name in waiting:
-                put_file(folder / name, _content_url(url, name, state.file(name)), on_bytes)
+                with contextlib.suppress(S3DamagedError):  # S3 refused it, so it is not there
+                    put_file(folder / name, _content_url(url, name, state.file(name)), on_bytes)
         sent_files, sent_bytes = sent_files + len(waiting), sent_bytes + total
         there = {item.url: item for item in list_objects(url)}
-    raise S3Error(f"{waiting[0]} arrives damaged again and again: check the network", url)
+    raise S3DamagedError(DAMAGED, _content_url(url, waiting[0], state.file(waiting[0])))
 
 
 def _has_arrived(name: str, url: str, there: dict[str, S3Object], state: "_LocalState") -> bool:
@@ -200,6 +185,8 @@ def _has_arrived(name: str, url: str, there: dict[str, S3Object], state: "_Local
     try:
         get_file(item, copy)
         return _digests(copy).sha256 == file.sha256
+    except S3DamagedError:
+        return False
     finally:
         copy.unlink(missing_ok=True)
 
@@ -262,7 +249,7 @@ def _fetch_file(
             on_bytes(-file.size_bytes)
     finally:
         partial.unlink(missing_ok=True)
-    raise S3Error("arrives damaged again and again: put the store anew, or delete it", item.url)
+    raise S3DamagedError(f"{DAMAGED}, or delete it and put it anew", item.url)
 
 
 def _delete_orphans(url: str, manifest: dict[str, StoredFile]) -> None:

@@ -75,11 +75,7 @@ def s3_server():
 @pytest.fixture
 def s3(s3_server, monkeypatch):
     """The same with nothing asked yet; boto3 of this process, and of its children, goes there."""
-    from cloud.s3 import forget_connection
-
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     s3_server.requests.clear()
-    forget_connection()
-    yield s3_server
-    forget_connection()
+    return s3_server

@@ -34,14 +34,17 @@ DOORS = {
     "mlflow": r"training/tracking\.py",
     "boto3": r"cloud/\w+\.py",
     "botocore": r"cloud/\w+\.py",
+    "s3transfer": r"cloud/\w+\.py",
 }
 ROOM_LIBRARIES = {"models": {"torch", "torchvision", "onnxruntime", "numpy"}}
 BANNED_LIBRARIES = {"cloud": {"torch", "torchvision"}}  # it starts in well under a second
 
 PACKAGE_OF = {  # where the module's name is not the package's
     "PIL": "pillow",
+    "botocore": "boto3",
     "cv2": "opencv-python-headless",
     "pynvml": "nvidia-ml-py",
+    "s3transfer": "boto3",
     "sklearn": "scikit-learn",
 }
 

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from cloud.s3 import (
     S3Folder,
     S3ObjectError,
     delete,
+    forget_connection,
     get_file,
     head,
     list_objects,
@@ -33,6 +35,14 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture
 def bucket(s3) -> str:
     return s3.new_bucket()
+
+
+@pytest.fixture
+def settings(bucket, monkeypatch) -> Iterator[pytest.MonkeyPatch]:
+    """For variables that boto3 reads once."""
+    forget_connection()
+    yield monkeypatch
+    forget_connection()
 
 
 def message(error: pytest.ExceptionInfo) -> str:
@@ -304,36 +314,36 @@ def test_denied_access_names_the_permission_and_what_it_is_for(
     assert not isinstance(error.value, FileNotFoundError)
 
 
-def test_missing_credentials_are_said(s3, bucket, monkeypatch):
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+def test_missing_credentials_are_said(s3, bucket, settings):
+    settings.delenv("AWS_ACCESS_KEY_ID")
+    settings.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(S3Error, match="no AWS credentials.*aws configure") as error:
         S3Folder(f"s3://{bucket}/data").list_files()
     message(error)
 
 
-def test_unknown_profile_is_said(s3, bucket, monkeypatch):
-    monkeypatch.setenv("AWS_PROFILE", "nobody")
+def test_unknown_profile_is_said(s3, bucket, settings):
+    settings.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(S3Error, match=r"nobody.*AWS_PROFILE"):
         S3Folder(f"s3://{bucket}/data").list_files()
 
 
-def test_unreachable_service_is_said(s3, bucket, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+def test_unreachable_service_is_said(s3, bucket, settings):
+    settings.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    settings.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(S3Error, match=r"can't be reached.*network and AWS_ENDPOINT_URL") as error:
         S3Folder(f"s3://{bucket}/data").list_files()
     message(error)
 
 
-def test_endpoint_that_is_no_address_is_said(s3, bucket, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "not an address")
+def test_endpoint_that_is_no_address_is_said(s3, bucket, settings):
+    settings.setenv("AWS_ENDPOINT_URL", "not an address")
     with pytest.raises(S3Error, match="correct AWS_ENDPOINT_URL"):
         S3Folder(f"s3://{bucket}/data").list_files()
 
 
-def test_service_that_stays_busy_is_said(s3, bucket, monkeypatch):
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+def test_service_that_stays_busy_is_said(s3, bucket, settings):
+    settings.setenv("AWS_MAX_ATTEMPTS", "2")
     busy = some_after(0, 100, "busy", "GET")
     with s3.faulty(busy), pytest.raises(S3Error, match=r"too busy \(SlowDown\).*run again later"):
         S3Folder(f"s3://{bucket}/data").list_files()
@@ -351,8 +361,8 @@ def test_service_that_stays_busy_is_said(s3, bucket, monkeypatch):
         (400, "SomethingNew", "SomethingNew and why"),
     ],
 )
-def test_other_refusals_are_said(s3, bucket, monkeypatch, status, code, said):
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+def test_other_refusals_are_said(s3, bucket, settings, status, code, said):
+    settings.setenv("AWS_MAX_ATTEMPTS", "1")
     with (
         s3.faulty(one_after(0, (status, code), "GET")),
         pytest.raises(S3Error, match=said) as error,
@@ -367,7 +377,7 @@ def test_wrong_region_is_said_where_boto3_can_not_follow(s3, bucket):
         replace_bytes(f"s3://{bucket}/a", b"", None)
 
 
-def test_full_disk_stays_a_full_disk(s3, bucket, tmp_path, monkeypatch):
+def test_full_disk_stays_a_full_disk(s3, bucket, tmp_path, settings):
     s3.put(bucket, **{"d/a.mp4": b"x" * 1000})
     with pytest.raises(OSError, match="[Nn]o space") as error:
         get_file(head(f"s3://{bucket}/d/a.mp4"), Path("/dev/full"))

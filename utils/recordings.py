@@ -8,10 +8,9 @@ from pathlib import Path, PurePosixPath
 
 from utils.errors import UserError
 from utils.labels import BREAK_LABEL, LABEL_SUFFIXES, REST_LABEL, LabelError, Span, parse_labels
-from utils.sources import Folder, Source
+from utils.sources import VALIDATION_FOLDER, Folder, Source
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".ts", ".avi", ".webm", ".mpg")
-VALIDATION_FOLDER = "validation"
 LABELLED_FOLDER = "recordings"  # of whole recordings with a label file beside each
 RESERVED_FOLDERS = (VALIDATION_FOLDER, LABELLED_FOLDER)  # not classes
 
