@@ -20,11 +20,11 @@ from tqdm import tqdm
 from utils.audio import find_audio
 from utils.clips import Clip, cut_spans
 from utils.feature_store import Column, FeatureStore
-from utils.features import FeatureSpec, check_length, find_crop, read_cropped, read_sound
+from utils.features import FeatureSpec, check_length, read_features
 from utils.files import write_whole
+from utils.media import MediaError
 from utils.processes import LightContext
 from utils.recordings import DataError, Recording
-from utils.video import Crop, MediaError, probe
 
 HASH_BLOCK_BYTES = 1 << 22
 NUM_THUMBNAILS, THUMBNAIL_HEIGHT = 6, 112  # pictures, pixels
@@ -265,32 +265,23 @@ def _run_pool(
 def _decode(path: Path, spec: FeatureSpec, target: Path) -> dict | str:
     """Writes `target`.frames and .mfcc, returns their sizes, or the reason why it can't be used."""
     frames_path = target.with_suffix(".frames")
-    num_frames = 0
+    num_frames, rows, heard = 0, [], False
     try:
-        crop = find_crop(path, spec)
         with open(frames_path, "wb") as file:
-            for block in read_cropped(path, spec, crop):
-                file.write(block.data)
-                num_frames += len(block)
+            for block in read_features(path, spec):
+                file.write(block.frames.data)
+                num_frames += len(block.frames)
+                if block.mfcc is not None:
+                    rows.append(block.mfcc)
+                heard = heard or block.heard
         check_length(num_frames, spec)
-        mfcc = read_sound(path, spec, num_frames)
-        picture = crop or _whole_picture(path)
     except MediaError as error:
         frames_path.unlink(missing_ok=True)
         return str(error)
-    if mfcc is not None:
+    if heard:
         # Not np.save, whose error on a full disk does not say that the disk is full.
-        target.with_suffix(".mfcc").write_bytes(mfcc.data)
-    return {
-        "num_frames": num_frames,
-        "has_sound": mfcc is not None,
-        "aspect_ratio": (picture.right - picture.left) / (picture.bottom - picture.top),
-    }
-
-
-def _whole_picture(path: Path) -> Crop:
-    info = probe(path)
-    return Crop(0, info.height, 0, info.width)
+        target.with_suffix(".mfcc").write_bytes(np.concatenate(rows).data)
+    return {"num_frames": num_frames, "has_sound": heard, "aspect_ratio": block.aspect_ratio}
 
 
 def _move_into_store(store: FeatureStore, key: str, incoming: Path, result: dict) -> None:
