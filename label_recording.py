@@ -22,8 +22,8 @@ from timeline.scoring import ScoredRecording, score_recording
 from training.checkpoint import load_checkpoint
 from training.device import choose_device
 from utils.errors import UserError, run_main
+from utils.media import MediaError
 from utils.recordings import VIDEO_SUFFIXES, list_videos
-from utils.video import MediaError
 
 CHECKPOINT = Path("runs/latest/best.safetensors")
 

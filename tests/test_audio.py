@@ -8,9 +8,9 @@ import media
 import numpy as np
 import pytest
 
-from utils import audio
-from utils.audio import MfccSpec, compute_mfcc, find_audio, mel_filters, read_audio
-from utils.video import MediaError
+from utils.audio import compute_mfcc, find_audio, read_audio
+from utils.media import MediaError
+from utils.mfcc import MfccSpec, mel_filters
 
 RATE = 16000
 SPEC = MfccSpec()
@@ -178,7 +178,7 @@ def test_sound_is_looked_for_beside_the_video_first(tmp_path):
 def test_mfcc_in_blocks_equal_those_of_the_whole(
     tmp_path, monkeypatch, block_seconds, duration_seconds, rows
 ):
-    monkeypatch.setattr(audio, "BLOCK_SECONDS", block_seconds)
+    monkeypatch.setattr("utils.mfcc.BLOCK_SECONDS", block_seconds)
     path = media.write_wav(tmp_path / "a.wav", speech_like(3), RATE)
     mfcc = compute_mfcc(path, SPEC, duration_seconds)
     assert mfcc.shape == (rows, 20)
@@ -196,7 +196,7 @@ def test_mfcc_of_another_spec_are_librosas(tmp_path):
     samples = np.concatenate(list(read_audio(path, 22050)))
     mfcc = compute_mfcc(path, spec, 1.5)
     assert mfcc.shape == (75, 13)
-    expected = whole_mfcc(samples[: 75 * spec.hop_length], spec)[:75]
+    expected = whole_mfcc(samples, spec)[:75]
     np.testing.assert_allclose(mfcc, expected, rtol=1e-3, atol=0.02)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from utils import video
 from utils.bars import find_bars
-from utils.video import Crop
+from utils.media import Crop
 
 
 def found_bars(tmp_path, draw, **options) -> Crop | None:
@@ -44,7 +44,7 @@ def test_bars_of_a_turned_recording_are_those_seen(tmp_path):
 
 def test_bars_of_a_long_recording_are_found_by_seeking(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "SEEK_SECONDS", 1.0)
-    monkeypatch.setattr(video, "_pyav_moments", lambda *_: pytest.fail("read the whole recording"))
+    monkeypatch.setattr(video, "_pyav_pictures", lambda *_: pytest.fail("read the whole recording"))
     draw = media.with_bars(media.draw_texture, top=22, bottom=22)
     assert found_bars(tmp_path, draw, options={"g": "3"}) == Crop(22, 158, 0, 320)
 

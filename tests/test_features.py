@@ -8,17 +8,12 @@ import media
 import numpy as np
 import pytest
 
-from utils import features
-from utils.audio import MfccSpec
-from utils.features import (
-    FeatureSpec,
-    check_length,
-    find_crop,
-    read_cropped,
-    read_picture,
-    read_sound,
-)
-from utils.video import MediaError
+from utils import features, interleaved
+from utils.audio import compute_mfcc
+from utils.features import FeatureBlock, FeatureSpec, check_length, read_features
+from utils.media import WHOLE, MediaError, packets
+from utils.mfcc import MfccSpec
+from utils.video import FRAME_MODES, read_frames
 
 SPEC = FeatureSpec(4.0, (32, 48), "fast", True, MfccSpec())
 
@@ -91,25 +86,90 @@ def video(tmp_path_factory):
     return media.write_video(path, seconds=3.0, fps=12, draw=media.draw_texture)
 
 
-def test_picture_comes_in_blocks_of_the_grid(video, monkeypatch):
-    whole = np.concatenate(list(read_picture(video, SPEC)))
-    assert (whole.shape, whole.dtype) == ((12, 32, 48, 3), np.uint8)
-    monkeypatch.setattr(features, "BLOCK_FRAMES", 5)
-    blocks = list(read_picture(video, SPEC))
-    assert [len(block) for block in blocks] == [5, 5, 2]
-    np.testing.assert_array_equal(np.concatenate(blocks), whole)
+def read(path, spec=SPEC, part=WHOLE) -> tuple[np.ndarray, np.ndarray | None, FeatureBlock]:
+    """Frames, rows of MFCC if there are any, and the last block."""
+    blocks = list(read_features(path, spec, part))
+    rows = [block.mfcc for block in blocks if block.mfcc is not None]
+    heard = any(block.heard for block in blocks)
+    frames = np.concatenate([block.frames for block in blocks])
+    return frames, np.concatenate(rows) if heard else None, blocks[-1]
 
 
-def test_sound_is_as_long_as_the_picture(video):
-    for num_frames in (8, 12, 16):
-        mfcc = read_sound(video, SPEC, num_frames)
-        assert mfcc.shape == (math.ceil(num_frames / 4 * 31.25), 20)
-        assert mfcc.dtype == np.float16
+@pytest.mark.parametrize("mode", FRAME_MODES)
+def test_frames_are_those_of_the_grid_and_sound_is_as_long(video, mode):
+    spec = dataclasses.replace(SPEC, frames=mode)
+    frames, mfcc, _ = read(video, spec)
+    expected = list(read_frames(video, 4.0, (32, 48), mode=mode))
+    np.testing.assert_array_equal(frames, expected)
+    assert (frames.shape, frames.dtype) == ((12, 32, 48, 3), np.uint8)
+    assert mfcc.dtype == np.float16
+    np.testing.assert_array_equal(mfcc, compute_mfcc(video, MfccSpec(), 3.0))
+
+
+def test_features_come_in_blocks(video, monkeypatch):
+    frames, mfcc, _ = read(video)
+    monkeypatch.setattr(features, "BLOCK_BYTES", 5 * 32 * 48 * 3)
+    blocks = list(read_features(video, SPEC))
+    assert [len(block.frames) for block in blocks] == [5, 5, 2, 0]
+    np.testing.assert_array_equal(np.concatenate([block.frames for block in blocks]), frames)
+    np.testing.assert_array_equal(np.concatenate([block.mfcc for block in blocks]), mfcc)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+@pytest.mark.parametrize(("delay", "lasts"), [(0.0, 1.0), (0.0, 6.0), (1.5, 1.0), (3.5, 2.0)])
+def test_sound_of_another_span_than_the_picture_is_cut_or_silent(tmp_path, name, delay, lasts):
+    path = media.write_video(
+        tmp_path / name, seconds=3, fps=12, audio_delay_seconds=delay, audio_seconds=lasts
+    )
+    frames, mfcc, _ = read(path)
+    assert len(frames) == 12
+    assert mfcc.shape == (94, 20)
+    loud = np.flatnonzero(mfcc[:, 0] > -500) / 31.25  # silence: -100 dB in 32 bands is -566
+    if delay < 3:
+        assert loud[0] == pytest.approx(delay, abs=0.06)
+        assert loud[-1] == pytest.approx(min(3.0, delay + lasts), abs=0.06)
 
 
 def test_recording_without_sound_has_no_mfcc(tmp_path):
     path = media.write_video(tmp_path / "a.mp4", seconds=1.0, fps=12, tone_hz=None)
-    assert read_sound(path, SPEC, 4) is None
+    _, mfcc, block = read(path)
+    assert mfcc is None
+    assert (block.mfcc, block.heard) == (None, False)
+
+
+def test_sound_track_without_sound_is_not_heard(tmp_path):
+    path = media.write_video(tmp_path / "a.mkv", seconds=2, fps=12, audio_seconds=0)
+    *_, block = read_features(path, SPEC)
+    assert not block.heard
+
+
+@pytest.mark.parametrize("mode", ["fast", "opencv"])
+def test_sound_file_is_heard_instead_of_the_track_unless_it_is_unreadable(tmp_path, mode):
+    path = media.write_video(tmp_path / "a.mp4", seconds=2, fps=12, tone_hz=500)
+    spec = dataclasses.replace(SPEC, frames=mode)
+    own = read(path, spec)[1]
+    wav = media.write_wav(tmp_path / "a.wav", media.tone(2000, 1, 16000), 16000)
+    other = read(path, spec)[1]
+    np.testing.assert_array_equal(other, compute_mfcc(wav, MfccSpec(), 2.0))
+    assert np.abs(other - own).max() > 20
+    wav.write_bytes(b"no sound")
+    np.testing.assert_array_equal(read(path, spec)[1], own)
+
+
+def test_sound_that_lies_before_all_pictures_in_the_file_waits_for_them(tmp_path, monkeypatch):
+    path = media.write_video(tmp_path / "a.mkv", seconds=3, fps=12, tone_hz=700)
+    frames, mfcc, _ = read(path)
+    for limit in (0, 1 << 20):
+        monkeypatch.setattr(interleaved, "MAX_EARLY_BYTES", limit)
+        monkeypatch.setattr(interleaved, "packets", sound_first)
+        again = read(path)
+        np.testing.assert_array_equal(again[0], frames)
+        np.testing.assert_array_equal(again[1], mfcc)
+
+
+def sound_first(container, *streams):
+    every = [packet for packet in packets(container, *streams) if packet is not None]
+    return iter([*sorted(every, key=lambda packet: packet.stream.type), None])
 
 
 def test_bars_are_cut_where_the_recipe_says_so(tmp_path):
@@ -121,14 +181,29 @@ def test_bars_are_cut_where_the_recipe_says_so(tmp_path):
         tone_hz=None,
     )
     kept = dataclasses.replace(SPEC, crop_bars=False)
-    assert next(read_picture(path, kept))[:, 0].mean() < 30  # the bar
-    assert next(read_picture(path, SPEC))[:, 0].mean() > 60
-    assert find_crop(path, kept) is None
-    crop = find_crop(path, SPEC)
-    assert crop.bottom - crop.top == pytest.approx(80, abs=4)
-    np.testing.assert_array_equal(
-        next(read_cropped(path, SPEC, crop)), next(read_picture(path, SPEC))
-    )
+    assert read(path, kept)[0][0][0].mean() < 30  # the bar
+    assert read(path, kept)[2].aspect_ratio == pytest.approx(160 / 120)
+    for mode in FRAME_MODES:
+        frames, _, block = read(path, dataclasses.replace(SPEC, frames=mode))
+        assert frames[:, 0].mean() > 60
+        assert block.aspect_ratio == pytest.approx(160 / 80, rel=0.05)
+
+
+def test_pictures_are_decoded_once_and_few_are_held_to_find_bars(tmp_path, monkeypatch):
+    bars = media.with_bars(media.draw_texture, top=20, bottom=20)
+    path = media.write_video(tmp_path / "a.mp4", size=(120, 160), draw=bars, tone_hz=None)
+    crop = features.find_bars(path)
+    cropped = list(read_frames(path, 4.0, (32, 48), crop=crop))
+    searches = []
+    monkeypatch.setattr(features, "find_bars", lambda path: searches.append(path) or crop)
+    np.testing.assert_array_equal(read(path)[0], cropped)
+    assert searches == []
+    monkeypatch.setattr(features, "HELD_BYTES", 3 * 120 * 160)
+    np.testing.assert_array_equal(read(path)[0], cropped)
+    assert searches == [path]
+    plain = media.write_video(tmp_path / "b.mp4", draw=media.draw_texture, tone_hz=None)
+    assert len(read(plain)[0]) == 8
+    assert searches == [path]
 
 
 @pytest.mark.parametrize(("num_frames", "fps"), [(3, 4.0), (0, 4.0), (1, 1.0), (5, 6.0)])

@@ -12,7 +12,8 @@ import pytest
 
 from utils import video
 from utils.bars import find_bars
-from utils.video import Crop, MediaError, probe, read_frames
+from utils.media import Clock, Crop, MediaError, opened, packets, video_stream
+from utils.video import moments_of, probe, read_frames
 
 SIZE = (48, 48)
 READERS = ("fast", "opencv")
@@ -126,8 +127,10 @@ def test_readers_agree_on_pictures_with_b_frames(tmp_path):
 def test_fast_reader_leaves_out_pictures_but_none_that_is_shown(tmp_path):
     options = {"bf": "8", "b-pyramid": "none", "b-adapt": "0", "g": "50"}
     path = media.write_video(tmp_path / "a.mp4", options=options, seconds=4, tone_hz=None)
-    decoded = sum(1 for _ in video._pyav_moments(path, 4))
-    assert decoded < 50  # of 100
+    with opened(path) as container:
+        stream = video_stream(container)
+        moments = moments_of(packets(container, stream), stream, Clock(stream), 4, mode="fast")
+        assert sum(1 for _ in moments) < 50  # of 100
     assert_times(times_read(path, 4, "fast"), [math.floor(k / 4 * 25) / 25 for k in range(16)])
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from utils.clips import MIN_CLIP_SECONDS
-from utils.features import FeatureSpec, check_length, read_picture, read_sound
+from utils.features import FeatureSpec, check_length, read_features
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,17 @@ def score_recording(
     """
     device = next(model.parameters()).device
     encoder = model.video_encoder.for_inference()
-    blocks = [
-        encoder(torch.from_numpy(block).to(device)).half() for block in read_picture(path, spec)
-    ]
-    num_frames = sum(len(block) for block in blocks)
+    embedded, rows, heard = [], [], False
+    for block in read_features(path, spec):
+        if len(block.frames):
+            embedded.append(encoder(torch.from_numpy(block.frames).to(device)).half())
+        if block.mfcc is not None:
+            rows.append(block.mfcc)
+        heard = heard or block.heard
+    num_frames = sum(len(block) for block in embedded)
     check_length(num_frames, spec)
-    embeddings = torch.cat(blocks)  # (T, 1280)
-    mfcc = read_sound(path, spec, num_frames)
+    embeddings = torch.cat(embedded)  # (T, 1280)
+    mfcc = np.concatenate(rows) if heard else None
     windows = tile_windows(num_frames / spec.fps, window_seconds)
     logits = [_score_window(model, spec, embeddings, mfcc, window, device) for window in windows]
     probabilities = torch.softmax(torch.cat(logits).double() / temperature, dim=1)

@@ -1,61 +1,71 @@
-"""Sound of a recording: where it is, its samples from the first picture on, and its MFCC."""
+"""Sound of a recording: where it is, its samples from the first picture on, and their MFCC."""
 
+import contextlib
 import math
 import os
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 
-from utils.video import (
+from utils.media import (
+    MAX_FILE_GAP_SECONDS,
     MAX_STEP_BACK_SECONDS,
     MediaError,
+    SplitError,
+    audio_stream,
     decoded,
-    first_picture_seconds,
     max_gap_seconds,
     opened,
     packets,
     video_streams,
 )
+from utils.mfcc import MfccMaker, MfccSpec
+from utils.video import first_picture_seconds
 
 # Timestamps of sound are rounded (Matroska: 1 ms) and wander with the encoder's blocks; a longer
 # hole than this is a real one and is filled with silence.
 MAX_GAP_SECONDS = 0.05
-BLOCK_SECONDS = 30.0
+# A decoder that begins in the middle is right after a few of its blocks.
+RUN_UP_SECONDS = 2.0
 
 
-@dataclass(frozen=True)
-class MfccSpec:
-    """How sound becomes MFCC; the names are librosa's."""
+def find_sound_file(video_path: str | os.PathLike) -> Path | None:
+    """Returns the sound file of a video, None without one.
 
-    sample_rate: int = 16000
-    n_mfcc: int = 20
-    n_mels: int = 32
-    n_fft: int = 1024
-    hop_length: int = 512
-
-    @property
-    def frames_per_second(self) -> float:
-        return self.sample_rate / self.hop_length
-
-
-def find_audio(video_path: str | os.PathLike) -> Path | None:
-    """Returns the file that holds a video's sound, None if there is none.
-
-    `x.mp4` is heard in `x.wav` beside it, else `audio/x.wav` in its folder, else `audio/x.wav` in
-    the folder above, else in its own sound track. Raises MediaError for a file that is no media.
+    That of `x.mp4` is `x.wav` beside it, else `audio/x.wav` in its folder, else `audio/x.wav` in
+    the folder above.
     """
     video_path = Path(video_path)
     name = video_path.stem + ".wav"
     folder = video_path.parent
     beside = folder.absolute().parent
-    for candidate in (folder / name, folder / "audio" / name, beside / "audio" / name):
-        if candidate.is_file():
-            return candidate
+    places = (folder / name, folder / "audio" / name, beside / "audio" / name)
+    return next((place for place in places if place.is_file()), None)
+
+
+def readable_sound_file(video_path: str | os.PathLike) -> Path | None:
+    """Returns the same, None too where nothing in it can be decoded: the video's own track is
+    better than that."""
+    path = find_sound_file(video_path)
+    if path is not None:
+        with contextlib.suppress(MediaError):
+            next(read_audio(path, MfccSpec.sample_rate))
+            return path
+    return None
+
+
+def find_audio(video_path: str | os.PathLike) -> Path | None:
+    """Returns the file that holds a video's sound, a sound file's or the video's own track, None if
+    there is none. Raises MediaError for a file that is no media."""
+    sound_file = find_sound_file(video_path)
+    if sound_file is not None:
+        return sound_file
     with opened(video_path) as container:
-        return video_path if _audio_stream(container) is not None else None
+        return Path(video_path) if audio_stream(container) is not None else None
 
 
 def read_audio(
@@ -70,14 +80,16 @@ def read_audio(
     """
     with opened(path) as container:
         stream = _audio_stream(container)
-        if stream is None:
-            raise MediaError("no sound track")
         zero = None
         if video_path is not None or video_streams(container):
             zero = first_picture_seconds(video_path or path)
-        max_jump_seconds = max_gap_seconds(container)
-        runs = _runs(_frames(container, stream), sample_rate, zero, max_jump_seconds)
-        yield from _joined(runs, sample_rate)
+        line = SampleLine(sample_rate, zero, max_gap_seconds(container))
+        for packet in packets(container, stream):
+            for frame in decoded(stream.codec_context, packet):
+                yield from line.place(frame)
+        yield from line.finish()
+        if not line.heard:
+            raise MediaError("no sound could be decoded")
 
 
 def compute_mfcc(
@@ -86,174 +98,280 @@ def compute_mfcc(
     """Returns (M, n_mfcc) float16, the MFCC of a whole recording, None if it holds no sound.
 
     M is ceil(duration_seconds * frames_per_second) whatever the sound's own length: it is cut, or
-    followed by silence. Row m is centred on sample m * hop_length. A track of digital silence is
-    sound. Equals `librosa.feature.mfcc` on the log-mel spectrogram without `top_db`, which would
-    clip at 80 dB under the recording's loudest moment: one bang would change all other rows, and a
-    clip's features would depend on the recording around it.
+    followed by silence. A track of digital silence is sound.
     """
-    from scipy.fft import dct, rfft  # here: who has no sound should not wait for it
-
     count = math.ceil(duration_seconds * spec.frames_per_second)
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(spec.n_fft) / spec.n_fft)  # periodic Hann
-    window, filters = window.astype(np.float32), mel_filters(spec).T  # (bins, mels)
-    rows = [np.zeros((0, spec.n_mfcc), np.float16)]
     try:
-        for frames in _windows(read_audio(path, spec.sample_rate), spec, count):
-            power = np.abs(rfft(frames * window, axis=1)) ** 2  # (frames, bins)
-            decibels = 10 * np.log10(np.maximum(power @ filters, 1e-10))  # librosa's amin, ref 1
-            cepstrum = dct(decibels, type=2, norm="ortho", axis=1)[:, : spec.n_mfcc]
-            rows.append(cepstrum.astype(np.float16))
+        with opened(path) as container:
+            zero = first_picture_seconds(path) if video_streams(container) else None
+            sound = SoundFile(container, spec, zero)
+            rows = sound.finish(count)
     except MediaError:
         return None
-    return np.concatenate(rows)
+    return rows if sound.heard else None
 
 
-def mel_filters(spec: MfccSpec) -> np.ndarray:
-    """Returns (n_mels, n_fft // 2 + 1) float32: triangles of equal area on Slaney's mel scale.
+class Sound:
+    """MFCC rows of a track, from one row on, whose packets are handed over as they are read.
 
-    The numbers of `librosa.filters.mel`, which a test holds them against. Importing librosa takes
-    1.4 seconds of processor time, a quarter of what a label of a short video takes in all. The
-    scale is linear up to 1 kHz and logarithmic above (Slaney, Auditory Toolbox, 1998).
+    What comes before time zero is known is kept. Raises SplitError where the rows begin in the
+    middle of a recording and its timestamps jump: whoever reads what follows can't know of it.
     """
-    hz_per_mel, knee_hz, log_step = 200 / 3, 1000.0, math.log(6.4) / 27
-    knee_mel = knee_hz / hz_per_mel
-    top_hz = spec.sample_rate / 2
-    top_mel = top_hz / hz_per_mel
-    if top_hz > knee_hz:
-        top_mel = knee_mel + math.log(top_hz / knee_hz) / log_step
-    mels = np.linspace(0.0, top_mel, spec.n_mels + 2)
-    above = knee_hz * np.exp(log_step * (mels - knee_mel))
-    edges = np.where(mels < knee_mel, mels * hz_per_mel, above)[:, None]  # Hz
-    bins = np.linspace(0.0, top_hz, spec.n_fft // 2 + 1)
-    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    triangles = np.maximum(0.0, np.minimum(rising, falling))
-    return (triangles * 2.0 / (edges[2:] - edges[:-2])).astype(np.float32)
+
+    def __init__(self, stream: av.AudioStream, spec: MfccSpec, *, first_row: int, is_part: bool):
+        self.stream = stream
+        self._spec = spec
+        self._mfcc = MfccMaker(spec, first_row)
+        self._is_part = is_part
+        self._skip_until = -math.inf  # container seconds
+        self._line: SampleLine | None = None
+        self._early: deque[av.Packet] = deque()
+        self.early_bytes = 0
+        self._num_returned = 0
+
+    @property
+    def heard(self) -> bool:
+        return self._line is not None and self._line.heard
+
+    @property
+    def has_started(self) -> bool:
+        return self._line is not None
+
+    def start(self, zero_seconds: float | None) -> None:
+        """Sets the container time of time zero; None makes it that of the first sample."""
+        first_sample, rate = self._mfcc.first_sample, self._spec.sample_rate
+        if first_sample and zero_seconds is not None:
+            self._skip_until = zero_seconds + first_sample / rate - RUN_UP_SECONDS
+        max_gap = max_gap_seconds(self.stream.container)
+        self._line = SampleLine(
+            rate, zero_seconds, max_gap, first_sample=first_sample, is_part=self._is_part
+        )
+        while self._early:
+            self.take(self._early.popleft())
+        self.early_bytes = 0
+
+    def take(self, packet: av.Packet | None) -> None:
+        """Goes on with the next packet; None is the end of the track."""
+        if self._line is None:
+            if packet is not None:
+                self._early.append(packet)
+                self.early_bytes += packet.size
+            return
+        if packet is not None and _starts_before(packet, self._skip_until):
+            return
+        for frame in decoded(self.stream.codec_context, packet):
+            for samples in self._line.place(frame):
+                self._mfcc.take(samples)
+        if packet is None:
+            for samples in self._line.finish():
+                self._mfcc.take(samples)
+
+    def has_rows(self, num_rows: int) -> bool:
+        """Tells whether so many rows are made, counted from the first."""
+        return self._mfcc.num_rows >= num_rows
+
+    def rows(self, num_rows: int) -> np.ndarray:
+        """Returns (m, n_mfcc) float16: the new ones of the first `num_rows` rows."""
+        rows = self._mfcc.rows(num_rows - self._num_returned)
+        self._num_returned += len(rows)
+        return rows
+
+    def finish(self, num_rows: int) -> np.ndarray:
+        """Returns all of the first `num_rows` rows that were not returned: the rest is silence."""
+        if self._line is not None:
+            for samples in self._line.finish():
+                self._mfcc.take(samples)
+        self._mfcc.finish(num_rows)
+        return self.rows(num_rows)
 
 
-def _windows(blocks: Iterator[np.ndarray], spec: MfccSpec, count: int) -> Iterator[np.ndarray]:
-    """Yields (frames, n_fft) float32, `count` frames in all, some BLOCK_SECONDS at a time."""
-    per_block = max(1, round(BLOCK_SECONDS * spec.frames_per_second))
-    total = count * spec.hop_length
-    # Half a window of silence first: librosa's center=True.
-    waiting = [np.zeros(spec.n_fft // 2, np.float32)]
-    waiting_samples = spec.n_fft // 2
-    heard = done = 0
+class SoundFile:
+    """MFCC rows, from one row on, of a file that is read for its sound alone; else as Sound."""
 
-    def full(frames: int) -> int:
-        return (frames - 1) * spec.hop_length + spec.n_fft
+    def __init__(
+        self,
+        container: av.container.InputContainer,
+        spec: MfccSpec,
+        zero_seconds: float | None,
+        *,
+        first_row: int = 0,
+        is_part: bool = False,
+    ):
+        stream = _audio_stream(container)
+        self._sound = Sound(stream, spec, first_row=first_row, is_part=is_part)
+        if first_row:
+            if zero_seconds is None:
+                zero_seconds = float((stream.start_time or 0) * stream.time_base)
+            start = zero_seconds + first_row / spec.frames_per_second - 2 * RUN_UP_SECONDS
+            container.seek(round(max(zero_seconds, start) * av.time_base))
+        self._sound.start(zero_seconds)
+        self._packets = packets(container, stream)
 
-    for block in blocks:
-        block = block[: total - heard]
-        heard += len(block)
-        waiting.append(block)
-        waiting_samples += len(block)
-        if waiting_samples >= full(per_block) and done + per_block <= count:
-            samples = np.concatenate(waiting)
-            while len(samples) >= full(per_block) and done + per_block <= count:
-                yield _overlapping(samples, per_block, spec)
-                samples = samples[per_block * spec.hop_length :]
-                done += per_block
-            waiting, waiting_samples = [samples.copy()], len(samples)
-        if heard >= total:
-            break
-    if heard == 0:
-        raise MediaError("no sound could be decoded")
-    samples = np.concatenate(waiting)
-    while done < count:
-        frames = min(per_block, count - done)
-        samples = np.pad(samples, (0, max(0, full(frames) - len(samples))))
-        yield _overlapping(samples, frames, spec)
-        samples = samples[frames * spec.hop_length :]
-        done += frames
+    @property
+    def heard(self) -> bool:
+        return self._sound.heard
 
+    def rows(self, num_rows: int) -> np.ndarray:
+        """Returns (m, n_mfcc) float16: the first `num_rows` rows but those returned before."""
+        self._read(num_rows)
+        return self._sound.rows(num_rows)
 
-def _overlapping(samples: np.ndarray, frames: int, spec: MfccSpec) -> np.ndarray:
-    windows = np.lib.stride_tricks.sliding_window_view(samples, spec.n_fft)
-    return windows[:: spec.hop_length][:frames]
+    def finish(self, num_rows: int) -> np.ndarray:
+        """Returns the same, with silence where the sound ends."""
+        self._read(num_rows)
+        return self._sound.finish(num_rows)
 
-
-def _runs(
-    frames: Iterator[av.AudioFrame], sample_rate: int, zero: float | None, max_jump_seconds: float
-) -> Iterator[tuple[int | None, np.ndarray]]:
-    """Yields resampled mono blocks, each with the sample it starts at, None if it just goes on."""
-    mixer = _Mixer(sample_rate)
-    due = None  # seconds after zero at which the next frame starts if nothing is missing
-    for frame in frames:
-        if zero is None:
-            zero = frame.time or 0.0
-        start = (due or 0.0) if frame.time is None else frame.time - zero
-        if due is not None and not -MAX_STEP_BACK_SECONDS < start - due < max_jump_seconds:
-            zero += start - due
-            start = due
-        if due is None or abs(start - due) > MAX_GAP_SECONDS:
-            for block in mixer.flush():
-                yield None, block
-            yield round(start * sample_rate), np.zeros(0, np.float32)
-            due = start
-        due += frame.samples / frame.sample_rate
-        for block in mixer.mix(frame):
-            yield None, block
-    for block in mixer.flush():
-        yield None, block
+    def _read(self, num_rows: int) -> None:
+        while not self._sound.has_rows(num_rows):
+            packet = next(self._packets, None)
+            self._sound.take(packet)
+            if packet is None:
+                break
 
 
-def _joined(
-    runs: Iterator[tuple[int | None, np.ndarray]], sample_rate: int
-) -> Iterator[np.ndarray]:
-    """Yields the blocks of runs from sample 0 on: holes become silence, overlaps are cut."""
-    position = end = 0
-    for start, block in runs:
-        position = position if start is None else start
-        while end < position and len(block):
-            silence = np.zeros(min(position - end, sample_rate), np.float32)
-            yield silence
-            end += len(silence)
-        new = block[max(0, end - position) :]
-        position += len(block)
-        if len(new):
-            yield new
-            end += len(new)
+class SampleLine:
+    """One line of mono samples, from a first one on, on which the frames of a track are placed."""
+
+    def __init__(
+        self,
+        sample_rate: int,
+        zero_seconds: float | None,
+        max_gap_seconds: float,
+        *,
+        first_sample: int = 0,
+        is_part: bool = False,
+    ):
+        self.heard = False  # something but filled holes
+        self._sample_rate = sample_rate
+        self._zero = zero_seconds
+        self._max_gap_seconds = max_gap_seconds
+        self._is_part = is_part
+        self._mixer = _Mixer(sample_rate)
+        self._time_base: float | None = None
+        self._due: float | None = None  # seconds at which the next frame starts if none is missing
+        self._position = 0  # of the next sample out of the mixer
+        self._end = first_sample  # of what was yielded
+
+    def place(self, frame: av.AudioFrame) -> Iterator[np.ndarray]:
+        """Yields (samples,) float32 from the end of the line on, whenever about a second is full.
+
+        Holes are silence, overlaps are cut. Raises SplitError as Sound says.
+        """
+        start = self._start_seconds(frame)
+        if self._due is None or abs(start - self._due) > MAX_GAP_SECONDS:
+            yield from self._append(self._mixer.flush())
+            self._position = round(start * self._sample_rate)
+            self._due = start
+        self._due += frame.samples / frame.sample_rate
+        yield from self._append(self._mixer.mix(frame))
+
+    def finish(self) -> Iterator[np.ndarray]:
+        """Yields the samples still under way."""
+        yield from self._append(self._mixer.flush())
+
+    def _start_seconds(self, frame: av.AudioFrame) -> float:
+        if frame.pts is None:
+            return self._due or 0.0
+        if self._time_base is None:  # once, as a fraction takes as long as the rest of this
+            self._time_base = float(frame.time_base)
+        seconds = frame.pts * self._time_base
+        if self._zero is None:
+            self._zero = seconds
+        start = seconds - self._zero
+        if self._due is None:
+            jumps = start > MAX_FILE_GAP_SECONDS and not self._is_part
+        else:
+            jumps = not -MAX_STEP_BACK_SECONDS < start - self._due < self._max_gap_seconds
+        if jumps:
+            if self._is_part:
+                raise SplitError("the timestamps of its sound jump inside a part")
+            self._zero += start - (self._due or 0.0)
+            start = self._due or 0.0
+        return start
+
+    def _append(self, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        for block in blocks:
+            while self._end < self._position:
+                silence = min(self._position - self._end, self._sample_rate)
+                yield np.zeros(silence, np.float32)
+                self._end += silence
+            new = block[max(0, self._end - self._position) :]
+            self._position += len(block)
+            if len(new):
+                self.heard = True
+                yield new
+                self._end += len(new)
 
 
 class _Mixer:
-    """Resamples frames and averages their channels; a broadcast may change both midway."""
+    """Resamples frames and averages their channels, a second at a time: the work of a frame of
+    sound, 21 ms, is less than that of calling Python for it. A broadcast may change its format."""
 
     def __init__(self, sample_rate: int):
         self._sample_rate = sample_rate
-        self._resampler: av.AudioResampler | None = None
         self._kind: tuple | None = None
+        self._graph: av.filter.Graph | None = None  # which PyAV frees, with nodes in use
+        self._source: av.filter.context.FilterContext | None = None
+        self._sink: av.filter.context.FilterContext | None = None
+        self._waiting_seconds = 0.0
 
     def mix(self, frame: av.AudioFrame) -> Iterator[np.ndarray]:
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
         if kind != self._kind:
             yield from self.flush()
+            self._open(frame)
             self._kind = kind
-            self._resampler = av.AudioResampler("flt", frame.layout, self._sample_rate)
-        frame.pts = None  # the samples are placed here, by `_runs`
-        yield from map(_mean_of_channels, self._resampler.resample(frame))
+        frame.pts = None  # the samples are placed by SampleLine
+        self._source.push(frame)
+        self._waiting_seconds += frame.samples / frame.sample_rate
+        if self._waiting_seconds > 1.1:  # the resampler keeps some
+            yield from self._pull()
+            self._waiting_seconds %= 1.0
 
     def flush(self) -> Iterator[np.ndarray]:
-        if self._resampler is not None:
-            yield from map(_mean_of_channels, self._resampler.resample(None))
-        self._resampler = self._kind = None
+        if self._kind is not None:
+            self._source.push(None)
+            yield from self._pull()
+        self._kind = self._source = self._sink = None
+        self._waiting_seconds = 0.0
+
+    def _open(self, frame: av.AudioFrame) -> None:
+        graph = av.filter.Graph()
+        graph.threads = 1
+        channels = frame.layout.nb_channels
+        mean = "+".join(f"{1 / channels:.9g}*c{channel}" for channel in range(channels))
+        nodes = [
+            graph.add_abuffer(
+                sample_rate=frame.sample_rate,
+                format=frame.format,
+                layout=frame.layout,
+                time_base=frame.time_base or Fraction(1, frame.sample_rate),
+            ),
+            graph.add("aformat", "sample_fmts=fltp"),
+            graph.add("pan", f"mono|c0={mean}"),
+            graph.add("aresample", f"{self._sample_rate}"),
+            graph.add("aformat", "sample_fmts=flt"),
+            graph.add("asetnsamples", f"n={self._sample_rate}:p=0"),
+            graph.add("abuffersink"),
+        ]
+        graph.link_nodes(*nodes).configure()
+        self._graph, self._source, self._sink = graph, nodes[0], nodes[-1]
+
+    def _pull(self) -> Iterator[np.ndarray]:
+        with contextlib.suppress(av.BlockingIOError, av.EOFError):
+            while True:
+                samples = self._sink.pull().to_ndarray().reshape(-1)
+                yield np.clip(samples, -1.0, 1.0)
 
 
-def _mean_of_channels(frame: av.AudioFrame) -> np.ndarray:
-    # Interleaved, because PyAV miscounts the planes of eight and more channels and crashes.
-    samples = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
-    return np.clip(samples.mean(axis=1, dtype=np.float32), -1.0, 1.0)
+def _starts_before(packet: av.Packet, seconds: float) -> bool:
+    if seconds == -math.inf or packet.pts is None:
+        return False
+    return packet.pts * packet.time_base < seconds
 
 
-def _frames(
-    container: av.container.InputContainer, stream: av.AudioStream
-) -> Iterator[av.AudioFrame]:
-    for packet in packets(container, stream):
-        yield from decoded(stream.codec_context, packet)
-
-
-def _audio_stream(container: av.container.InputContainer) -> av.AudioStream | None:
-    """Returns the default sound track, else the first, of those that can be decoded."""
-    streams = [s for s in container.streams.audio if s.codec_context is not None]
-    default = av.stream.Disposition.default
-    return max(streams, key=lambda s: bool(s.disposition & default), default=None)
+def _audio_stream(container: av.container.InputContainer) -> av.AudioStream:
+    stream = audio_stream(container)
+    if stream is None:
+        raise MediaError("no sound track")
+    return stream

@@ -2,16 +2,21 @@
 
 import math
 import os
+from collections.abc import Sequence
 
+import av
 import numpy as np
 
-from utils.video import Crop, probe, sample_lumas
+from utils.media import Crop
+from utils.scaling import displayed_size, full_range_edges, luma_of
+from utils.video import sample_pictures
 
 SAMPLES = 28
 MIN_PICTURES = 6
 # Luma 0..255: black is 0, or 16 where the range is mislabelled, plus compression noise.
 MAX_LUMA = 26
 MAX_SPREAD = 14
+NOISE_DIVISOR = 100  # a hundredth of a row may be noise, at either end; a logo is wider
 # The picture must begin at the bar's edge: that much brighter, along most of the edge, in a
 # fair part of the pictures. A night sky ends in a ragged line, a vignette in a slow ramp.
 EDGE_STEP_LUMA = 20
@@ -31,8 +36,50 @@ def find_bars(path: str | os.PathLike) -> Crop | None:
     edge that the picture reaches. Dark scenes, or a logo on the bar, therefore give None.
     Raises MediaError.
     """
-    info = probe(path)
-    lumas = sample_lumas(path, SAMPLES)
+    watch = EdgeWatch()
+    lumas, size = [], (0, 0)
+    for picture in sample_pictures(path, SAMPLES):
+        if watch.excludes_bars(picture):
+            return None
+        lumas.append(luma_of(picture))
+        size = displayed_size(picture) if len(lumas) == 1 else size
+    return _bars_in(lumas, size)
+
+
+def bars_of(pictures: Sequence[av.VideoFrame]) -> Crop | None:
+    """Returns what `find_bars` does, judged by the different ones of some pictures in order."""
+    different = list({id(picture): picture for picture in pictures}.values())
+    step = max(1, len(different) // SAMPLES)
+    return _bars_in([luma_of(p) for p in different[::step]], displayed_size(pictures[0]))
+
+
+class EdgeWatch:
+    """Looks at pictures until they can't have bars: a bar is black in every one of them.
+
+    Most recordings show at once that they have none, by their first and last rows and columns;
+    the full search takes as long as decoding ten seconds.
+    """
+
+    def __init__(self):
+        self._lit = np.zeros(2, bool)  # rows, columns as stored
+
+    def excludes_bars(self, picture: av.VideoFrame) -> bool:
+        """Tells whether this or an earlier picture is lit at an edge of both pairs."""
+        if not self._lit.all():
+            top, bottom, left, right = map(_is_black, full_range_edges(picture))
+            self._lit |= (not (top and bottom), not (left and right))
+        return bool(self._lit.all())
+
+
+def _is_black(line: np.ndarray) -> bool:
+    noise = len(line) // NOISE_DIVISOR
+    ordered = np.partition(line, (noise, len(line) - 1 - noise))
+    dark, bright = int(ordered[noise]), int(ordered[-1 - noise])
+    return bright <= MAX_LUMA and bright - dark <= MAX_SPREAD
+
+
+def _bars_in(lumas: list[np.ndarray], size: tuple[int, int]) -> Crop | None:
+    """Returns the crop of pictures of that (height, width) of which the lumas are smaller ones."""
     if len(lumas) < MIN_PICTURES:
         return None
     height, width = lumas[0].shape
@@ -43,34 +90,47 @@ def find_bars(path: str | os.PathLike) -> Crop | None:
         columns = _bar_pair([luma[slice(*rows)].T for luma in lumas])
     if rows == (0, height) and columns == (0, width):
         return None
-    top, bottom = _even_inwards(rows, info.height / height)
-    left, right = _even_inwards(columns, info.width / width)
-    kept = min((bottom - top) / info.height, (right - left) / info.width)
+    top, bottom = _even_inwards(rows, size[0] / height)
+    left, right = _even_inwards(columns, size[1] / width)
+    kept = min((bottom - top) / size[0], (right - left) / size[1])
     return Crop(top, bottom, left, right) if kept >= CROP_MIN_FRACTION else None
 
 
 def _bar_pair(lumas: list[np.ndarray]) -> tuple[int, int]:
     """Returns the rows [first, last) between a pair of bars; all rows without such a pair."""
-    height = lumas[0].shape[0]
+    height, width = lumas[0].shape
     everything = (0, height)
-    # A hundredth of a row may be noise; a logo is wider.
-    bright = np.array([np.percentile(luma, 99, axis=1) for luma in lumas])
-    dark = np.array([np.percentile(luma, 1, axis=1) for luma in lumas])
-    black = ((bright <= MAX_LUMA) & (bright - dark <= MAX_SPREAD)).all(axis=0)
-    if black.all():
+    noise = width // NOISE_DIVISOR
+    dark = np.ones(height, bool)
+    for luma in lumas:
+        dark &= np.count_nonzero(luma > MAX_LUMA, axis=1) <= noise
+    if dark.all():
         return everything
-    first, after = int(np.argmin(black)), int(np.argmin(black[::-1]))
+    first = _num_even(lumas, slice(0, int(np.argmin(dark)), 1), noise)
+    after = _num_even(lumas, slice(-1, -1 - int(np.argmin(dark[::-1])), -1), noise)
     if min(first, after) < MIN_FRACTION * height:
         return everything
     if abs(first - after) > MAX_ASYMMETRY * height:
         return everything
-    level = float(bright[:, :first].max())
+    level = max(
+        float(np.partition(luma[:first], -1 - noise)[:, -1 - noise].max()) for luma in lumas
+    )
     inside = [luma[first : height - after] for luma in lumas]
     depth = max(3, height // 40)
     for edges in ([luma[:depth] for luma in inside], [luma[-depth:] for luma in inside]):
         if not _are_lit(edges, level):
             return everything
     return first, height - after
+
+
+def _num_even(lumas: list[np.ndarray], dark_rows: slice, noise: int) -> int:
+    """Returns how many dark rows, from the edge on, are of one brightness in each picture."""
+    even = np.ones(len(lumas[0][dark_rows]), bool)
+    for luma in lumas:
+        rows = np.partition(luma[dark_rows], (noise, -1 - noise), axis=1)
+        # Not a difference of uint8, which would wrap; neither exceeds MAX_LUMA.
+        even &= rows[:, -1 - noise] <= rows[:, noise].astype(int) + MAX_SPREAD
+    return len(even) if even.all() else int(np.argmin(even))
 
 
 def _even_inwards(span: tuple[int, int], scale: float) -> tuple[int, int]:

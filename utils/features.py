@@ -1,23 +1,46 @@
 """Features: what is kept of a recording, frames and MFCC, and how they are made."""
 
+import contextlib
 import hashlib
 import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 
-from utils.audio import MfccSpec, compute_mfcc, find_audio
-from utils.bars import find_bars
+from utils.audio import Sound, SoundFile, readable_sound_file
+from utils.bars import MIN_PICTURES, EdgeWatch, bars_of, find_bars
 from utils.clips import MIN_CLIP_SECONDS
-from utils.parts import WHOLE, Part
-from utils.video import Crop, MediaError, probe, read_frames
+from utils.interleaved import Interleaved
+from utils.media import (
+    WHOLE,
+    Clock,
+    Crop,
+    MediaError,
+    Part,
+    audio_stream,
+    duration_seconds,
+    opened,
+    video_stream,
+)
+from utils.mfcc import MfccSpec
+from utils.scaling import OpencvScaler, PyavScaler, size_bytes
+from utils.video import (
+    SEEK_SECONDS,
+    Picture,
+    first_grid_index,
+    first_picture_seconds,
+    moments_of,
+    opencv_moments,
+    pictures_on_grid,
+)
 
 VERSION = 2  # raise it when the same FeatureSpec gives other features: stored ones are then remade
-BLOCK_FRAMES = 256  # frames held in memory while a recording is read: 7 MB at 96x96
+BLOCK_BYTES = 8 << 20  # frames in memory while a recording is read
+HELD_BYTES = 64 << 20  # decoded pictures in memory until it is known what of them is cropped
 
 
 @dataclass(frozen=True)
@@ -58,6 +81,10 @@ class FeatureSpec:
         """Rows of `frames` whose grid time k / fps lies in [start, end)."""
         return slice(_grid_index(start_seconds, self.fps), _grid_index(end_seconds, self.fps))
 
+    def num_rows(self, num_frames: int) -> int:
+        """Rows of `mfcc` that last as long as so many frames."""
+        return math.ceil(num_frames / self.fps * self.mfcc.frames_per_second)
+
     def mfcc_span(self, start_seconds: float, end_seconds: float) -> slice:
         """Rows of `mfcc` whose centre lies in [start, end)."""
         rate = self.mfcc.frames_per_second
@@ -78,52 +105,39 @@ class FeatureBlock:
 def read_features(path: Path, spec: FeatureSpec, part: Part = WHOLE) -> Iterator[FeatureBlock]:
     """Yields the features of a part of a recording, read in one pass over the file.
 
-    Raises MediaError where the file holds no readable picture, SplitError where it turns out that
-    the part can't be decoded on its own: the recording is then to be read whole.
+    The rows of MFCC last as long as the frames: `spec.num_rows(num_frames)` over all parts, whose
+    rows follow each other. Memory does not grow with the recording. Raises MediaError where the
+    file holds no readable picture, SplitError where it turns out that the part can't be decoded on
+    its own: the recording is then to be read whole.
     """
-    crop = find_crop(path, spec)
-    info = probe(path)
-    picture = crop or Crop(0, info.height, 0, info.width)
-    ratio = (picture.right - picture.left) / (picture.bottom - picture.top)
-    num_frames = 0
-    for frames in read_cropped(path, spec, crop):
-        num_frames += len(frames)
-        yield FeatureBlock(frames, None, False, ratio, "software")
-    mfcc = read_sound(path, spec, num_frames)
-    frames = np.zeros((0, *spec.frame_shape), np.uint8)
-    yield FeatureBlock(frames, mfcc, mfcc is not None, ratio, "software")
-
-
-def read_picture(path: Path, spec: FeatureSpec) -> Iterator[np.ndarray]:
-    """Blocks (n, H, W, 3) uint8 RGB of a recording's frames on the grid k / fps, n <= BLOCK_FRAMES.
-
-    Raises MediaError where the file holds no readable picture.
-    """
-    yield from read_cropped(path, spec, find_crop(path, spec))
-
-
-def find_crop(path: Path, spec: FeatureSpec) -> Crop | None:
-    """The part of the picture that frames are made of, None for all of it. Raises MediaError."""
-    return find_bars(path) if spec.crop_bars else None
-
-
-def read_cropped(path: Path, spec: FeatureSpec, crop: Crop | None) -> Iterator[np.ndarray]:
-    """What `read_picture` yields, for a crop that is known."""
-    frames = read_frames(path, spec.fps, spec.frame_size, crop=crop, mode=spec.frames)
-    while block := list(islice(frames, BLOCK_FRAMES)):
-        yield np.stack(block)
-
-
-def read_sound(path: Path, spec: FeatureSpec, num_frames: int) -> np.ndarray | None:
-    """MFCC (M, n_mfcc) float16 as long as `num_frames` frames, or None without sound."""
-    source = find_audio(path)
-    if source is None:
-        return None
-    seconds = num_frames / spec.fps
-    mfcc = compute_mfcc(source, spec.mfcc, seconds)
-    if mfcc is None and source != path:  # an unreadable .wav: the file's own track is better
-        mfcc = compute_mfcc(path, spec.mfcc, seconds)
-    return mfcc
+    with contextlib.ExitStack() as stack:
+        sound_path = readable_sound_file(path)
+        if spec.frames == "opencv":
+            crop = find_bars(path) if spec.crop_bars else None
+            pictures = pictures_on_grid(opencv_moments(path), spec.fps)
+            sound = _open_sound(path, sound_path or path, spec, 0, stack)
+            yield from _blocks(pictures, OpencvScaler(spec.frame_size, crop), sound, spec)
+            return
+        container = stack.enter_context(opened(path))
+        stream = video_stream(container)
+        first_frame = _first_frame(part, stream, spec)
+        clock = Clock(stream, part)
+        track = audio_stream(container) if sound_path is None else None
+        sound = None
+        if track is not None:
+            first_row = spec.num_rows(first_frame)
+            sound = Sound(track, spec.mfcc, first_row=first_row, is_part=part.count > 1)
+        both = Interleaved(path, stream, sound, clock, part)
+        if sound_path is not None:
+            sound = _open_sound(path, sound_path, spec, first_frame, stack)
+        elif sound is not None:
+            sound = both
+        incoming = both.video_packets()
+        moments = moments_of(incoming, stream, clock, spec.fps, mode=spec.frames, part=part)
+        pictures, crop = pictures_on_grid(moments, spec.fps, part), part.crop
+        if spec.crop_bars and part.count == 1:
+            crop, pictures = _find_crop(path, pictures, duration_seconds(container, stream))
+        yield from _blocks(pictures, PyavScaler(spec.frame_size, crop), sound, spec, first_frame)
 
 
 def check_length(num_frames: int, spec: FeatureSpec) -> None:
@@ -133,6 +147,72 @@ def check_length(num_frames: int, spec: FeatureSpec) -> None:
             f"{num_frames / spec.fps:.2g} s long ({num_frames} frames at {spec.fps:g} fps): "
             f"at least {MIN_CLIP_SECONDS:g} s is needed"
         )
+
+
+def _open_sound(path, sound_path, spec, first_frame, stack) -> SoundFile | None:
+    try:
+        container = stack.enter_context(opened(sound_path))
+        zero = None if sound_path != path else first_picture_seconds(path)
+        return SoundFile(container, spec.mfcc, zero, first_row=spec.num_rows(first_frame))
+    except MediaError:
+        return None
+
+
+def _first_frame(part: Part, stream, spec) -> int:
+    if part.start is None:
+        return 0
+    start_seconds = part.start.pts * float(stream.time_base) - part.zero_seconds
+    return first_grid_index(start_seconds, spec.fps)
+
+
+def _find_crop(
+    path: Path, pictures: Iterator[Picture], seconds: float
+) -> tuple[Crop | None, Iterator[Picture]]:
+    """Returns the crop of a recording and its pictures, of which none is decoded twice unless it
+    takes long to see that there are bars."""
+    if seconds > SEEK_SECONDS:
+        return find_bars(path), pictures
+    watch = EdgeWatch()
+    held: list[Picture] = []
+    different = held_bytes = 0
+    for picture in pictures:
+        is_new = not held or picture is not held[-1]
+        held.append(picture)
+        if not is_new:
+            continue
+        if watch.excludes_bars(picture):
+            return None, chain(held, pictures)
+        different += 1
+        held_bytes += size_bytes(picture)
+        if held_bytes > HELD_BYTES:
+            return find_bars(path), chain(held, pictures)
+    crop = find_bars(path) if different < MIN_PICTURES else bars_of(held)
+    return crop, iter(held)
+
+
+def _blocks(
+    pictures: Iterator[Picture],
+    scaler: PyavScaler | OpencvScaler,
+    sound: Interleaved | SoundFile | None,
+    spec: FeatureSpec,
+    first_frame: int = 0,
+) -> Iterator[FeatureBlock]:
+    first_row, num_frames = spec.num_rows(first_frame), first_frame
+    block_frames = max(1, BLOCK_BYTES // math.prod(spec.frame_shape))
+    frames = map(scaler, pictures)
+    block: list[np.ndarray] = []
+    while True:
+        block = list(islice(frames, block_frames))
+        num_frames += len(block)
+        rows = None
+        if sound is not None:
+            read = sound.rows if block else sound.finish
+            rows = read(spec.num_rows(num_frames) - first_row)
+        array = np.stack(block) if block else np.zeros((0, *spec.frame_shape), np.uint8)
+        heard = sound is not None and sound.heard
+        yield FeatureBlock(array, rows, heard, scaler.aspect_ratio, "software")
+        if not block:
+            break
 
 
 def _grid_index(seconds: float, rate: float) -> int:

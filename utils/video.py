@@ -1,17 +1,33 @@
-"""Pictures of a recording: their times, and small frames of them on a regular grid."""
+"""Pictures of a recording: their times, and which of them a regular grid shows."""
 
 import math
 import os
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import islice
-from pathlib import Path
 
 import av
 import numpy as np
+
+from utils.media import (
+    MAX_FAILURES,
+    MAX_STEP_BACK_SECONDS,
+    WHOLE,
+    Clock,
+    Crop,
+    MediaError,
+    Part,
+    SplitError,
+    decoded,
+    duration_seconds,
+    frame_rate,
+    opened,
+    packets,
+    video_stream,
+)
+from utils.scaling import OpencvScaler, PyavScaler, displayed_size, quarter_turns
 
 FRAME_MODES = ("fast", "exact", "keyframes", "opencv")
 
@@ -20,29 +36,10 @@ TIMESTAMP_TOLERANCE_SECONDS = 0.002
 # A picture's successor on screen comes at most this many packets later in the file: H.264 and
 # HEVC reorder 16 pictures at most, each of which may come as two fields.
 LOOKAHEAD_PACKETS = 32
-# A longer step of the timestamps of a broadcast stream is a new time base (a splice, a restarted
-# encoder), not a pause; the ffmpeg command uses the same 10 s. A step back always is one.
-MAX_STREAM_GAP_SECONDS = 10.0
-MAX_STEP_BACK_SECONDS = 1.0
-# Consecutive failures after which a file is taken to be over; damage is skipped before that.
-MAX_FAILURES = 1000
-FALLBACK_FRAME_RATE = 25.0
-HDR_TRANSFERS = (
-    av.video.reformatter.ColorTrc.SMPTE2084,
-    av.video.reformatter.ColorTrc.ARIB_STD_B67,
-)
-
 # Recordings longer than this are sampled by seeking to key frames, shorter ones read through.
 SEEK_SECONDS = 60.0
-SAMPLE_SIZE = 640  # pixels of the longer side of a sampled picture, about
 
-
-class MediaError(Exception):
-    """A file that holds nothing to read; the message says in one line what is wrong with it."""
-
-
-class SplitError(MediaError):
-    """A part of a recording that can't be decoded on its own; the whole recording can."""
+Picture = av.VideoFrame | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -58,43 +55,30 @@ class VideoInfo:
 
 
 @dataclass(frozen=True)
-class Crop:
-    """The rows [top, bottom) and columns [left, right) kept of the displayed picture, in pixels."""
+class Moment:
+    """A picture and the time from which it is shown; without a picture, the end of a part."""
 
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-
-@dataclass(frozen=True)
-class _Moment:
-    """A picture and the time from which it is shown."""
-
-    seconds: float  # since the first picture
+    seconds: float  # since the first picture of the recording
     duration_seconds: float
-    picture: av.VideoFrame | np.ndarray
+    picture: Picture | None
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
     """Returns what is known of a video after decoding one picture; raises MediaError."""
     with opened(path) as container:
-        stream = _video_stream(container)
+        stream = video_stream(container)
         picture = _first_picture(container, stream)
-        turns = _quarter_turns(picture)
-        height, width = _displayed_size(picture)
-        if stream.duration:
-            duration_seconds = float(stream.duration * stream.time_base)
-        else:
-            duration_seconds = (container.duration or 0) / av.time_base
-            if "matroska" in container.format.name:  # counts from 0, not from its first picture
-                duration_seconds -= max(0.0, _raw_seconds(picture, stream) or 0.0)
+        height, width = displayed_size(picture)
+        seconds = duration_seconds(container, stream)
+        if not stream.duration and "matroska" in container.format.name:
+            # It counts from 0, not from its first picture.
+            seconds = max(0.0, seconds - max(0.0, Clock(stream).raw_seconds(picture) or 0.0))
         return VideoInfo(
             height=height,
             width=width,
-            frame_rate=_frame_rate(stream),
-            duration_seconds=duration_seconds,
-            rotation_degrees=-90 * turns % 360,
+            frame_rate=frame_rate(stream),
+            duration_seconds=seconds,
+            rotation_degrees=-90 * quarter_turns(picture) % 360,
             has_audio=any(s.codec_context is not None for s in container.streams.audio),
         )
 
@@ -102,34 +86,8 @@ def probe(path: str | os.PathLike) -> VideoInfo:
 def first_picture_seconds(path: str | os.PathLike) -> float:
     """Returns the first picture's container time, which is zero of every other time here."""
     with opened(path) as container:
-        stream = _video_stream(container)
-        seconds = _raw_seconds(_first_picture(container, stream), stream)
-        return 0.0 if seconds is None else seconds
-
-
-def sample_lumas(path: str | os.PathLike, count: int) -> list[np.ndarray]:
-    """Returns about `count` pictures spread over the recording, (height, width) uint8 luma.
-
-    They are a whole number of times smaller than displayed. Raises MediaError.
-    """
-
-    def luma(frame: av.VideoFrame) -> np.ndarray:
-        parts = max(1, round(max(frame.height, frame.width) / SAMPLE_SIZE))
-        height, width = frame.height // parts, frame.width // parts
-        try:
-            small = frame.reformat(width, height, "gray", interpolation="AREA", threads=1)
-        except av.FFmpegError as error:
-            raise MediaError(f"its pictures can't be scaled ({error})") from error
-        return np.rot90(small.to_ndarray(), _quarter_turns(frame))
-
-    duration_seconds = probe(path).duration_seconds
-    if duration_seconds > SEEK_SECONDS:
-        lumas = [luma(frame) for frame in _key_pictures(path, count, duration_seconds)]
-        if 4 * len(lumas) >= count:
-            return lumas
-    fps = count / max(duration_seconds, 1.0)
-    # The duration may be wrong, then the list would have no end.
-    return list(islice(_on_grid(_pyav_moments(path, fps), fps, luma), 2 * count))
+        stream = video_stream(container)
+        return Clock(stream).raw_seconds(_first_picture(container, stream)) or 0.0
 
 
 def read_frames(
@@ -145,80 +103,230 @@ def read_frames(
     There is one item for every k with k / fps below the video's duration, and at least one. Gaps
     repeat the picture before them; damaged parts are skipped. `size` is (height, width); colours
     follow what the file says of itself, HDR is mapped to BT.709. A repeated picture is the same
-    array. Memory does not grow with the recording. Both readers take the same pictures: "opencv"
-    decodes every one, "pyav" leaves out those that neither the grid nor another picture needs,
-    and the deblocking filter. Raises ValueError at once, MediaError with the first item.
+    array. Memory does not grow with the recording. The modes "exact" and "opencv" decode every
+    picture; "fast" takes the same ones, but leaves out those that neither the grid nor another
+    picture needs, and the deblocking filter; "keyframes" decodes those only, and shows the nearest.
+    Raises ValueError at once, MediaError with the first item.
     """
     if mode not in FRAME_MODES:
         raise ValueError(f"unknown mode {mode!r}: the modes are {', '.join(FRAME_MODES)}")
     if not fps > 0 or min(size) < 1:
         raise ValueError(f"fps and size must be positive, found fps={fps} and size={size}")
-    if mode != "opencv":
-        return _on_grid(_pyav_moments(path, fps), fps, _PyavScaler(size, crop))
-    return _on_grid(_opencv_moments(path), fps, _OpencvScaler(size, crop))
+    if mode == "opencv":
+        return map(OpencvScaler(size, crop), pictures_on_grid(opencv_moments(path), fps))
+    return map(PyavScaler(size, crop), _pyav_pictures(path, fps, mode))
 
 
-def _on_grid(
-    moments: Iterator[_Moment], fps: float, render: Callable[[av.VideoFrame | np.ndarray], object]
-) -> Iterator:
-    """Yields the rendered picture shown at each k / fps; renders none twice and none in vain."""
+def pictures_on_grid(
+    moments: Iterator[Moment], fps: float, part: Part = WHOLE
+) -> Iterator[Picture]:
+    """Yields the picture shown at each k / fps: all of a recording's, or those of a part.
+
+    Raises MediaError where there is none.
+    """
     #   moments   A-----B--C-----------D--|
     #   grid      0     1     2     3     4      yields A B C C, and D's time is over at 4
     index = 0
-    shown: _Moment | None = None
-    rendered = None
+    shown: Moment | None = None
     for moment in moments:
         until = moment.seconds - TIMESTAMP_TOLERANCE_SECONDS
+        if shown is None and part.index:
+            index = first_grid_index(moment.seconds, fps)
         while shown is not None and index / fps < until:
-            rendered = render(shown.picture) if rendered is None else rendered
-            yield rendered
+            yield shown.picture
             index += 1
-        shown, rendered = moment, None
+        if moment.picture is None:
+            return
+        shown = moment
     if shown is None:
         raise MediaError("no frame could be decoded")
     until = shown.seconds + shown.duration_seconds - TIMESTAMP_TOLERANCE_SECONDS
     while index == 0 or index / fps < until:
-        rendered = render(shown.picture) if rendered is None else rendered
-        yield rendered
+        yield shown.picture
         index += 1
 
 
-def _pyav_moments(path: str | os.PathLike, fps: float) -> Iterator[_Moment]:
-    """Yields the pictures that a grid of `fps` shows, and those they are decoded from."""
-    with opened(path) as container:
-        stream = _video_stream(container)
-        context = stream.codec_context
-        context.thread_type, context.thread_count = "NONE", 1
-        context.options = {"skip_loop_filter": "all"}
-        clock = _clock(container, stream)
-        # AVI names no presentation times, so that nothing can be left out by them.
-        can_skip = container.format.name != "avi"
-        for packet, next_pts in _with_next_pts(packets(container, stream)):
-            needed = True
-            if can_skip and packet is not None and None not in (packet.pts, next_pts, clock.zero):
-                start, end = (float(pts * stream.time_base) for pts in (packet.pts, next_pts))
-                needed = clock.holds_grid_time(start, end, fps)
-            context.skip_frame = "DEFAULT" if needed else "NONREF"
-            for frame in decoded(context, packet):
-                duration = float((frame.duration or 0) * stream.time_base)
-                seconds = clock(_raw_seconds(frame, stream))
-                yield _Moment(seconds, duration or clock.frame_seconds, frame)
+def first_grid_index(seconds: float, fps: float) -> int:
+    """Returns the first k whose k / fps shows a picture of that time."""
+    until = seconds - TIMESTAMP_TOLERANCE_SECONDS
+    index = max(0, math.floor(until * fps) - 1)
+    while index / fps < until:
+        index += 1
+    return index
 
 
-def _opencv_moments(path: str | os.PathLike) -> Iterator[_Moment]:
+def moments_of(
+    incoming: Iterator[av.Packet | None],
+    stream: av.VideoStream,
+    clock: Clock,
+    fps: float,
+    *,
+    mode: str,
+    part: Part = WHOLE,
+) -> Iterator[Moment]:
+    """Yields, of a stream's packets, the pictures that a grid of `fps` shows, and those they are
+    decoded from. Raises SplitError where the part turns out not to be one."""
+    if mode == "keyframes":
+        yield from _key_moments(incoming, stream, clock)
+        return
+    if part.count == 1:
+        yield from _decoded_moments(incoming, stream, clock, fps, mode)
+    else:
+        yield from _part_moments(incoming, stream, clock, fps, mode, part)
+
+
+def _decoded_moments(
+    incoming: Iterator[av.Packet | None],
+    stream: av.VideoStream,
+    clock: Clock,
+    fps: float,
+    mode: str,
+) -> Iterator[Moment]:
+    for frame in _decoded_frames(incoming, stream, clock, fps, mode):
+        yield _moment(frame, clock)
+
+
+def _part_moments(
+    incoming: Iterator[av.Packet | None],
+    stream: av.VideoStream,
+    clock: Clock,
+    fps: float,
+    mode: str,
+    part: Part,
+) -> Iterator[Moment]:
+    """Yields the moments from a part's first key picture on, and that of the next part's."""
+    is_over = part.end is None
+    started = part.start is None
+
+    def watched() -> Iterator[av.Packet | None]:
+        nonlocal is_over
+        for packet in incoming:
+            is_over = is_over or (packet is not None and part.end.is_at(packet))
+            yield packet
+
+    for frame in _decoded_frames(watched(), stream, clock, fps, mode):
+        if not started:
+            # What is shown before the key picture can lack pictures that it is made of.
+            if frame.pts is None or frame.pts < part.start.pts:
+                continue
+            if frame.pts != part.start.pts or frame.is_corrupt:
+                raise SplitError("its key picture can't be decoded on its own")
+            started = True
+        if part.end is not None and frame.pts is not None and frame.pts >= part.end.pts:
+            if not is_over:
+                raise SplitError("its timestamps come twice")
+            yield Moment(clock(part.end.pts * clock.time_base), 0.0, None)
+            return
+        yield _moment(frame, clock)
+    if not started or part.end is not None:
+        raise SplitError("its end was not found")
+
+
+def _decoded_frames(
+    incoming: Iterator[av.Packet | None],
+    stream: av.VideoStream,
+    clock: Clock,
+    fps: float,
+    mode: str,
+) -> Iterator[av.VideoFrame]:
+    context = stream.codec_context
+    context.thread_type, context.thread_count = "NONE", 1
+    if mode == "exact":
+        for packet in incoming:
+            yield from decoded(context, packet)
+        return
+    context.options = {"skip_loop_filter": "all"}
+    skips = False
+    for packet, next_pts in _with_next_pts(incoming):
+        skip = False
+        if next_pts is not None and clock.zero is not None and clock.has_pts:
+            start = packet.pts * clock.time_base - clock.zero
+            end = next_pts * clock.time_base - clock.zero
+            index = math.ceil((start - TIMESTAMP_TOLERANCE_SECONDS) * fps)
+            skip = index / fps >= end - TIMESTAMP_TOLERANCE_SECONDS  # no grid time in [start, end)
+        if skip != skips:
+            context.skip_frame, skips = "NONREF" if skip else "DEFAULT", skip
+        yield from decoded(context, packet)
+
+
+def _key_moments(
+    incoming: Iterator[av.Packet | None], stream: av.VideoStream, clock: Clock
+) -> Iterator[Moment]:
+    """Yields the key pictures, each from the middle between the one before and itself on, and
+    before them the first picture, whatever it is: time zero is the same in every mode."""
+    context = stream.codec_context
+    context.thread_type, context.thread_count = "NONE", 1
+    context.options = {"skip_loop_filter": "all"}
+    place = _PacketClock(clock)
+    places: dict[int, float] = {}  # seconds by timestamp of the packets that were decoded
+    shown: float | None = None
+    end = 0.0
+    for packet in incoming:
+        if packet is not None:
+            seconds = place(packet)
+            if seconds is None:
+                continue
+            end = max(end, seconds + (packet.duration or 0) * clock.time_base)
+            if shown is not None and not packet.is_keyframe:
+                continue
+            places[packet.pts] = seconds
+        for frame in decoded(context, packet):
+            seconds = places.pop(frame.pts, None)
+            if seconds is None or (shown is not None and seconds <= shown):
+                continue
+            if shown is None:
+                clock.zero = shown = seconds
+                context.skip_frame = "NONKEY"
+            yield Moment((shown + seconds) / 2 - clock.zero, 0.0, frame)
+            shown = seconds
+    if shown is not None:
+        yield Moment(max(end, shown + clock.frame_seconds) - clock.zero, 0.0, None)
+
+
+class _PacketClock:
+    """Turns packets' timestamps into seconds that don't jump, by their order in the file."""
+
+    def __init__(self, clock: Clock):
+        self._clock = clock
+        self._jumped = 0.0
+        self._last: float | None = None
+
+    def __call__(self, packet: av.Packet) -> float | None:
+        """Returns None where the time is unknown; else the packet's pts is one that is known."""
+        clock = self._clock
+        if packet.pts is None or not clock.has_pts:
+            packet.pts = packet.dts
+        if packet.pts is None:
+            return None
+        order = (packet.pts if packet.dts is None else packet.dts) * clock.time_base
+        step = 0.0 if self._last is None else order - self._last
+        if step < -MAX_STEP_BACK_SECONDS or step > clock.max_gap_seconds:
+            self._jumped += step - clock.frame_seconds
+        self._last = order
+        return packet.pts * clock.time_base - self._jumped
+
+
+def _moment(frame: av.VideoFrame, clock: Clock) -> Moment:
+    seconds = clock(clock.raw_seconds(frame))
+    # Damaged bits can say of the last picture that it stays for a day.
+    stays = min((frame.duration or 0) * clock.time_base, clock.max_gap_seconds)
+    return Moment(seconds, stays or clock.frame_seconds, frame)
+
+
+def opencv_moments(path: str | os.PathLike) -> Iterator[Moment]:
     """Yields every picture, decoded in sequence by OpenCV, as (height, width, 3) uint8 BGR."""
-    import cv2  # here, as 0.2 s is too long for those who only want sound or the other reader
+    import cv2  # here, as 0.2 s is too long for those who only want sound or another mode
 
     with opened(path) as container:
-        stream = _video_stream(container)
+        stream = video_stream(container)
         if stream.index != min(s.index for s in container.streams.video):
-            raise MediaError("OpenCV reads a file's first video stream only: use reader 'pyav'")
-        clock = _clock(container, stream)
+            raise MediaError("OpenCV reads a file's first video stream only: use another mode")
+        clock = Clock(stream)
         last_frame_seconds = _last_frame_seconds(container, stream) or clock.frame_seconds
-    # One thread, like the other reader: recordings are what runs in parallel.
+        last_frame_seconds = min(last_frame_seconds, clock.max_gap_seconds)
+    # One thread, like the other modes: recordings are what runs in parallel.
     capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     try:
-        buffers: deque[np.ndarray | None] = deque([None, None])
         failures = 0
         while failures < MAX_FAILURES:
             # OpenCV answers False for a damaged packet as for the end of the file.
@@ -226,172 +334,35 @@ def _opencv_moments(path: str | os.PathLike) -> Iterator[_Moment]:
                 failures += 1
                 continue
             failures = 0
-            ok, picture = capture.retrieve(buffers[0])
+            ok, picture = capture.retrieve()
             if ok:
-                buffers[0] = picture
-                buffers.rotate()
                 # 0 stands for an unknown time too; for the first picture it is all the same.
                 seconds = clock(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 or None)
-                yield _Moment(seconds, last_frame_seconds, picture)
+                yield Moment(seconds, last_frame_seconds, picture)
     finally:
         capture.release()
 
 
-class _Clock:
-    """Turns a stream's timestamps into seconds since the first picture that always grow."""
-
-    def __init__(self, frame_seconds: float, max_gap_seconds: float):
-        self.frame_seconds = frame_seconds
-        self.zero: float | None = None
-        self._max_gap_seconds = max_gap_seconds
-        self._last = 0.0
-
-    def __call__(self, raw_seconds: float | None) -> float:
-        if self.zero is None:
-            self.zero = raw_seconds or 0.0
-            return 0.0
-        due = self._last + self.frame_seconds
-        seconds = due if raw_seconds is None else raw_seconds - self.zero
-        step = seconds - self._last
-        if step < -MAX_STEP_BACK_SECONDS or step > self._max_gap_seconds:
-            self.zero = raw_seconds - due
-            seconds = due
-        self._last = max(seconds, self._last + 1e-3)
-        return self._last
-
-    def holds_grid_time(self, start: float, end: float, fps: float) -> bool:
-        """Tells whether some k / fps lies in the raw seconds [start, end)."""
-        index = math.ceil((start - self.zero - TIMESTAMP_TOLERANCE_SECONDS) * fps)
-        return index / fps < end - self.zero - TIMESTAMP_TOLERANCE_SECONDS
+def sample_pictures(path: str | os.PathLike, count: int) -> Iterator[av.VideoFrame]:
+    """Yields about `count` pictures of all of the recording, in no order. Raises MediaError."""
+    seconds = probe(path).duration_seconds
+    found = 0
+    if seconds > SEEK_SECONDS:
+        for picture in _key_pictures(path, count, seconds):
+            found += 1
+            yield picture
+    if 4 * found < count:
+        fps = count / max(seconds, 1.0)
+        # The duration may be wrong, then the list would have no end.
+        yield from islice(_pyav_pictures(path, fps, "fast"), 2 * count)
 
 
-class _PyavScaler:
-    """Crops, scales and turns pictures of PyAV, whose size or format may change midway."""
-
-    def __init__(self, size: tuple[int, int], crop: Crop | None):
-        self._size = size
-        self._crop = crop
-        self._reference_size: tuple[int, int] | None = None
-        self._graph: av.filter.Graph | None = None
-        self._graph_input: tuple | None = None
-
-    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        turns = _quarter_turns(frame)
-        self._reference_size = self._reference_size or _displayed_size(frame)
-        graph_input = (frame.width, frame.height, frame.format.name, frame.color_trc, turns)
-        try:
-            if graph_input != self._graph_input:
-                self._graph, self._graph_input = self._build(frame, turns), graph_input
-            self._graph.vpush(frame)
-            picture = self._graph.vpull().to_ndarray()
-        except av.FFmpegError as error:
-            raise MediaError(f"its pictures can't be scaled ({error})") from error
-        return np.ascontiguousarray(np.rot90(picture, turns))
-
-    def _build(self, frame: av.VideoFrame, turns: int) -> av.filter.Graph:
-        graph = av.filter.Graph()
-        graph.threads = 1
-        nodes = [
-            graph.add_buffer(
-                width=frame.width,
-                height=frame.height,
-                format=frame.format,
-                time_base=frame.time_base or Fraction(1, 1000),
-            )
-        ]
-        if self._crop is not None:
-            height, width = _displayed_size(frame)
-            crop = _crop_for(self._crop, self._reference_size, (height, width))
-            for _ in range(turns):
-                crop = Crop(crop.left, crop.right, height - crop.bottom, height - crop.top)
-                height, width = width, height
-            cut = f"{crop.right - crop.left}:{crop.bottom - crop.top}:{crop.left}:{crop.top}"
-            nodes.append(graph.add("crop", cut))
-        height, width = self._size if turns % 2 == 0 else self._size[::-1]
-        # Without full_chroma_int the small picture has colour for every second column only.
-        scale = f"{width}:{height}:flags=area+full_chroma_int"
-        if frame.color_trc in HDR_TRANSFERS:  # what OpenCV does, in its other scaler
-            scale = f"{width}:{height}:flags=area:out_primaries=bt709:out_transfer=bt709"
-        nodes += [graph.add("scale", scale), graph.add("format", "rgb24"), graph.add("buffersink")]
-        graph.link_nodes(*nodes).configure()
-        return graph
-
-
-class _OpencvScaler:
-    """Crops and scales pictures of OpenCV, which turned them already."""
-
-    def __init__(self, size: tuple[int, int], crop: Crop | None):
-        self._size = size
-        self._crop = crop
-        self._reference_size: tuple[int, int] | None = None
-
-    def __call__(self, picture: np.ndarray) -> np.ndarray:
-        import cv2
-
-        if self._crop is not None:
-            self._reference_size = self._reference_size or picture.shape[:2]
-            crop = _crop_for(self._crop, self._reference_size, picture.shape[:2])
-            picture = picture[crop.top : crop.bottom, crop.left : crop.right]
-        try:
-            small = cv2.resize(picture, self._size[::-1], interpolation=cv2.INTER_AREA)
-        except cv2.error as error:
-            raise MediaError(f"its pictures can't be scaled ({error.err})") from error
-        return np.ascontiguousarray(small[:, :, ::-1])
-
-
-def _crop_for(crop: Crop, reference_size: tuple[int, int], size: tuple[int, int]) -> Crop:
-    """Returns the crop on a picture of another size: a broadcast may change it midway."""
-    down, across = (new / old for new, old in zip(size, reference_size, strict=True))
-    # Even, because pictures keep one colour sample for two pixels.
-    top, left = (2 * round(v / 2) for v in (crop.top * down, crop.left * across))
-    bottom = max(2 * round(crop.bottom * down / 2), top + 2)
-    right = max(2 * round(crop.right * across / 2), left + 2)
-    return Crop(top, min(bottom, size[0]), left, min(right, size[1]))
-
-
-@contextmanager
-def opened(path: str | os.PathLike) -> Iterator[av.container.InputContainer]:
-    """Opens a file for reading; what libav says against it becomes a MediaError."""
-    path = Path(os.path.abspath(path))  # a leading slash keeps libav from seeing a "scheme:"
-    if not path.is_file():
-        raise MediaError("not a video file (no such file)")
-    if path.stat().st_size == 0:
-        raise MediaError("not a video file (zero bytes)")
-    try:
-        # Titles in Latin-1 are common, and no reason to refuse a recording.
-        container = av.open(str(path), metadata_errors="replace")
-    except av.FFmpegError as error:
-        raise MediaError(f"not a video file ({error.strerror})") from error
-    with container:
-        yield container
-
-
-def video_streams(container: av.container.InputContainer) -> list[av.VideoStream]:
-    """Returns the streams that can be decoded to moving pictures; a cover is none."""
-    still = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
-    return [s for s in container.streams.video if s.codec_context and not s.disposition & still]
-
-
-def max_gap_seconds(container: av.container.InputContainer) -> float:
-    """Returns the longest step between timestamps that is a pause, not a new time base."""
-    is_broadcast = container.format.name in ("mpegts", "mpeg")
-    return MAX_STREAM_GAP_SECONDS if is_broadcast else math.inf
-
-
-def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
-    """Returns the default video stream, else the first."""
-    streams = video_streams(container)
-    if not streams:
-        raise MediaError("no video stream")
-    return max(streams, key=lambda s: bool(s.disposition & av.stream.Disposition.default))
-
-
-def _frame_rate(stream: av.VideoStream) -> float:
-    return float(stream.average_rate or stream.guessed_rate or FALLBACK_FRAME_RATE)
-
-
-def _clock(container: av.container.InputContainer, stream: av.VideoStream) -> _Clock:
-    return _Clock(1 / _frame_rate(stream), max_gap_seconds(container))
+def _pyav_pictures(path: str | os.PathLike, fps: float, mode: str) -> Iterator[av.VideoFrame]:
+    with opened(path) as container:
+        stream = video_stream(container)
+        incoming = packets(container, stream)
+        moments = moments_of(incoming, stream, Clock(stream), fps, mode=mode)
+        yield from pictures_on_grid(moments, fps)
 
 
 def _first_picture(container: av.container.InputContainer, stream: av.VideoStream) -> av.VideoFrame:
@@ -401,58 +372,32 @@ def _first_picture(container: av.container.InputContainer, stream: av.VideoStrea
     raise MediaError("no frame could be decoded")
 
 
-def packets(container: av.container.InputContainer, stream: av.stream.Stream) -> Iterator:
-    """Yields the stream's packets, over damage in the file, then None, which empties a decoder."""
-    failures = 0
-    while failures < MAX_FAILURES:
-        try:
-            for packet in container.demux(stream):
-                if packet.size:
-                    failures = 0
-                    yield packet
-            break
-        except av.FFmpegError:
-            failures += 1
-    yield None
-
-
-def decoded(context: av.CodecContext, packet: av.Packet | None) -> list:
-    """Returns the frames that a packet completes; none if it is damaged."""
-    try:
-        return context.decode(packet)
-    except av.FFmpegError:
-        return []
-
-
 def _with_next_pts(
     incoming: Iterator[av.Packet | None],
 ) -> Iterator[tuple[av.Packet | None, int | None]]:
     """Yields each packet with the timestamp of the picture after it on screen, None if unknown."""
     waiting: deque[av.Packet | None] = deque()
-    near: deque[int] = deque(maxlen=3 * LOOKAHEAD_PACKETS)
+    near: deque[int] = deque()
+    ordered: list[int] = []  # the same, by time
 
     def head() -> tuple:
         packet = waiting.popleft()
         if packet is None or packet.pts is None:
             return packet, None
-        return packet, min((pts for pts in near if pts > packet.pts), default=None)
+        after = bisect_right(ordered, packet.pts)
+        return packet, ordered[after] if after < len(ordered) else None
 
     for packet in incoming:
         waiting.append(packet)
         if packet is not None and packet.pts is not None:
             near.append(packet.pts)
+            insort(ordered, packet.pts)
+            if len(near) > 3 * LOOKAHEAD_PACKETS:
+                del ordered[bisect_left(ordered, near.popleft())]
         if len(waiting) > LOOKAHEAD_PACKETS:
             yield head()
     while waiting:
         yield head()
-
-
-def _raw_seconds(frame: av.VideoFrame, stream: av.VideoStream) -> float | None:
-    """Returns the container time of a picture, None if unknown."""
-    # AVI has decoding times only. They come out of the decoder in order; its guesses at
-    # presentation times do not (B-frames packed in pairs: 1, 2, 4, 3).
-    ticks = frame.dts if stream.container.format.name == "avi" else frame.pts
-    return None if ticks is None else float(ticks * stream.time_base)
 
 
 def _last_frame_seconds(
@@ -468,29 +413,18 @@ def _last_frame_seconds(
     return float(last.duration * stream.time_base) if last and last.duration else None
 
 
-def _quarter_turns(frame: av.VideoFrame) -> int:
-    """Returns how many times a picture is to be turned left by 90 degrees to be upright."""
-    return round(frame.rotation / 90) % 4
-
-
-def _displayed_size(frame: av.VideoFrame) -> tuple[int, int]:
-    size = (frame.height, frame.width)
-    return size if _quarter_turns(frame) % 2 == 0 else size[::-1]
-
-
-def _key_pictures(
-    path: str | os.PathLike, count: int, duration_seconds: float
-) -> Iterator[av.VideoFrame]:
-    """Yields the different pictures found by seeking to `count` spread positions."""
+def _key_pictures(path: str | os.PathLike, count: int, seconds: float) -> Iterator[av.VideoFrame]:
+    """Yields the different pictures found by seeking to `count` positions, far ones first."""
     with opened(path) as container:
-        stream = _video_stream(container)
+        stream = video_stream(container)
         stream.codec_context.skip_frame = "NONKEY"
         seen = set()
         start = (container.start_time or 0) / av.time_base
         for index in range(count):
-            seconds = start + (index + 0.5) / count * duration_seconds
+            # Steps of the golden ratio: any number of them is spread over the whole.
+            position = start + (0.5 + index * 0.6180339887) % 1 * seconds
             try:
-                container.seek(int(seconds * av.time_base))
+                container.seek(int(position * av.time_base))
                 frame = _first_picture(container, stream)
             except (av.FFmpegError, MediaError):
                 continue

@@ -1,0 +1,184 @@
+"""Media files: opened containers, their streams, packets and frames, and a clock over them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+
+# A longer step of the timestamps of a broadcast stream is a new time base (a splice, a restarted
+# encoder), not a pause; the ffmpeg command uses the same 10 s. A step back always is one.
+MAX_STREAM_GAP_SECONDS = 10.0
+MAX_STEP_BACK_SECONDS = 1.0
+# In other files a picture may stand for long (slides), but damaged bits can say "in 26 hours".
+MAX_FILE_GAP_SECONDS = 3600.0
+# Consecutive failures after which a file is taken to be over; damage is skipped before that.
+MAX_FAILURES = 1000
+FALLBACK_FRAME_RATE = 25.0
+
+
+class MediaError(Exception):
+    """A file that holds nothing to read; the message says in one line what is wrong with it."""
+
+
+class SplitError(MediaError):
+    """A part of a recording that can't be decoded on its own; the whole recording can."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """The rows [top, bottom) and columns [left, right) kept of the displayed picture, in pixels."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The key packet at which a recording is cut: its timestamp and its place in the file."""
+
+    pts: int
+    position: int  # byte
+
+    def is_at(self, packet: av.Packet) -> bool:
+        return packet.pts == self.pts and packet.pos == self.position
+
+
+@dataclass(frozen=True)
+class Part:
+    """What of a recording is decoded at a time, from one cut to the next; by default all of it."""
+
+    index: int = 0
+    count: int = 1
+    start: Cut | None = None
+    end: Cut | None = None
+    zero_seconds: float | None = None  # the first picture's container time, of a cut recording
+    crop: Crop | None = None  # of a recording that is cut; else it is found on the way
+
+
+WHOLE = Part()
+
+
+@contextmanager
+def opened(
+    path: str | os.PathLike, hwaccel: av.codec.hwaccel.HWAccel | None = None
+) -> Iterator[av.container.InputContainer]:
+    """Opens a file for reading; what libav says against it becomes a MediaError."""
+    path = Path(os.path.abspath(path))  # a leading slash keeps libav from seeing a "scheme:"
+    if not path.is_file():
+        raise MediaError("not a video file (no such file)")
+    if path.stat().st_size == 0:
+        raise MediaError("not a video file (zero bytes)")
+    try:
+        # Titles in Latin-1 are common, and no reason to refuse a recording.
+        container = av.open(str(path), metadata_errors="replace", hwaccel=hwaccel)
+    except av.FFmpegError as error:
+        raise MediaError(f"not a video file ({error.strerror})") from error
+    with container:
+        yield container
+
+
+def video_streams(container: av.container.InputContainer) -> list[av.VideoStream]:
+    """Returns the streams that can be decoded to moving pictures; a cover is none."""
+    still = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+    return [s for s in container.streams.video if s.codec_context and not s.disposition & still]
+
+
+def video_stream(container: av.container.InputContainer) -> av.VideoStream:
+    """Returns the default video stream, else the first; raises MediaError without one."""
+    streams = video_streams(container)
+    if not streams:
+        raise MediaError("no video stream")
+    return max(streams, key=lambda s: bool(s.disposition & av.stream.Disposition.default))
+
+
+def audio_stream(container: av.container.InputContainer) -> av.AudioStream | None:
+    """Returns the default sound track, else the first, of those that can be decoded."""
+    streams = [s for s in container.streams.audio if s.codec_context is not None]
+    default = av.stream.Disposition.default
+    return max(streams, key=lambda s: bool(s.disposition & default), default=None)
+
+
+def packets(
+    container: av.container.InputContainer, *streams: av.stream.Stream
+) -> Iterator[av.Packet | None]:
+    """Yields the streams' packets, over damage in the file, then None, which empties a decoder."""
+    failures = 0
+    while failures < MAX_FAILURES:
+        try:
+            for packet in container.demux(*streams):
+                if packet.size:
+                    failures = 0
+                    yield packet
+            break
+        except av.FFmpegError:
+            failures += 1
+    yield None
+
+
+def decoded(context: av.CodecContext, packet: av.Packet | None) -> list:
+    """Returns the frames that a packet completes; none if it is damaged."""
+    try:
+        return context.decode(packet)
+    except av.FFmpegError:
+        return []
+
+
+def frame_rate(stream: av.VideoStream) -> float:
+    """Returns the average number of pictures a second."""
+    return float(stream.average_rate or stream.guessed_rate or FALLBACK_FRAME_RATE)
+
+
+def duration_seconds(container: av.container.InputContainer, stream: av.stream.Stream) -> float:
+    """Returns what the file says of its length, which may be wrong; 0 if it says nothing."""
+    if stream.duration:
+        return max(0.0, float(stream.duration * stream.time_base))
+    return max(0.0, (container.duration or 0) / av.time_base)
+
+
+def max_gap_seconds(container: av.container.InputContainer) -> float:
+    """Returns the longest step between timestamps that is a pause, not a new time base."""
+    is_broadcast = container.format.name in ("mpegts", "mpeg")
+    return MAX_STREAM_GAP_SECONDS if is_broadcast else MAX_FILE_GAP_SECONDS
+
+
+class Clock:
+    """Turns a stream's timestamps into seconds since the first picture that always grow."""
+
+    def __init__(self, stream: av.VideoStream, part: Part = WHOLE):
+        self.frame_seconds = 1 / frame_rate(stream)
+        self.time_base = float(stream.time_base)
+        self.zero = part.zero_seconds
+        self.max_gap_seconds = max_gap_seconds(stream.container)
+        # AVI has decoding times only. They come out of the decoder in order; its guesses at
+        # presentation times do not (B-frames packed in pairs: 1, 2, 4, 3).
+        self.has_pts = stream.container.format.name != "avi"
+        self._is_part = part.count > 1
+        self._last: float | None = None
+
+    def raw_seconds(self, frame: av.VideoFrame) -> float | None:
+        """Returns the container time of a picture, None if unknown."""
+        ticks = frame.pts if self.has_pts else frame.dts
+        return None if ticks is None else ticks * self.time_base
+
+    def __call__(self, raw_seconds: float | None) -> float:
+        """Raises SplitError where a part's time base changes: the next part can't know of it."""
+        if self.zero is None:
+            self.zero = raw_seconds or 0.0
+        if self._last is None:
+            self._last = 0.0 if raw_seconds is None else raw_seconds - self.zero
+            return self._last
+        due = self._last + self.frame_seconds
+        seconds = due if raw_seconds is None else raw_seconds - self.zero
+        step = seconds - self._last
+        if step < -MAX_STEP_BACK_SECONDS or step > self.max_gap_seconds:
+            if self._is_part:
+                raise SplitError(f"its timestamps jump by {step:.0f} s inside a part")
+            self.zero = raw_seconds - due
+            seconds = due
+        self._last = max(seconds, self._last + 1e-3)
+        return self._last
