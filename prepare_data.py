@@ -36,7 +36,7 @@ from utils.recordings import (
     find_recordings,
 )
 from utils.rejects import LIST
-from utils.sources import Folder, Source
+from utils.sources import Place, Source, open_source
 from utils.upkeep import (
     PrunePlan,
     damaged_recordings,
@@ -64,7 +64,7 @@ CONSTANTS = (  # of the script that say how features are made, and how they are 
 
 def main() -> int:
     options, config = _read_options()
-    source = Folder(options.source or config.data_dir)
+    source = _open(options.source or config.data_dir, config.cache_dir)
     recordings = find_recordings(source)
     if options.status:
         return _say_status(recordings, source, config)
@@ -118,6 +118,16 @@ def _read_options() -> tuple[argparse.Namespace, Config]:
     options = parser.parse_args()
     given = {name: getattr(options, name) for name in CONSTANTS}
     return options, make_config(script, given)
+
+
+def _open(text: str, cache_dir: str) -> Source:
+    return open_source(text, Path(cache_dir, "fetched"), _s3_folder)
+
+
+def _s3_folder(url: str) -> Place:
+    from cloud.s3 import S3Folder  # here, as boto3 takes half a second
+
+    return S3Folder(url)
 
 
 def _prepare(
