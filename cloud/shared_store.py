@@ -1,13 +1,16 @@
 """Shared store: the finished files of a folder as objects on S3, put and got by many machines.
 
     s3://bucket/store/
-        manifest.json                    {"files": {name: {"sha256", "size_bytes"}}}
-        <sha256>/frames-main-00000.npy   contents, never written again
-        <sha256>/index-main.jsonl
+        manifest.json                       {"files": {name: {"sha256", "size_bytes"}}}
+        <sha256>/frames-0f3a9c21-00000.npy  contents, never written again
+        <sha256>/index-0f3a9c21.jsonl
 
 An object is named by its content, so a put overwrites nothing that somebody else may be reading,
 and sends nothing twice. The manifest is the truth; it is written last, and only if it is still
 the one that was read. An interrupted put leaves the store as it was before.
+
+In its own folder each machine calls its files `...-main...`; there, a random name of the machine
+stands for `main`. So machines that know nothing of each other can fill one store.
 """
 
 import concurrent.futures
@@ -15,9 +18,11 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,11 +39,13 @@ from cloud.s3 import (
     list_objects,
     put_file,
     read_json,
+    split_url,
     update_json,
 )
 
 MANIFEST = "manifest.json"
-LOCAL_STATE = ".shared.json"  # in the folder: digests, and the manifest that was last in step
+LOCAL_STATE = ".shared.json"  # in the folder: digests, and the files that were last in step
+LOCAL_WRITER = "main"
 ATTEMPTS = 5  # for a content that arrives damaged, and for a store that changes meanwhile
 ORPHAN_SECONDS = 24 * 3600  # an object younger than this may be part of a put that is under way
 
@@ -59,6 +66,26 @@ class Copied:
     size_bytes: int
 
 
+class SharedStores:
+    """Stores below one S3 address, by the names of their folders, and small files beside them."""
+
+    def __init__(self, url: str):
+        self.name = url.rstrip("/")
+        split_url(self.name)
+
+    def get(self, folder: Path) -> None:
+        """Brings a folder here in step, and says so."""
+        _say("got", get_store(f"{self.name}/{folder.name}", folder), self.name)
+
+    def put(self, folder: Path, names: Sequence[str]) -> None:
+        """Brings the store there in step, and says so."""
+        _say("put", put_store(folder, names, f"{self.name}/{folder.name}"), self.name)
+
+    def update(self, name: str, change: Callable[[dict], dict]) -> dict:
+        """Changes a small JSON file, as `update_json` does."""
+        return update_json(f"{self.name}/{name}", change)
+
+
 def put_store(folder: Path, names: Sequence[str], url: str) -> Copied:
     """Brings the store at `url` in step with the files `names` of `folder`.
 
@@ -70,11 +97,10 @@ def put_store(folder: Path, names: Sequence[str], url: str) -> Copied:
     _refuse_names(names, url)
     url = url.rstrip("/")
     state = _LocalState(folder, url)
-    mine = state.files(names)
+    mine = state.files([state.name_there(name) for name in names])
     manifest = _parse(read_json(f"{url}/{MANIFEST}")[0], url)
     _merge(manifest, mine, state, url)  # refuses a conflict before anything is sent
-    new = [name for name in names if manifest.get(name) != mine[name]]
-    sent = _send(folder, new, url, state)
+    sent = _send([name for name in mine if manifest.get(name) != mine[name]], url, state)
 
     def change(theirs: dict) -> dict:
         merged = _merge(_parse(theirs, url), mine, state, url)
@@ -115,6 +141,11 @@ def get_store(url: str, folder: Path) -> Copied:
     return copied
 
 
+def _say(what: str, copied: Copied, url: str) -> None:
+    size = f"{copied.size_bytes / 1e9:.2f} GB in {copied.files} files"
+    print(f"{what:<11} {size if copied.files else 'nothing new'} · {url}")
+
+
 def _parse(manifest: dict, url: str) -> dict[str, StoredFile]:
     """The files by name."""
     try:
@@ -141,19 +172,19 @@ def _merge(
     for name in mine.keys() & theirs.keys():
         if theirs[name] not in (mine[name], state.base.get(name)):
             raise S3Error(
-                f"{name} was changed by another machine too: let each machine write under a name "
-                "of its own, or start again from the store with an empty --cache-dir",
+                f"{name} was changed by another machine too, as where a cache folder was copied: "
+                f"remove {state.folder} to start again from the store",
                 url,
             )
     removed = {
         name
         for name, file in state.base.items()
-        if file == theirs.get(name) and not (state.folder / name).exists()
+        if file == theirs.get(name) and not state.path(name).exists()
     }
     return {name: file for name, file in {**theirs, **mine}.items() if name not in removed}
 
 
-def _send(folder: Path, names: list[str], url: str, state: "_LocalState") -> Copied:
+def _send(names: list[str], url: str, state: "_LocalState") -> Copied:
     """Sends the contents that S3 does not hold, until what arrived is what is here."""
     sent_files = sent_bytes = 0
     waiting = list(names)
@@ -168,7 +199,7 @@ def _send(folder: Path, names: list[str], url: str, state: "_LocalState") -> Cop
         with _bar("send the store", total) as on_bytes:
             for name in waiting:
                 with contextlib.suppress(S3DamagedError):  # S3 refused it, so it is not there
-                    put_file(folder / name, _content_url(url, name, state.file(name)), on_bytes)
+                    put_file(state.path(name), _content_url(url, name, state.file(name)), on_bytes)
         sent_files, sent_bytes = sent_files + len(waiting), sent_bytes + total
         there = {item.url: item for item in list_objects(url)}
     raise S3DamagedError(DAMAGED, _content_url(url, waiting[0], state.file(waiting[0])))
@@ -193,7 +224,7 @@ def _has_arrived(name: str, url: str, there: dict[str, S3Object], state: "_Local
 
 def _outdated(manifest: dict[str, StoredFile], state: "_LocalState", url: str) -> list[str]:
     """Names to fetch, those that describe others last."""
-    here = state.files([name for name in manifest if (state.folder / name).exists()])
+    here = state.files([name for name in manifest if state.path(name).exists()])
     names = []
     for name, theirs in manifest.items():
         mine = here.get(name)
@@ -201,8 +232,8 @@ def _outdated(manifest: dict[str, StoredFile], state: "_LocalState", url: str) -
             continue
         if mine and mine != state.base.get(name):
             raise S3Error(
-                f"{name} was changed here and by another machine: let each machine write under a "
-                f"name of its own, or remove {state.folder} to start again from the store",
+                f"{name} was changed by another machine too, as where a cache folder was copied: "
+                f"remove {state.folder} to start again from the store",
                 url,
             )
         names.append(name)
@@ -243,7 +274,7 @@ def _fetch_file(
             get_file(item, partial, on_bytes)
             digests = _digests(partial)
             if digests.sha256 == file.sha256:
-                os.replace(partial, state.folder / name)
+                os.replace(partial, state.path(name))
                 state.remember(name, digests)
                 return
             on_bytes(-file.size_bytes)
@@ -282,15 +313,17 @@ class _Digests:
 
 
 class _LocalState:
-    """What is known of the files of a folder, so that none is read twice; kept in the folder."""
+    """What is known of the files of a folder, by their names there; kept in the folder."""
 
     def __init__(self, folder: Path, url: str):
         self.folder = folder
         self._url = url
+        self._machine = uuid.uuid4().hex[:8]
         self._known: dict[str, tuple[list[int], _Digests]] = {}
         self._bases: dict[str, dict[str, StoredFile]] = {}
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
             state = json.loads((folder / LOCAL_STATE).read_bytes())
+            self._machine = state["machine"]
             self._known = {
                 name: (stamp, _Digests(**digests))
                 for name, (stamp, digests) in state["known"].items()
@@ -302,21 +335,28 @@ class _LocalState:
 
     @property
     def base(self) -> dict[str, StoredFile]:
-        """The manifest at `url` that the folder was last in step with."""
+        """The files at `url` that the folder was last in step with."""
         return self._bases.get(self._url, {})
 
     @base.setter
-    def base(self, manifest: dict[str, StoredFile]) -> None:
-        self._bases[self._url] = manifest
+    def base(self, files: dict[str, StoredFile]) -> None:
+        self._bases[self._url] = files
+
+    def name_there(self, name: str) -> str:
+        return _rename(name, LOCAL_WRITER, self._machine)
+
+    def path(self, name: str) -> Path:
+        """The file here of a name there."""
+        return self.folder / _rename(name, self._machine, LOCAL_WRITER)
 
     def files(self, names: Sequence[str]) -> dict[str, StoredFile]:
         """Reads the files that have changed, with a bar; all of them must be there."""
         stamps = {name: self._stamp(name) for name in names}
         new = [name for name in names if self._known.get(name, [None])[0] != stamps[name]]
-        total = sum((self.folder / name).stat().st_size for name in new)
+        total = sum(stamps[name][0] for name in new)
         pool = concurrent.futures.ThreadPoolExecutor(2)  # hashlib lets go of the GIL
         with _bar("check the store", total) as on_bytes, pool:
-            done = pool.map(lambda name: _digests(self.folder / name, on_bytes), new)
+            done = pool.map(lambda name: _digests(self.path(name), on_bytes), new)
             for name, digests in zip(new, done, strict=True):
                 self._known[name] = (stamps[name], digests)
         self.save()
@@ -334,22 +374,24 @@ class _LocalState:
         self.save()
 
     def save(self) -> None:
-        state = {
-            "known": {
-                name: (stamp, asdict(digests)) for name, (stamp, digests) in self._known.items()
-            },
-            "bases": {
-                base: {name: asdict(file) for name, file in files.items()}
-                for base, files in self._bases.items()
-            },
+        known = {name: (stamp, asdict(digests)) for name, (stamp, digests) in self._known.items()}
+        bases = {
+            base: {name: asdict(file) for name, file in files.items()}
+            for base, files in self._bases.items()
         }
+        state = {"machine": self._machine, "known": known, "bases": bases}
         partial = self.folder / f"{LOCAL_STATE}.partial"
         partial.write_text(json.dumps(state))
         os.replace(partial, self.folder / LOCAL_STATE)
 
     def _stamp(self, name: str) -> list[int]:
-        status = (self.folder / name).stat()
+        status = self.path(name).stat()
         return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _rename(name: str, old: str, new: str) -> str:
+    """`frames-main-00000.npy` and `index-main.jsonl` with another writer."""
+    return re.sub(rf"^(\w+)-{re.escape(old)}(-\d+)?\.", rf"\1-{new}\2.", name)
 
 
 def _digests(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> _Digests:

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from utils.errors import UserError
 from utils.urls import download_url, read_url, show_url, stamp_url
 
-FETCHED_PREFIX = "fetched-"
+FETCHED = "fetched"  # where files are fetched to, below the cache folder
 VALIDATION_FOLDER = "validation"
 
 
@@ -266,12 +266,12 @@ def _folder_of_our_own(work_dir: Path) -> Iterator[Path]:
     A lock on the folder tells these apart, as the system takes it off a process that ends.
     """
     work_dir.mkdir(parents=True, exist_ok=True)
-    for left in work_dir.glob(f"{FETCHED_PREFIX}*"):
+    for left in work_dir.glob(f"{FETCHED}-*"):
         with _locked(left) as is_ours:
             if is_ours:
                 shutil.rmtree(left, ignore_errors=True)
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=FETCHED_PREFIX, dir=work_dir))
+        folder = Path(tempfile.mkdtemp(prefix=f"{FETCHED}-", dir=work_dir))
         with _locked(folder) as is_ours:
             if not is_ours:  # taken for left-over between these two lines
                 continue
