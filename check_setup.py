@@ -117,8 +117,9 @@ def check_videos(data_dir: str) -> list[Row]:
     if sys.version_info[:2] < PYTHONS[0]:
         return [Row("note", "videos", "not looked at", "needs the Python above")]
     from utils.errors import UserError
+    from utils.fetching import FETCHED
     from utils.recordings import class_names, find_recordings
-    from utils.sources import FETCHED, open_source
+    from utils.sources import open_source
 
     if data_dir.startswith("s3:"):  # this runs before boto3 is installed
         return [Row("note", "videos", data_dir, "is looked at when it is prepared")]

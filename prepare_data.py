@@ -29,6 +29,7 @@ from cloud.shared_store import SharedStores
 from utils.config import Config, FlagParser, make_config, read_constants
 from utils.errors import UserError, run_main
 from utils.features import FeatureSpec
+from utils.fetching import FETCHED
 from utils.preparation import prepare_recordings
 from utils.prepared_set import PreparedSet, open_feature_store
 from utils.recordings import (
@@ -40,7 +41,7 @@ from utils.recordings import (
 )
 from utils.rejects import LIST
 from utils.sharing import prepare_shared
-from utils.sources import FETCHED, Source, open_source
+from utils.sources import Source, open_source
 from utils.upkeep import (
     PrunePlan,
     damaged_recordings,

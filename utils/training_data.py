@@ -9,6 +9,7 @@ from utils.clips import check_groups, split_by_group
 from utils.config import Config
 from utils.dataset import ClipDataset
 from utils.demo_data import is_demo_set, make_demo_set
+from utils.fetching import FETCHED, Place
 from utils.preparation import prepare_recordings
 from utils.prepared_set import PreparedSet
 from utils.recordings import (
@@ -19,7 +20,7 @@ from utils.recordings import (
     describe_recordings,
     find_recordings,
 )
-from utils.sources import FETCHED, Folder, Place, Source, open_source
+from utils.sources import Folder, Source, open_source
 
 DEFAULT_DATA_DIR = "data"  # the only folder for which the demo set steps in
 
