@@ -13,23 +13,17 @@ In its own folder each machine calls its files `...-main...`; there, a random na
 stands for `main`. So machines that know nothing of each other can fill one store.
 """
 
-import concurrent.futures
 import contextlib
-import hashlib
-import json
 import os
-import re
 import shutil
-import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cloud.local_copy import LocalCopy, StoredFile, digest_file, progress_bar
 from cloud.s3 import (
     DAMAGED,
-    PART_BYTES,
     S3DamagedError,
     S3Error,
     S3Object,
@@ -44,18 +38,8 @@ from cloud.s3 import (
 )
 
 MANIFEST = "manifest.json"
-LOCAL_STATE = ".shared.json"  # in the folder: digests, and the files that were last in step
-LOCAL_WRITER = "main"
 ATTEMPTS = 5  # for a content that arrives damaged, and for a store that changes meanwhile
 ORPHAN_SECONDS = 24 * 3600  # an object younger than this may be part of a put that is under way
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """The content of a file, as the manifest names it."""
-
-    sha256: str
-    size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -96,7 +80,7 @@ def put_store(folder: Path, names: Sequence[str], url: str) -> Copied:
     """
     _refuse_names(names, url)
     url = url.rstrip("/")
-    state = _LocalState(folder, url)
+    state = LocalCopy(folder, url)
     mine = state.files([state.name_there(name) for name in names])
     manifest = _parse(read_json(f"{url}/{MANIFEST}")[0], url)
     _merge(manifest, mine, state, url)  # refuses a conflict before anything is sent
@@ -125,7 +109,7 @@ def get_store(url: str, folder: Path) -> Copied:
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".*.partial*"):  # by a fetch that was killed
         left.unlink()
-    state = _LocalState(folder, url)
+    state = LocalCopy(folder, url)
     attempts_left = ATTEMPTS
     while True:
         manifest = _parse(read_json(f"{url}/{MANIFEST}")[0], url)
@@ -166,7 +150,7 @@ def _refuse_names(names: Sequence[str], url: str) -> None:
 
 
 def _merge(
-    theirs: dict[str, StoredFile], mine: dict[str, StoredFile], state: "_LocalState", url: str
+    theirs: dict[str, StoredFile], mine: dict[str, StoredFile], state: LocalCopy, url: str
 ) -> dict[str, StoredFile]:
     """The next manifest, from that on S3, the files here, and what both were when last in step."""
     for name in mine.keys() & theirs.keys():
@@ -184,7 +168,7 @@ def _merge(
     return {name: file for name, file in {**theirs, **mine}.items() if name not in removed}
 
 
-def _send(names: list[str], url: str, state: "_LocalState") -> Copied:
+def _send(names: list[str], url: str, state: LocalCopy) -> Copied:
     """Sends the contents that S3 does not hold, until what arrived is what is here."""
     sent_files = sent_bytes = 0
     waiting = list(names)
@@ -196,7 +180,7 @@ def _send(names: list[str], url: str, state: "_LocalState") -> Copied:
         if attempt:
             print(f"{waiting[0]} arrived damaged on S3: sent again")
         total = sum(state.file(name).size_bytes for name in waiting)
-        with _bar("send the store", total) as on_bytes:
+        with progress_bar("send the store", total) as on_bytes:
             for name in waiting:
                 with contextlib.suppress(S3DamagedError):  # S3 refused it, so it is not there
                     put_file(state.path(name), _content_url(url, name, state.file(name)), on_bytes)
@@ -205,7 +189,7 @@ def _send(names: list[str], url: str, state: "_LocalState") -> Copied:
     raise S3DamagedError(DAMAGED, _content_url(url, waiting[0], state.file(waiting[0])))
 
 
-def _has_arrived(name: str, url: str, there: dict[str, S3Object], state: "_LocalState") -> bool:
+def _has_arrived(name: str, url: str, there: dict[str, S3Object], state: LocalCopy) -> bool:
     file = state.file(name)
     item = there.get(_content_url(url, name, file))
     if item is None or item.size_bytes != file.size_bytes:
@@ -215,14 +199,14 @@ def _has_arrived(name: str, url: str, there: dict[str, S3Object], state: "_Local
     copy = state.folder / f".{name}.partial"  # the ETag may be no MD5: only the content can tell
     try:
         get_file(item, copy)
-        return _digests(copy).sha256 == file.sha256
+        return digest_file(copy).sha256 == file.sha256
     except S3DamagedError:
         return False
     finally:
         copy.unlink(missing_ok=True)
 
 
-def _outdated(manifest: dict[str, StoredFile], state: "_LocalState", url: str) -> list[str]:
+def _outdated(manifest: dict[str, StoredFile], state: LocalCopy, url: str) -> list[str]:
     """Names to fetch, those that describe others last."""
     here = state.files([name for name in manifest if state.path(name).exists()])
     names = []
@@ -240,9 +224,7 @@ def _outdated(manifest: dict[str, StoredFile], state: "_LocalState", url: str) -
     return sorted(names, key=lambda name: (not name.endswith(".npy"), name))
 
 
-def _fetch(
-    manifest: dict[str, StoredFile], names: list[str], state: "_LocalState", url: str
-) -> Copied:
+def _fetch(manifest: dict[str, StoredFile], names: list[str], state: LocalCopy, url: str) -> Copied:
     total = sum(manifest[name].size_bytes for name in names)
     free = shutil.disk_usage(state.folder).free
     if total > free:
@@ -252,7 +234,7 @@ def _fetch(
             url,
         )
     there = {item.url: item for item in list_objects(url)} if names else {}
-    with _bar("fetch the store", total) as on_bytes:
+    with progress_bar("fetch the store", total) as on_bytes:
         for name in names:
             content_url = _content_url(url, name, manifest[name])
             if content_url not in there:
@@ -265,14 +247,14 @@ def _fetch_file(
     item: S3Object,
     name: str,
     file: StoredFile,
-    state: "_LocalState",
+    state: LocalCopy,
     on_bytes: Callable[[int], None],
 ) -> None:
     partial = state.folder / f".{name}.partial"
     try:
         for _ in range(ATTEMPTS):
             get_file(item, partial, on_bytes)
-            digests = _digests(partial)
+            digests = digest_file(partial)
             if digests.sha256 == file.sha256:
                 os.replace(partial, state.path(name))
                 state.remember(name, digests)
@@ -303,123 +285,3 @@ def _delete_orphans(url: str, manifest: dict[str, StoredFile]) -> None:
 
 def _content_url(url: str, name: str, file: StoredFile) -> str:
     return f"{url}/{file.sha256}/{name}"
-
-
-@dataclass(frozen=True)
-class _Digests:
-    sha256: str
-    etag: str  # as S3 makes it of a content that came in parts of PART_BYTES
-    size_bytes: int
-
-
-class _LocalState:
-    """What is known of the files of a folder, by their names there; kept in the folder."""
-
-    def __init__(self, folder: Path, url: str):
-        self.folder = folder
-        self._url = url
-        self._machine = uuid.uuid4().hex[:8]
-        self._known: dict[str, tuple[list[int], _Digests]] = {}
-        self._bases: dict[str, dict[str, StoredFile]] = {}
-        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-            state = json.loads((folder / LOCAL_STATE).read_bytes())
-            self._machine = state["machine"]
-            self._known = {
-                name: (stamp, _Digests(**digests))
-                for name, (stamp, digests) in state["known"].items()
-            }
-            self._bases = {
-                base: {name: StoredFile(**file) for name, file in files.items()}
-                for base, files in state["bases"].items()
-            }
-
-    @property
-    def base(self) -> dict[str, StoredFile]:
-        """The files at `url` that the folder was last in step with."""
-        return self._bases.get(self._url, {})
-
-    @base.setter
-    def base(self, files: dict[str, StoredFile]) -> None:
-        self._bases[self._url] = files
-
-    def name_there(self, name: str) -> str:
-        return _rename(name, LOCAL_WRITER, self._machine)
-
-    def path(self, name: str) -> Path:
-        """The file here of a name there."""
-        return self.folder / _rename(name, self._machine, LOCAL_WRITER)
-
-    def files(self, names: Sequence[str]) -> dict[str, StoredFile]:
-        """Reads the files that have changed, with a bar; all of them must be there."""
-        stamps = {name: self._stamp(name) for name in names}
-        new = [name for name in names if self._known.get(name, [None])[0] != stamps[name]]
-        total = sum(stamps[name][0] for name in new)
-        pool = concurrent.futures.ThreadPoolExecutor(2)  # hashlib lets go of the GIL
-        with _bar("check the store", total) as on_bytes, pool:
-            done = pool.map(lambda name: _digests(self.path(name), on_bytes), new)
-            for name, digests in zip(new, done, strict=True):
-                self._known[name] = (stamps[name], digests)
-        self.save()
-        return {name: self.file(name) for name in names}
-
-    def file(self, name: str) -> StoredFile:
-        digests = self._known[name][1]
-        return StoredFile(digests.sha256, digests.size_bytes)
-
-    def etag(self, name: str) -> str:
-        return self._known[name][1].etag
-
-    def remember(self, name: str, digests: _Digests) -> None:
-        self._known[name] = (self._stamp(name), digests)
-        self.save()
-
-    def save(self) -> None:
-        known = {name: (stamp, asdict(digests)) for name, (stamp, digests) in self._known.items()}
-        bases = {
-            base: {name: asdict(file) for name, file in files.items()}
-            for base, files in self._bases.items()
-        }
-        state = {"machine": self._machine, "known": known, "bases": bases}
-        partial = self.folder / f"{LOCAL_STATE}.partial"
-        partial.write_text(json.dumps(state))
-        os.replace(partial, self.folder / LOCAL_STATE)
-
-    def _stamp(self, name: str) -> list[int]:
-        status = self.path(name).stat()
-        return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-
-
-def _rename(name: str, old: str, new: str) -> str:
-    """`frames-main-00000.npy` and `index-main.jsonl` with another writer."""
-    return re.sub(rf"^(\w+)-{re.escape(old)}(-\d+)?\.", rf"\1-{new}\2.", name)
-
-
-def _digests(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> _Digests:
-    whole, parts, size_bytes = hashlib.sha256(), [], 0
-    with open(path, "rb") as file:
-        while block := file.read(PART_BYTES):
-            whole.update(block)
-            parts.append(hashlib.md5(block, usedforsecurity=False))
-            size_bytes += len(block)
-            on_bytes(len(block))
-    if size_bytes < PART_BYTES:
-        etag = (parts[0] if parts else hashlib.md5(usedforsecurity=False)).hexdigest()
-    else:
-        joined = b"".join(part.digest() for part in parts)
-        etag = f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(parts)}"
-    return _Digests(whole.hexdigest(), etag, size_bytes)
-
-
-@contextlib.contextmanager
-def _bar(what: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
-    """A bar for work of several threads."""
-    from tqdm import tqdm
-
-    lock = threading.Lock()
-    with tqdm(total=total_bytes, desc=what, unit="B", unit_scale=True, leave=False, delay=1) as bar:
-
-        def on_bytes(count: int) -> None:
-            with lock:
-                bar.update(count)
-
-        yield on_bytes

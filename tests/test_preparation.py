@@ -22,12 +22,11 @@ from utils.clips import cut_spans
 from utils.errors import describe_os_error
 from utils.feature_store import HEADER_BYTES, StoreError
 from utils.features import FeatureBlock, FeatureSpec
-from utils.parts import Part
+from utils.media import Part, SplitError
 from utils.preparation import prepare_recordings
 from utils.prepared_set import PreparedSet, open_feature_store
 from utils.recordings import DataError, find_recordings
 from utils.sources import Folder
-from utils.video import SplitError
 
 SPEC = FeatureSpec(4.0, (32, 48), "fast", False, MfccSpec())
 SECONDS = 2.0

@@ -10,12 +10,13 @@ from pathlib import Path
 from utils.content_hashes import ContentHashes, hash_file
 from utils.features import FeatureSpec, check_length
 from utils.incoming import PartFeatures, decode_part, find_part, part_folder
-from utils.parts import Part, split_recording, whole_part
+from utils.media import MediaError, Part, SplitError
+from utils.parts import split_recording, whole_part
 from utils.processes import WorkerLost, WorkerPool
 from utils.progress import Progress
 from utils.recordings import Recording
 from utils.sources import Source
-from utils.video import MediaError, SplitError, probe
+from utils.video import probe
 
 CHANGED = "changed while it was read: the next run tries again"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)

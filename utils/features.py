@@ -40,6 +40,7 @@ from utils.video import (
 
 VERSION = 2  # raise it when the same FeatureSpec gives other features: stored ones are then remade
 BLOCK_BYTES = 8 << 20  # frames in memory while a recording is read
+BLOCK_SECONDS = 8.0  # a block is a sign of life, and some decode slower than they play
 HELD_BYTES = 64 << 20  # decoded pictures in memory until it is known what of them is cropped
 
 
@@ -199,6 +200,7 @@ def _blocks(
 ) -> Iterator[FeatureBlock]:
     first_row, num_frames = spec.num_rows(first_frame), first_frame
     block_frames = max(1, BLOCK_BYTES // math.prod(spec.frame_shape))
+    block_frames = min(block_frames, math.ceil(BLOCK_SECONDS * spec.fps))
     frames = map(scaler, pictures)
     block: list[np.ndarray] = []
     while True:

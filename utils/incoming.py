@@ -16,7 +16,7 @@ from utils.feature_store import Column
 from utils.features import FeatureSpec, read_features
 from utils.files import write_whole
 from utils.fingerprints import hash_pictures
-from utils.parts import Part
+from utils.media import Part
 
 DESCRIPTION = "part.json"
 READ_BYTES = 1 << 22
