@@ -117,15 +117,19 @@ def check_videos(data_dir: str) -> list[Row]:
     if sys.version_info[:2] < PYTHONS[0]:
         return [Row("note", "videos", "not looked at", "needs the Python above")]
     from utils.errors import UserError
+    from utils.fetching import FETCHED
     from utils.recordings import class_names, find_recordings
-    from utils.sources import Folder
+    from utils.sources import open_source
 
+    if data_dir.startswith("s3:"):  # this runs before boto3 is installed
+        return [Row("note", "videos", data_dir, "is looked at when it is prepared")]
     folder = ROOT / data_dir
     is_default = data_dir == "data"
     left_out: list[str] = []
     try:
+        source = open_source(str(folder), ROOT / "cache" / FETCHED)
         looks = folder.is_dir() or not is_default
-        recordings = find_recordings(Folder(folder), left_out.append) if looks else []
+        recordings = find_recordings(source, left_out.append) if looks else []
         classes = class_names(recordings) if recordings else []
     except UserError as error:
         found, _, cure = str(error).partition(": ")

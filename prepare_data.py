@@ -19,13 +19,17 @@ the store, and not tried again.
 import argparse
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
+from cloud.s3 import S3Folder
+from cloud.shared_store import SharedStores
 from utils.config import Config, FlagParser, make_config, read_constants
 from utils.errors import UserError, run_main
 from utils.features import FeatureSpec
+from utils.fetching import FETCHED
 from utils.preparation import prepare_recordings
 from utils.prepared_set import PreparedSet, open_feature_store
 from utils.recordings import (
@@ -36,7 +40,8 @@ from utils.recordings import (
     find_recordings,
 )
 from utils.rejects import LIST
-from utils.sources import Place, Source, open_source
+from utils.sharing import prepare_shared
+from utils.sources import Source, open_source
 from utils.upkeep import (
     PrunePlan,
     damaged_recordings,
@@ -64,7 +69,9 @@ CONSTANTS = (  # of the script that say how features are made, and how they are 
 
 def main() -> int:
     options, config = _read_options()
-    source = _open(options.source or config.data_dir, config.cache_dir)
+    source = open_source(
+        options.source or config.data_dir, Path(config.cache_dir, FETCHED), S3Folder
+    )
     recordings = find_recordings(source)
     if options.status:
         return _say_status(recordings, source, config)
@@ -103,6 +110,11 @@ def _read_options() -> tuple[argparse.Namespace, Config]:
         "--script", metavar="FILE", help=f"training script to prepare for [{SCRIPT}]"
     )
     parser.add_argument(
+        "--store",
+        metavar="S3_URL",
+        help="s3://bucket/prefix to take prepared recordings from, and to put them to",
+    )
+    parser.add_argument(
         "--price", type=float, metavar="DOLLARS", help="of an hour of this machine, for the bill"
     )
     parser.add_argument(
@@ -116,24 +128,21 @@ def _read_options() -> tuple[argparse.Namespace, Config]:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_constants(script, CONSTANTS)
     options = parser.parse_args()
+    if options.store and (options.status or options.verify or options.prune):
+        parser.error(
+            "--store is for preparing: --status, --verify and --prune look at what is here"
+        )
     given = {name: getattr(options, name) for name in CONSTANTS}
     return options, make_config(script, given)
-
-
-def _open(text: str, cache_dir: str) -> Source:
-    return open_source(text, Path(cache_dir, "fetched"), _s3_folder)
-
-
-def _s3_folder(url: str) -> Place:
-    from cloud.s3 import S3Folder  # here, as boto3 takes half a second
-
-    return S3Folder(url)
 
 
 def _prepare(
     recordings: list[Recording], source: Source, config: Config, options: argparse.Namespace
 ) -> PreparedSet:
-    return prepare_recordings(
+    prepare = prepare_recordings
+    if options.store:
+        prepare = partial(prepare_shared, shared=SharedStores(options.store))
+    return prepare(
         recordings,
         source,
         config.feature_spec,

@@ -7,6 +7,7 @@
 Videos lie in data/<class>/, for example data/ads and data/games. Results lie in runs/latest.
 """
 
+from cloud.s3 import S3Folder
 from training.device import choose_device
 from training.embedding import stored_embeddings
 from training.loop import Trainer
@@ -21,7 +22,7 @@ from utils.errors import run_main
 from utils.training_data import load_training_data
 
 # Data
-DATA_DIR = "data"  # a folder per class; data/validation/<class> is the validation set if it exists
+DATA_DIR = "data"  # folder, list of files or s3://bucket/prefix; each folder in it is a class
 CACHE_DIR = "cache"  # prepared features and embeddings; can be deleted at any time
 RUNS_DIR = "runs"  # a folder per training
 FPS = 6  # frames kept of each second
@@ -69,7 +70,7 @@ def main() -> int:
     options = read_options(globals())
     config = options.config
     check_writable(config.runs_dir)
-    data = load_training_data(config)
+    data = load_training_data(config, S3Folder)
 
     device = choose_device()
     weights, weights_note = find_weights(config.weights)

@@ -118,6 +118,9 @@ class S3Folder:
             self._objects[name] = head(self._url(name))
         return [self._objects[name].size_bytes, self._objects[name].etag]
 
+    def size_bytes(self, name: str) -> int:
+        return self.stamp(name)[0]
+
     def download(self, name: str, path: Path) -> None:
         """Writes the object to `path`, in parallel parts that are all of one version of it.
 

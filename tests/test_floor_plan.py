@@ -164,7 +164,11 @@ def test_scripts_start_without_the_slow_libraries(script):
 
 
 # Parts of one thing, tested through it: the page, and the demo set.
-TESTED_THROUGH = {r"charts|curves|verdict": "report", r"demo_\w+": "demo_data"}
+TESTED_THROUGH = {
+    r"charts|curves|verdict": "report",
+    r"demo_\w+": "demo_data",
+    "local_copy": "shared_store",
+}
 
 
 def test_every_module_has_its_test_file():

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from s3_server import one_after, some_after
 
-from cloud import shared_store
+from cloud import local_copy, shared_store
+from cloud.local_copy import digest_file
 from cloud.s3 import PART_BYTES, S3Error, list_objects, read_json, update_json
 from cloud.shared_store import Copied, get_store, put_store
 
@@ -97,7 +98,7 @@ def test_only_what_grew_is_sent_and_fetched(s3, url, tmp_path):
 def test_unchanged_files_are_not_even_read_again(url, tmp_path, monkeypatch):
     write(tmp_path / "a", frames_npy=b"frames")
     put(tmp_path / "a", url)
-    monkeypatch.setattr(shared_store, "_digests", None)
+    monkeypatch.setattr(local_copy, "digest_file", None)
     assert put(tmp_path / "a", url) == Copied(0, 0)
 
 
@@ -260,11 +261,10 @@ def test_content_damaged_on_s3_never_takes_its_place(s3, url, tmp_path):
 def test_etag_that_is_no_checksum_is_settled_by_reading_back(s3, url, tmp_path, monkeypatch):
     """As with KMS keys, where S3's ETag says nothing of the content."""
     write(tmp_path / "a", frames_npy=b"frames")
-    digests = shared_store._digests
     monkeypatch.setattr(
-        shared_store,
-        "_digests",
-        lambda *args: dataclasses.replace(digests(*args), etag="not what S3 says"),
+        local_copy,
+        "digest_file",
+        lambda *args: dataclasses.replace(digest_file(*args), etag="not what S3 says"),
     )
     assert put(tmp_path / "a", url) == Copied(1, 6)
     assert s3.count("GET", "frames.npy") == 1

@@ -50,6 +50,10 @@ class ContentHashes:
             digest if s == stamp else None for (s, digest), stamp in zip(known, stamps, strict=True)
         ]
 
+    def known(self) -> dict[str, list]:
+        """[stamp, hash] by name."""
+        return dict(self._known)
+
     def learn(self, name: str, stamp: list, digest: str) -> None:
         with self._lock:
             self._known[name] = self._new[name] = [stamp, digest]

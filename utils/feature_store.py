@@ -185,6 +185,11 @@ class FeatureStore:
                 locks.enter_context(self._locked(writer))
             yield
 
+    def files(self) -> list[str]:
+        """Names of the files in the folder that are the store."""
+        indexes = map(self._index_path, self._writers())
+        return sorted(path.name for path in (*indexes, *self._shard_paths()))
+
     def size_bytes(self, key: str) -> int:
         """Of all rows of a recording."""
         rows = self._entries[key].rows

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all."""
+"""Files: written whole or not at all, and told apart without being read."""
 
 import contextlib
 import os
@@ -18,3 +18,10 @@ def write_whole(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def stamp_file(path: Path) -> list[int]:
+    """JSON that changes whenever the content may have changed."""
+    status = path.stat()
+    # A tool that restores the old time of a file it changed can't set back the ctime.
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]

@@ -5,7 +5,7 @@ import os
 import shutil
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
@@ -48,12 +48,14 @@ def prepare_recordings(
     max_rejected: float,
     price_per_hour: float | None = None,
     retry_rejected: bool = False,
+    after_each: Callable[[], None] = lambda: None,
 ) -> PreparedSet:
     """Decodes what the store does not hold yet, one process per core, with a progress bar.
 
     A recording is known by the content of its files, not by name or date. Unreadable ones, and
     copies of a file in another class or group, are set aside and listed in rejected.csv beside the
-    store. Whatever ends this, the next call goes on with the parts that are not finished. Raises
+    store. `after_each` is called when a recording is in the store and nothing is being written to
+    it. Whatever ends this, the next call goes on with the parts that are not finished. Raises
     DataError where more than the fraction `max_rejected` is set aside, or a class is left without
     a recording, and StoreError where another run is preparing.
     """
@@ -81,7 +83,7 @@ def prepare_recordings(
             )
             preparation = _Preparation(store, spec, rejects, progress)
             workers = workers or os.cpu_count() or 1
-            outcomes.update(preparation.run(pending, source, hashes, workers))
+            outcomes.update(preparation.run(pending, source, hashes, workers, after_each))
     return _settle(outcomes, store, spec, max_rejected)
 
 
@@ -126,7 +128,12 @@ class _Preparation:
         self._futures: dict[Recording, Future[Decoded]] = {}
 
     def run(
-        self, pending: list[Recording], source: Source, hashes: ContentHashes, workers: int
+        self,
+        pending: list[Recording],
+        source: Source,
+        hashes: ContentHashes,
+        workers: int,
+        after_each: Callable[[], None],
     ) -> dict[Recording, Outcome]:
         drop_unfinished(self._incoming)
         outcomes = {}
@@ -152,6 +159,7 @@ class _Preparation:
                 while waiting and (decoded := self._decoded(waiting[0])) is not None:
                     recording = waiting.popleft()
                     outcomes[recording] = self._add(recording, decoded)
+                    after_each()
                 bar.show()
                 hashes.save(now=False)
                 busy = [self._futures[r] for r in waiting if not self._futures[r].done()]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from utils.errors import UserError
+from utils.file_list import VALIDATION_FOLDER
 from utils.labels import BREAK_LABEL, LABEL_SUFFIXES, REST_LABEL, LabelError, Span, parse_labels
-from utils.sources import VALIDATION_FOLDER, Folder, Source
+from utils.sources import Folder, Source
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".ts", ".avi", ".webm", ".mpg")
 LABELLED_FOLDER = "recordings"  # of whole recordings with a label file beside each

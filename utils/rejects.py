@@ -32,6 +32,15 @@ class Rejects:
         self._reasons[key] = reason
         self._save()
 
+    def reasons(self) -> dict[str, str]:
+        return dict(self._reasons)
+
+    def learn(self, reasons: dict[str, str]) -> None:
+        """Adds what another machine found."""
+        if not reasons.keys() <= self._reasons.keys():
+            self._reasons = {**reasons, **self._reasons}
+            self._save()
+
     def keep(self, keys: Collection[str]) -> None:
         """Forgets all but these."""
         kept = {key: reason for key, reason in self._reasons.items() if key in keys}

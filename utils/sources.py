@@ -1,22 +1,17 @@
 """Sources: where recordings lie, as names of files that can be listed, stamped and fetched."""
 
 import contextlib
-import errno
-import fcntl
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
 
 from utils.errors import UserError
-from utils.urls import download_url, read_url, show_url, stamp_url
-
-FETCHED_PREFIX = "fetched-"
-VALIDATION_FOLDER = "validation"
+from utils.fetching import Fetching, Place
+from utils.file_list import FileList
+from utils.files import stamp_file
+from utils.urls import show_url
 
 
 class SourceError(UserError):
@@ -51,22 +46,6 @@ class Source(Protocol):
 
     def fetch(self, names: Sequence[str]) -> AbstractContextManager[Path]:
         """A folder in which `names` lie at their places; downloads are deleted at the exit."""
-
-
-class Place(Protocol):
-    """What `Fetching` makes a source of."""
-
-    name: str
-    is_remote: bool
-
-    def list_files(self) -> list[str]: ...
-
-    def read_bytes(self, name: str) -> bytes: ...
-
-    def stamp(self, name: str) -> list[int | str]: ...
-
-    def download(self, name: str, path: Path) -> None:
-        """Writes the file to `path`, or makes a link to it there."""
 
 
 def open_source(
@@ -114,7 +93,7 @@ class Folder:
         return (self._path / name).read_bytes()
 
     def stamp(self, name: str) -> list[int | str]:
-        return _stamp_file(self._path / name)
+        return stamp_file(self._path / name)
 
     @contextlib.contextmanager
     def fetch(self, names: Sequence[str]) -> Iterator[Path]:
@@ -137,174 +116,6 @@ class Folder:
             yield from ((inside / file).as_posix() for file in shown)
             if not folders and not shown and inside.parts:
                 yield f"{inside.as_posix()}/"
-
-
-class FileList:
-    """The paths and URLs in a text file, one a line; `#` begins a line that says nothing.
-
-    Each line puts its file where it would lie in a data folder, as `<folder>/<file name>`. The
-    folder is what stands behind a tab (`ads`, `ads/channel5`, `validation/ads`, `recordings`), or
-    else the folder that the file is in: `/mnt/a/ads/x.mp4` is `ads/x.mp4`, and
-    `/mnt/a/validation/ads/x.mp4` is `validation/ads/x.mp4`. Relative paths begin at the list.
-    """
-
-    def __init__(self, path: str | Path):
-        self.name = str(path)
-        self._places: dict[str, str] = {}
-        lines: dict[str, int] = {}
-        for number, line in enumerate(_read_lines(Path(path)), 1):
-            if not line.strip() or line.startswith("#"):
-                continue
-            place, _, folder = line.partition("\t")
-            where = f"{self.name}, line {number}"
-            name = _name_in_list(place.strip(), folder.strip(), where)
-            if name in lines:
-                raise SourceError(
-                    f"{where} and line {lines[name]} are both {name}: give one of them another "
-                    f"folder, behind a tab, such as {name.rpartition('/')[0]}/more"
-                )
-            lines[name] = number
-            self._places[name] = place.strip()
-        self.is_remote = any(map(_is_url, self._places.values()))
-
-    def list_files(self) -> list[str]:
-        return sorted(self._places)
-
-    def read_bytes(self, name: str) -> bytes:
-        place = self._places[name]
-        return read_url(place) if _is_url(place) else self._path(name).read_bytes()
-
-    def stamp(self, name: str) -> list[int | str]:
-        place = self._places[name]
-        if _is_url(place):
-            return [show_url(place), *stamp_url(place)]
-        return _stamp_file(self._path(name))
-
-    def download(self, name: str, path: Path) -> None:
-        place = self._places[name]
-        if _is_url(place):
-            download_url(place, path)
-        else:
-            path.symlink_to(self._path(name))
-
-    def _path(self, name: str) -> Path:
-        path = Path(os.path.abspath(self.name)).parent / Path(self._places[name]).expanduser()
-        if not path.exists():
-            line = self._places[name]
-            cure = "put a tab before the folder" if " " in line else "correct the line"
-            raise FileNotFoundError(errno.ENOENT, f"is not there: {cure}", str(path))
-        return path
-
-
-class Fetching:
-    """A source of a place that files have to be fetched from."""
-
-    def __init__(self, place: Place, work_dir: str | Path):
-        self._place = place
-        self._work_dir = Path(work_dir)
-        self.name = place.name
-        self.is_remote = place.is_remote
-
-    def list_files(self) -> list[str]:
-        return self._place.list_files()
-
-    def read_bytes(self, name: str) -> bytes:
-        return self._place.read_bytes(name)
-
-    def stamp(self, name: str) -> list[int | str]:
-        return self._place.stamp(name)
-
-    @contextlib.contextmanager
-    def fetch(self, names: Sequence[str]) -> Iterator[Path]:
-        with _folder_of_our_own(self._work_dir) as folder:
-            for name in names:
-                path = folder / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._place.download(name, path)
-            yield folder
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        return path.read_text("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise SourceError(
-            f"{path} is not a text file: pass a folder, or a list with a path or URL a line"
-        ) from error
-
-
-def _is_url(place: str) -> bool:
-    return place.startswith(("http://", "https://"))
-
-
-def _name_in_list(place: str, folder: str, where: str) -> str:
-    if "://" in place and not _is_url(place):
-        raise SourceError(f"{where}: {place} can't be read, http://, https:// and paths can")
-    if _is_url(place):
-        parts = urlsplit(place)
-        if "@" in parts.netloc:
-            raise SourceError(f"{where} has a password in its URL: use a signed URL")
-        path = PurePosixPath(unquote(parts.path))
-    else:
-        path = PurePosixPath(place)
-    if not folder:
-        depth = 3 if VALIDATION_FOLDER in path.parts[-3:-2] else 2
-        folder = "/".join(path.parts[-depth:-1])
-    name = f"{folder.strip('/')}/{path.name}"
-    if not all(part and not part.startswith((".", "~")) for part in name.split("/")):
-        raise SourceError(
-            f"{where}: {show_url(place)} does not say which class it is: "
-            "write its folder behind a tab, for example ads"
-        )
-    return name
-
-
-@contextlib.contextmanager
-def _folder_of_our_own(work_dir: Path) -> Iterator[Path]:
-    """A new folder, deleted at the exit; one that a killed process left is deleted here.
-
-    A lock on the folder tells these apart, as the system takes it off a process that ends.
-    """
-    work_dir.mkdir(parents=True, exist_ok=True)
-    for left in work_dir.glob(f"{FETCHED_PREFIX}*"):
-        with _locked(left) as is_ours:
-            if is_ours:
-                shutil.rmtree(left, ignore_errors=True)
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=FETCHED_PREFIX, dir=work_dir))
-        with _locked(folder) as is_ours:
-            if not is_ours:  # taken for left-over between these two lines
-                continue
-            try:
-                yield folder
-                return
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Whether the folder is there and nobody else holds it; it is held until the exit."""
-    try:
-        number = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield folder.exists()
-    finally:
-        os.close(number)
-
-
-def _stamp_file(path: Path) -> list[int | str]:
-    status = path.stat()
-    # A tool that restores the old time of a file it changed can't set back the ctime.
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _raise(error: OSError) -> None:

@@ -1,6 +1,7 @@
 """Training data: from the data folder to the two datasets of a training."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from utils.clips import check_groups, split_by_group
 from utils.config import Config
 from utils.dataset import ClipDataset
 from utils.demo_data import is_demo_set, make_demo_set
+from utils.fetching import FETCHED, Place
 from utils.preparation import prepare_recordings
 from utils.prepared_set import PreparedSet
 from utils.recordings import (
@@ -18,7 +20,7 @@ from utils.recordings import (
     describe_recordings,
     find_recordings,
 )
-from utils.sources import Folder, Source
+from utils.sources import Folder, Source, open_source
 
 DEFAULT_DATA_DIR = "data"  # the only folder for which the demo set steps in
 
@@ -80,12 +82,15 @@ class TrainingData:
         return sum(max(0.0, min(s.end_seconds, end) - s.start_seconds) for s in spans)
 
 
-def load_training_data(config: Config) -> TrainingData:
+def load_training_data(
+    config: Config, s3_folder: Callable[[str], Place] | None = None
+) -> TrainingData:
     """Finds, decodes, cuts and splits the recordings; a made demo set where there are none.
 
-    Raises DataError where that can't be trained on.
+    `s3_folder` is for recordings on S3, as `open_source` says. Raises DataError where they can't be
+    trained on.
     """
-    recordings, source, is_demo = _find_or_make(config)
+    recordings, source, is_demo = _find_or_make(config, s3_folder)
     classes = class_names(recordings)
     check_groups(recordings)  # before hours of decoding
     print(describe_recordings(recordings))
@@ -107,13 +112,16 @@ def load_training_data(config: Config) -> TrainingData:
     return TrainingData(prepared, train_set, val_set, is_demo)
 
 
-def _find_or_make(config: Config) -> tuple[list[Recording], Source, bool]:
+def _find_or_make(
+    config: Config, s3_folder: Callable[[str], Place] | None
+) -> tuple[list[Recording], Source, bool]:
     """The user's recordings, or the demo set and True where the default folder has none."""
     own = config.data_dir
     is_default = own == DEFAULT_DATA_DIR
-    recordings = find_recordings(Folder(own)) if os.path.isdir(own) or not is_default else []
-    if recordings:
-        return recordings, Folder(own), False
+    if os.path.isdir(own) or not is_default:
+        source = open_source(own, Path(config.cache_dir, FETCHED), s3_folder)
+        if recordings := find_recordings(source):
+            return recordings, source, False
     if not is_default:
         raise DataError(
             f"{own} has no video ({' '.join(VIDEO_SUFFIXES)}) in a class folder: "

@@ -20,6 +20,7 @@ KEPT_IN_URLS = "%/:=&?~#+!$,;'@()*[]"  # the rest, such as a blank, is written a
 WORTH_TRYING_AGAIN = {408, 425, 429, 500, 502, 503, 504}
 
 T = TypeVar("T")
+Stamp = list[int | str]
 
 
 class UrlError(OSError):
@@ -45,14 +46,12 @@ def show_url(url: str) -> str:
     return urlunsplit(urlsplit(url)._replace(query="", fragment=""))
 
 
-def stamp_url(url: str) -> list[int | str]:
+def stamp_url(url: str) -> Stamp:
     """Size, and ETag or date; where the server gives none of these, something new each time."""
 
-    def ask() -> list[int | str]:
+    def ask() -> Stamp:
         with _open(url, {"Range": "bytes=0-0"}) as answer:  # signed URLs are for GET, not HEAD
-            told = _read_head(answer)
-            version = told.version or answer.headers.get("ETag", "")  # a weak one tells a lot too
-            return [told.size_bytes or 0, version or str(time.time_ns())]
+            return _read_head(answer).stamp
 
     return _persist(url, ask)
 
@@ -64,14 +63,14 @@ def read_url(url: str) -> bytes:
     return content.getvalue()
 
 
-def download_url(url: str, path: Path) -> None:
-    """Writes the content to `path`, all of one version.
+def download_url(url: str, path: Path) -> Stamp:
+    """Writes the content to `path`, all of one version, whose stamp is returned.
 
     A connection that breaks is taken up again where it broke, if the server can do that. Raises
     UrlFileError where the server refuses the file, UrlError where it can't be reached.
     """
     with open(path, "wb") as file:
-        _download(url, file)
+        return _download(url, file)
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,12 @@ class _Head:
     start: int  # of the bytes that come
     size_bytes: int | None  # of the whole file
     version: str  # differs for other bytes; empty where the server has nothing to tell them apart
+    weak_version: str  # differs for most other bytes
+
+    @property
+    def stamp(self) -> Stamp:
+        version = self.version or self.weak_version or str(time.time_ns())
+        return [self.size_bytes or 0, version]
 
 
 class _Broken(Exception):
@@ -89,10 +94,10 @@ class _Broken(Exception):
         self.wait_seconds = wait_seconds
 
 
-def _download(url: str, file: BinaryIO) -> None:
+def _download(url: str, file: BinaryIO) -> Stamp:
     version = ""
 
-    def go_on() -> None:
+    def go_on() -> Stamp:
         nonlocal version
         start = file.tell() if version else 0
         headers = {"Range": f"bytes={start}-", "If-Range": version} if start else {}
@@ -108,8 +113,9 @@ def _download(url: str, file: BinaryIO) -> None:
                 file.write(block)
             if head.size_bytes not in (None, file.tell()):
                 raise _Broken("the connection broke")
+            return head.stamp
 
-    _persist(url, go_on, file.tell)
+    return _persist(url, go_on, file.tell)
 
 
 def _persist(url: str, attempt: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
@@ -196,6 +202,6 @@ def _read_head(answer) -> _Head:
         if not found:
             raise _Broken("the server answers with a part and does not say which")
         size = None if found[2] == "*" else int(found[2])
-        return _Head(int(found[1]), size, version)
+        return _Head(int(found[1]), size, version, etag)
     length = answer.headers.get("Content-Length", "")
-    return _Head(0, int(length) if length.isdigit() else None, version)
+    return _Head(0, int(length) if length.isdigit() else None, version, etag)

@@ -1,0 +1,138 @@
+"""File list: the files that lines of a text name, as though they lay in a data folder."""
+
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from tqdm import tqdm
+
+from utils.errors import UserError
+from utils.files import stamp_file
+from utils.urls import Stamp, UrlFileError, download_url, read_url, show_url, stamp_url
+
+VALIDATION_FOLDER = "validation"
+CONNECTIONS = 8  # that ask for stamps at once
+
+
+class ListError(UserError):
+    """A line that does not say where a file is, or which class."""
+
+
+class FileList:
+    """The paths and URLs in a text file, one a line; `#` begins a line that says nothing.
+
+    Each line puts its file where it would lie in a data folder, as `<folder>/<file name>`. The
+    folder is what stands behind a tab (`ads`, `ads/channel5`, `validation/ads`, `recordings`), or
+    else the folder that the file is in: `/mnt/a/ads/x.mp4` is `ads/x.mp4`, and
+    `/mnt/a/validation/ads/x.mp4` is `validation/ads/x.mp4`. Relative paths begin at the list.
+    """
+
+    def __init__(self, path: str | Path):
+        self.name = str(path)
+        self._places: dict[str, str] = {}
+        lines: dict[str, int] = {}
+        for number, line in enumerate(_read_lines(Path(path)), 1):
+            if not line.strip() or line.startswith("#"):
+                continue
+            place, _, folder = line.partition("\t")
+            where = f"{self.name}, line {number}"
+            name = _name_in_list(place.strip(), folder.strip(), where)
+            if name in lines:
+                raise ListError(
+                    f"{where} and line {lines[name]} are both {name}: give one of them another "
+                    f"folder, behind a tab, such as {name.rpartition('/')[0]}/more"
+                )
+            lines[name] = number
+            self._places[name] = place.strip()
+        self._stamps: dict[str, Stamp | UrlFileError] = {}  # of the URLs
+        self.is_remote = any(map(_is_url, self._places.values()))
+
+    def list_files(self) -> list[str]:
+        return sorted(self._places)
+
+    def read_bytes(self, name: str) -> bytes:
+        place = self._places[name]
+        return read_url(place) if _is_url(place) else self._path(name).read_bytes()
+
+    def stamp(self, name: str) -> list[int | str]:
+        """Of a URL: as it was when first asked for, or when the file was last downloaded."""
+        place = self._places[name]
+        if not _is_url(place):
+            return stamp_file(self._path(name))
+        if name not in self._stamps:
+            self._ask_for_stamps()
+        if isinstance(stamp := self._stamps[name], UrlFileError):
+            raise stamp
+        return [show_url(place), *stamp]
+
+    def size_bytes(self, name: str) -> int:
+        return self.stamp(name)[1] if _is_url(self._places[name]) else 0
+
+    def download(self, name: str, path: Path) -> None:
+        place = self._places[name]
+        if _is_url(place):
+            self._stamps[name] = download_url(place, path)
+        else:
+            path.symlink_to(self._path(name))
+
+    def _ask_for_stamps(self) -> None:
+        """For all at once, as a server may take a second for one."""
+
+        def ask(name: str) -> None:
+            try:
+                self._stamps[name] = stamp_url(self._places[name])
+            except UrlFileError as error:
+                self._stamps[name] = error
+
+        missing = [n for n, p in self._places.items() if _is_url(p) and n not in self._stamps]
+        pool = ThreadPoolExecutor(CONNECTIONS)
+        try:
+            asked = pool.map(ask, missing)
+            list(tqdm(asked, "ask servers", len(missing), unit="file", leave=False, delay=2))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _path(self, name: str) -> Path:
+        path = Path(os.path.abspath(self.name)).parent / Path(self._places[name]).expanduser()
+        if not path.exists():
+            line = self._places[name]
+            cure = "put a tab before the folder" if " " in line else "correct the line"
+            raise FileNotFoundError(errno.ENOENT, f"is not there: {cure}", str(path))
+        return path
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ListError(
+            f"{path} is not a text file: pass a folder, or a list with a path or URL a line"
+        ) from error
+
+
+def _is_url(place: str) -> bool:
+    return place.startswith(("http://", "https://"))
+
+
+def _name_in_list(place: str, folder: str, where: str) -> str:
+    if "://" in place and not _is_url(place):
+        raise ListError(f"{where}: {place} can't be read, http://, https:// and paths can")
+    if _is_url(place):
+        parts = urlsplit(place)
+        if "@" in parts.netloc:
+            raise ListError(f"{where} has a password in its URL: use a signed URL")
+        path = PurePosixPath(unquote(parts.path))
+    else:
+        path = PurePosixPath(place)
+    if not folder:
+        depth = 3 if VALIDATION_FOLDER in path.parts[-3:-2] else 2
+        folder = "/".join(path.parts[-depth:-1])
+    name = f"{folder.strip('/')}/{path.name}"
+    if not all(part and not part.startswith((".", "~")) for part in name.split("/")):
+        raise ListError(
+            f"{where}: {show_url(place)} does not say which class it is: "
+            "write its folder behind a tab, for example ads"
+        )
+    return name
