@@ -137,7 +137,10 @@ def duration_seconds(container: av.container.InputContainer, stream: av.stream.S
     """Returns what the file says of its length, which may be wrong; 0 if it says nothing."""
     if stream.duration:
         return max(0.0, float(stream.duration * stream.time_base))
-    return max(0.0, (container.duration or 0) / av.time_base)
+    ticks = container.duration or 0
+    if "matroska" in container.format.name:  # which counts from 0, not from its first packet
+        ticks -= max(0, container.start_time or 0)
+    return max(0.0, ticks / av.time_base)
 
 
 def max_gap_seconds(container: av.container.InputContainer) -> float:
