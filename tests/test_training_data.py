@@ -46,7 +46,14 @@ def four(tmp_path_factory) -> Path:
     for k, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         tone_hz = None if name == "games/d.mp4" else 400 + 100 * k
-        media.write_video(folder / name, seconds=2 + k, fps=8, size=(32, 48), tone_hz=tone_hz)
+        media.write_video(
+            folder / name,
+            seconds=2 + k,
+            fps=8,
+            size=(32, 48),
+            draw=lambda seconds, *size, k=k: media.draw_time(7 * k + seconds, *size),
+            tone_hz=tone_hz,
+        )
     return folder
 
 
