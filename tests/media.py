@@ -115,7 +115,8 @@ def write_video(
     """
     draw = draw or draw_time
     # AVI and MPEG-2 count pictures, the others time.
-    time_base = Fraction(1, int(fps)) if path.suffix in (".avi", ".mpg") else Fraction(1, TICKS)
+    counts = path.suffix in (".avi", ".mpg") or codec == "mpeg2video"
+    time_base = Fraction(1, int(fps)) if counts else Fraction(1, TICKS)
     times = list(times) if times is not None else [k / fps for k in range(round(seconds * fps))]
     with av.open(str(path), "w") as container:
         video = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))

@@ -68,7 +68,7 @@ def kill_at_random(data: Path, kills: int, seed: int) -> int:
             process.kill()
             kills -= 1
             assert psutil.wait_procs(workers, timeout=30)[1] == []
-        _, err = process.communicate()
+        _, err = process.communicate(timeout=60)
         if process.returncode == 0:
             longest = time.monotonic() - started if expected is None else longest
             found = files_below(store_of(data))
@@ -99,12 +99,14 @@ def test_two_workers_make_the_store_of_one(data, undisturbed):
 
 
 def test_control_c_ends_in_one_line_and_the_next_run_goes_on(data, undisturbed):
-    process = start(data, "--workers", "1")
+    # A shell may have started the tests with Ctrl-C ignored, which processes inherit.
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = start(data, "--workers", "1", preexec_fn=listen)
     while not list(data.parent.glob("cache/features/*/index-main.jsonl")):
         time.sleep(0.02)
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate()
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert err.splitlines()[-1].startswith("stopped; what was prepared is kept")
     assert "Traceback" not in err
@@ -124,7 +126,7 @@ def test_second_preparer_is_refused_and_the_first_goes_on(data, undisturbed):
     assert code == 1
     assert len(err.splitlines()) == 1
     assert re.match("error: .* is being written by another run: wait for it", err)
-    _, err = first.communicate()
+    _, err = first.communicate(timeout=60)
     assert first.returncode == 0, err
     assert files_below(store_of(data)) == files_below(store_of(undisturbed))
 

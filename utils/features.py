@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 from utils.audio import Sound, SoundFile, readable_sound_file
 from utils.bars import MIN_PICTURES, EdgeWatch, bars_of, find_bars
 from utils.clips import MIN_CLIP_SECONDS
+from utils.hardware import Card, find_card
 from utils.interleaved import Interleaved
 from utils.media import (
     WHOLE,
@@ -102,6 +103,11 @@ class FeatureBlock:
     aspect_ratio: float  # width / height of the picture that frames were made of
     decoder: str  # "software" or "cuda"
 
+    def without_first(self, num_frames: int, num_rows: int) -> "FeatureBlock":
+        """The same without so many frames and rows, as far as it has them."""
+        rows = None if self.mfcc is None else self.mfcc[num_rows:]
+        return replace(self, frames=self.frames[num_frames:], mfcc=rows)
+
 
 def read_features(path: Path, spec: FeatureSpec, part: Part = WHOLE) -> Iterator[FeatureBlock]:
     """Yields the features of a part of a recording, read in one pass over the file.
@@ -111,34 +117,21 @@ def read_features(path: Path, spec: FeatureSpec, part: Part = WHOLE) -> Iterator
     file holds no readable picture, SplitError where it turns out that the part can't be decoded on
     its own: the recording is then to be read whole.
     """
-    with contextlib.ExitStack() as stack:
-        sound_path = readable_sound_file(path)
-        if spec.frames == "opencv":
-            crop = find_bars(path) if spec.crop_bars else None
-            pictures = pictures_on_grid(opencv_moments(path), spec.fps)
-            sound = _open_sound(path, sound_path or path, spec, 0, stack)
-            yield from _blocks(pictures, OpencvScaler(spec.frame_size, crop), sound, spec)
+    num_frames = num_rows = 0
+    card = find_card(path, spec.frames)
+    if card is not None:
+        try:
+            for block in _read_pass(path, spec, part, card):
+                yield block
+                num_frames += len(block.frames)
+                num_rows += 0 if block.mfcc is None else len(block.mfcc)
             return
-        container = stack.enter_context(opened(path))
-        stream = video_stream(container)
-        first_frame = _first_frame(part, stream, spec)
-        clock = Clock(stream, part)
-        track = audio_stream(container) if sound_path is None else None
-        sound = None
-        if track is not None:
-            first_row = spec.num_rows(first_frame)
-            sound = Sound(track, spec.mfcc, first_row=first_row, is_part=part.count > 1)
-        both = Interleaved(path, stream, sound, clock, part)
-        if sound_path is not None:
-            sound = _open_sound(path, sound_path, spec, first_frame, stack)
-        elif sound is not None:
-            sound = both
-        incoming = both.video_packets()
-        moments = moments_of(incoming, stream, clock, spec.fps, mode=spec.frames, part=part)
-        pictures, crop = pictures_on_grid(moments, spec.fps, part), part.crop
-        if spec.crop_bars and part.count == 1:
-            crop, pictures = _find_crop(path, pictures, duration_seconds(container, stream))
-        yield from _blocks(pictures, PyavScaler(spec.frame_size, crop), sound, spec, first_frame)
+        except MediaError:
+            pass  # software may decode it, or say what is wrong with it
+    for block in _read_pass(path, spec, part, card=None):
+        yield block.without_first(num_frames, num_rows)
+        num_frames = max(0, num_frames - len(block.frames))
+        num_rows = max(0, num_rows - (0 if block.mfcc is None else len(block.mfcc)))
 
 
 def check_length(num_frames: int, spec: FeatureSpec) -> None:
@@ -150,20 +143,53 @@ def check_length(num_frames: int, spec: FeatureSpec) -> None:
         )
 
 
-def _open_sound(path, sound_path, spec, first_frame, stack) -> SoundFile | None:
-    try:
+def _read_pass(
+    path: Path, spec: FeatureSpec, part: Part, card: Card | None
+) -> Iterator[FeatureBlock]:
+    """Yields what `read_features` does, by the decoder of a card or in software."""
+    with contextlib.ExitStack() as stack:
+        if spec.frames == "opencv":
+            sound = _open_sound(path, spec, 0, stack, own_track=True)
+            crop = find_bars(path) if spec.crop_bars else None
+            pictures = pictures_on_grid(opencv_moments(path), spec.fps)
+            yield from _blocks(pictures, OpencvScaler(spec.frame_size, crop), sound, spec)
+            return
+        container = stack.enter_context(opened(path, card))
+        stream = video_stream(container)
+        clock = Clock(stream, part)
+        first_frame = 0
+        if part.start is not None:
+            start_seconds = part.start.pts * clock.time_base - part.zero_seconds
+            first_frame = first_grid_index(start_seconds, spec.fps)
+        first_row = spec.num_rows(first_frame)
+        sound = _open_sound(path, spec, first_row, stack, own_track=False)
+        track = audio_stream(container) if sound is None else None
+        if track is not None:
+            track = Sound(track, spec.mfcc, first_row=first_row, is_part=part.count > 1)
+        both = Interleaved(path, stream, track, clock, part)
+        moments = moments_of(
+            both.video_packets(), stream, clock, spec.fps, mode=spec.frames, part=part
+        )
+        pictures, crop = pictures_on_grid(moments, spec.fps, part), part.crop
+        if spec.crop_bars and part.count == 1:
+            crop, pictures = _find_crop(path, pictures, duration_seconds(container, stream))
+        scaler = PyavScaler(spec.frame_size, crop)
+        sound = both if track is not None else sound
+        yield from _blocks(pictures, scaler, sound, spec, first_frame, card)
+
+
+def _open_sound(
+    path: Path, spec: FeatureSpec, first_row: int, stack: contextlib.ExitStack, *, own_track: bool
+) -> SoundFile | None:
+    """Returns the sound of a file that is read apart: the sound file, else, if wanted, its own."""
+    sound_path = readable_sound_file(path)
+    if sound_path is not None:
         container = stack.enter_context(opened(sound_path))
-        zero = None if sound_path != path else first_picture_seconds(path)
-        return SoundFile(container, spec.mfcc, zero, first_row=spec.num_rows(first_frame))
-    except MediaError:
+        return SoundFile(container, spec.mfcc, None, first_row=first_row)
+    container = stack.enter_context(opened(path)) if own_track else None
+    if container is None or audio_stream(container) is None:
         return None
-
-
-def _first_frame(part: Part, stream, spec) -> int:
-    if part.start is None:
-        return 0
-    start_seconds = part.start.pts * float(stream.time_base) - part.zero_seconds
-    return first_grid_index(start_seconds, spec.fps)
+    return SoundFile(container, spec.mfcc, first_picture_seconds(path), first_row=first_row)
 
 
 def _find_crop(
@@ -197,10 +223,12 @@ def _blocks(
     sound: Interleaved | SoundFile | None,
     spec: FeatureSpec,
     first_frame: int = 0,
+    card: Card | None = None,
 ) -> Iterator[FeatureBlock]:
     first_row, num_frames = spec.num_rows(first_frame), first_frame
     block_frames = max(1, BLOCK_BYTES // math.prod(spec.frame_shape))
     block_frames = min(block_frames, math.ceil(BLOCK_SECONDS * spec.fps))
+    decoder = "software" if card is None else "cuda"
     frames = map(scaler, pictures)
     block: list[np.ndarray] = []
     while True:
@@ -212,7 +240,7 @@ def _blocks(
             rows = read(spec.num_rows(num_frames) - first_row)
         array = np.stack(block) if block else np.zeros((0, *spec.frame_shape), np.uint8)
         heard = sound is not None and sound.heard
-        yield FeatureBlock(array, rows, heard, scaler.aspect_ratio, "software")
+        yield FeatureBlock(array, rows, heard, scaler.aspect_ratio, decoder)
         if not block:
             break
 

@@ -78,6 +78,8 @@ def opened(
         container = av.open(str(path), metadata_errors="replace", hwaccel=hwaccel)
     except av.FFmpegError as error:
         raise MediaError(f"not a video file ({error.strerror})") from error
+    except RuntimeError as error:  # of PyAV, and only where the card knows none of the streams
+        raise MediaError(f"not for the graphics card ({error})") from error
     with container:
         yield container
 
@@ -121,10 +123,15 @@ def packets(
 
 
 def decoded(context: av.CodecContext, packet: av.Packet | None) -> list:
-    """Returns the frames that a packet completes; none if it is damaged."""
+    """Returns the frames that a packet completes; none if it is damaged.
+
+    Raises MediaError where a graphics card was to decode it: software knows what can be saved.
+    """
     try:
         return context.decode(packet)
-    except av.FFmpegError:
+    except av.FFmpegError as error:
+        if context.is_hwaccel:
+            raise MediaError(f"the graphics card can't decode it ({error})") from error
         return []
 
 
@@ -137,7 +144,10 @@ def duration_seconds(container: av.container.InputContainer, stream: av.stream.S
     """Returns what the file says of its length, which may be wrong; 0 if it says nothing."""
     if stream.duration:
         return max(0.0, float(stream.duration * stream.time_base))
-    return max(0.0, (container.duration or 0) / av.time_base)
+    ticks = container.duration or 0
+    if "matroska" in container.format.name:  # which counts from 0, not from its first packet
+        ticks -= max(0, container.start_time or 0)
+    return max(0.0, ticks / av.time_base)
 
 
 def max_gap_seconds(container: av.container.InputContainer) -> float:

@@ -1,12 +1,26 @@
 """Parts: stretches of a long recording that are decoded side by side."""
 
 import os
+from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from utils.media import WHOLE, Part
+import av
+
+from utils.bars import find_bars
+from utils.media import WHOLE, Cut, Part, duration_seconds, opened, packets, video_stream
+from utils.video import first_picture_seconds
 
 if TYPE_CHECKING:
     from utils.features import FeatureSpec
+
+MIN_SPLIT_SECONDS = 1200.0
+PART_SECONDS = 600.0
+# Where a file is found at a time without reading what lies before: containers of libav's names.
+SPLITTABLE_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts")
+# Modes that decode from one picture to the next; the others read on too fast, or by themselves.
+SPLITTABLE_MODES = ("fast", "exact")
+MAX_KEY_PACKETS = 3000  # no key packet in so many, a minute or two: not one to be cut
 
 
 def whole_part() -> Part:
@@ -15,5 +29,50 @@ def whole_part() -> Part:
 
 
 def split_recording(path: str | os.PathLike, spec: "FeatureSpec") -> list[Part]:
-    """Returns the parts of a recording in their order: one for a short one."""
-    return [WHOLE]
+    """Returns the parts of a recording in their order: one for a short one, else one about every
+    PART_SECONDS, each from one key picture to another.
+
+    They depend on the file and the spec alone, not on who decodes them. Nothing is decoded but the
+    first picture, and those that show where there are bars. Raises MediaError.
+    """
+    with opened(path) as container:
+        stream = video_stream(container)
+        seconds = duration_seconds(container, stream)
+        if (
+            container.format.name not in SPLITTABLE_CONTAINERS
+            or spec.frames not in SPLITTABLE_MODES
+            or seconds < MIN_SPLIT_SECONDS
+        ):
+            return [WHOLE]
+        zero_seconds = first_picture_seconds(path)
+        count = round(seconds / PART_SECONDS)
+        times = [zero_seconds + k * seconds / count for k in range(1, count)]
+        cuts, last_seconds, last_position = [], zero_seconds, -1
+        for cut in _cuts_near(container, times):
+            cut_seconds = float(cut.pts * stream.time_base)
+            # Otherwise two times have one key, or the file is not in the order of its times.
+            if cut_seconds > last_seconds + PART_SECONDS / 2 and cut.position > last_position:
+                cuts.append(cut)
+                last_seconds, last_position = cut_seconds, cut.position
+    if not cuts:
+        return [WHOLE]
+    crop = find_bars(path) if spec.crop_bars else None
+    starts, ends = [None, *cuts], [*cuts, None]
+    return [
+        Part(index, len(starts), start, end, zero_seconds, crop)
+        for index, (start, end) in enumerate(zip(starts, ends, strict=True))
+    ]
+
+
+def _cuts_near(container: av.container.InputContainer, times: list[float]) -> Iterator[Cut]:
+    """Yields the key packets found by going to these container times."""
+    stream = video_stream(container)
+    for seconds in times:
+        try:
+            container.seek(round(seconds / stream.time_base), stream=stream)
+        except av.FFmpegError:
+            continue
+        for packet in islice(packets(container, stream), MAX_KEY_PACKETS):
+            if packet is not None and packet.is_keyframe and None not in (packet.pts, packet.pos):
+                yield Cut(packet.pts, packet.pos)
+                break

@@ -99,7 +99,8 @@ class WorkerPool:
         self._closed.set()
         for worker in list(self._running):
             worker.kill()
-        self._threads.shutdown(cancel_futures=True)
+        # What waits is not cancelled, of which concurrent.futures.wait() would not hear: it fails.
+        self._threads.shutdown()
         while not self._idle.empty():
             if (worker := self._idle.get()) is not None:
                 worker.kill()
@@ -108,9 +109,11 @@ class WorkerPool:
         worker = self._idle.get()
         try:
             for attempt in (1, 2):
+                if self._closed.is_set():
+                    raise PoolClosed
                 worker = worker or _Worker()
                 self._running.add(worker)
-                if self._closed.is_set():
+                if self._closed.is_set():  # meanwhile, so that `close` did not see this worker
                     raise PoolClosed
                 try:
                     return worker.do(function, arguments, progress, self._stall_seconds)

@@ -69,15 +69,11 @@ def probe(path: str | os.PathLike) -> VideoInfo:
         stream = video_stream(container)
         picture = _first_picture(container, stream)
         height, width = displayed_size(picture)
-        seconds = duration_seconds(container, stream)
-        if not stream.duration and "matroska" in container.format.name:
-            # It counts from 0, not from its first picture.
-            seconds = max(0.0, seconds - max(0.0, Clock(stream).raw_seconds(picture) or 0.0))
         return VideoInfo(
             height=height,
             width=width,
             frame_rate=frame_rate(stream),
-            duration_seconds=seconds,
+            duration_seconds=duration_seconds(container, stream),
             rotation_degrees=-90 * quarter_turns(picture) % 360,
             has_audio=any(s.codec_context is not None for s in container.streams.audio),
         )
