@@ -14,6 +14,7 @@ import pytest
 import torch
 from trainings import MadeSets, fill_heads, make_config, make_sets
 
+from models.late_fusion import LateFusionClassifier
 from models.mobilenet_v2 import NUM_BLOCKS
 from training import loop, step
 from training.checkpoint import load_checkpoint, load_state
@@ -274,6 +275,67 @@ def test_other_plan_is_refused(config, sets, stopped):
         trainer.fit(CASES["from scratch"])
 
 
+def test_resumed_run_takes_over_what_was_changed_and_says_it(config, sets, stopped, capsys):
+    changed = dataclasses.replace(config, epochs=3, batch_size=3, head_learning_rate=0.01)
+    trainer = make_trainer(changed, sets, stopped)
+    trainer.resume(stopped.folder, ["changed     EPOCHS from 2 to 3, from here on"])
+    assert "EPOCHS from 2 to 3" in capsys.readouterr().out
+    assert trainer.progress.position == 4
+    assert stopped.read_json("config.json")["constants"]["EPOCHS"] == 3
+    assert stopped.read_json("config.json")["script"] == "train.py"
+    trainer.fit([Phase("heads", 0, 3, 0, 1)])
+    assert [row["epoch"] for row in trainer.progress.history] == [1, 2, 3]
+    assert all(row["train_loss"] < 1 for row in trainer.progress.history)
+
+
+def test_finished_run_goes_on_with_more_epochs(config, sets):
+    run = new_run(config)
+    make_trainer(config, sets, run).fit(CASES["heads"])
+    longer = make_trainer(dataclasses.replace(config, epochs=3), sets, run)
+    longer.resume(run.folder)
+    longer.fit([Phase("heads", 0, 3, 0, 1)])
+    assert [row["epoch"] for row in longer.progress.history] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("minutes", "positions"), [(0.0, [2, 4, 0, 2, 4, 0]), (60.0, [0, 0])])
+def test_training_is_saved_as_often_as_asked_and_at_each_epochs_end(
+    config, sets, monkeypatch, minutes, positions
+):
+    saved, save = [], loop.save_state
+
+    def noted(path, state):
+        saved.append(state["progress"]["position"])
+        save(path, state)
+
+    monkeypatch.setattr(loop, "save_state", noted)
+    config = dataclasses.replace(config, checkpoint_minutes=minutes)
+    make_trainer(config, sets, new_run(config)).fit(CASES["heads"])
+    assert saved == positions
+
+
+def test_smaller_parts_are_remembered_by_a_resumed_run(config, sets, monkeypatch):
+    run, seen, see = new_run(config), [], LateFusionClassifier.forward_features
+
+    def limited(self, video, *rest):
+        seen.append(len(video))
+        if self.training and len(video) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return see(self, video, *rest)
+
+    monkeypatch.setattr(LateFusionClassifier, "forward_features", limited)
+    with monkeypatch.context() as patch:
+        at_step(patch, 3, interrupt)
+        with pytest.raises(Interrupted):
+            make_trainer(config, sets, run).fit(CASES["heads"])
+    assert seen[0] == 2
+    assert "2 clips at once exceed" in run.path("run.log").read_text()
+    seen.clear()
+    resumed = make_trainer(config, sets, run)
+    resumed.resume(run.folder)
+    resumed.fit(CASES["heads"])
+    assert seen[0] == 1
+
+
 # Best weights
 
 
@@ -423,6 +485,16 @@ def test_sound_is_weighed_by_the_clips_that_have_it(config, sets):
     weight = counts * with_sound.numpy()
     np.testing.assert_allclose(weight, weight[0], rtol=1e-6)  # each class weighs the same
     assert not torch.allclose(all_clips, with_sound)
+
+
+def test_trunk_is_compiled_where_it_learns_and_asked_for_only(config, sets, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    make_trainer(config, sets, val_set=None).fit(CASES["fine-tune"])
+    assert compiled == []
+    trainer = make_trainer(dataclasses.replace(config, compile=True), sets, val_set=None)
+    trainer.fit(CASES["fine-tune"])
+    assert compiled == [trainer.model.video_encoder.features]
 
 
 @pytest.mark.gpu
