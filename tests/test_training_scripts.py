@@ -161,6 +161,30 @@ def test_own_validation_videos_judge_alone(clips_folder, small_flags, tmp_path):
         }
 
 
+@pytest.mark.slow
+def test_two_processes_leave_one_run_that_one_process_goes_on_with(small_flags, tmp_path):
+    constants = [*small_flags, "--runs-dir", tmp_path, *flags(cross_validate="false", epochs=2)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*command, "--nproc-per-node", "2", "cost_optimized_train.py", *constants],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("validation  accuracy") == 1
+    runs = [path for path in tmp_path.iterdir() if not path.is_symlink()]
+    assert len(runs) == 1
+    assert {path.name for path in runs[0].iterdir()} == RUN_FILES
+    assert len(history(runs[0])) == 2
+    more = run_script(cost_optimized_train, "--resume", runs[0], "--epochs", 3)
+    assert more.code == 0, more.err
+    assert "EPOCHS from 2 to 3, from here on" in more.out
+    assert len(history(runs[0])) == 3
+    assert read(runs[0], "config.json")["constants"]["EPOCHS"] == 3
+
+
 # Stopping and going on
 
 
@@ -233,10 +257,10 @@ def test_run_stopped_before_its_first_epoch_can_be_resumed(small_flags, tmp_path
     assert {path.name for path in (tmp_path / "latest").iterdir()} == RUN_FILES
 
 
-def test_run_is_resumed_with_its_own_constants_only(trained_run):
-    done = run_script(cost_optimized_train, "--resume", trained_run, "--epochs", 9)
+def test_run_is_resumed_with_other_constants_where_they_fit_only(trained_run):
+    done = run_script(cost_optimized_train, "--resume", trained_run, "--epochs", 9, "--fps", 3)
     assert done.code == 1
-    assert "leave out --epochs" in done.err
+    assert re.search("can't change --fps .*: leave it out, or start a new run", done.last)
 
 
 def test_resumed_run_refuses_other_videos(clips_folder, small_flags, tmp_path, monkeypatch):

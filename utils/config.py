@@ -18,6 +18,7 @@ from typing import NoReturn
 from utils.audio import MfccSpec
 from utils.errors import UserError
 from utils.features import FeatureSpec
+from utils.resumption import compare_constants
 from utils.video import FRAME_MODES
 
 
@@ -67,6 +68,8 @@ class Config:
     label_smoothing: float
     patience: int
     mixed_precision: bool
+    compile: bool
+    checkpoint_minutes: float
 
     @property
     def feature_spec(self) -> FeatureSpec:
@@ -80,10 +83,14 @@ class Config:
 
 @dataclass(frozen=True)
 class Options:
-    """What a training script was asked: the configuration, and a run to go on with or None."""
+    """What a training script was asked: the configuration, and a run to go on with or None.
+
+    `notes` say which constants differ from those with which that run began.
+    """
 
     config: Config
     resume: Path | None
+    notes: tuple[str, ...] = ()
 
 
 # (lowest, highest) accepted value, both included
@@ -115,6 +122,7 @@ RANGES = {
     "weight_decay": (0.0, 10.0),
     "label_smoothing": (0.0, 0.5),
     "patience": (1, 10_000),
+    "checkpoint_minutes": (0.0, 1440.0),
 }
 CHOICES = {"frames": FRAME_MODES}
 SMALLEST_FRAME, LARGEST_FRAME = 32, 1024  # MobileNetV2 halves the picture five times
@@ -129,15 +137,14 @@ def read_options(script: dict, arguments: list[str] | None = None) -> Options:
     given = vars(_make_parser(script).parse_args(arguments))
     given.pop("debug")
     resume = given.pop("resume")
-    if resume is not None:
-        changed = [_flag(name) for name, value in given.items() if value is not None]
-        if changed:
-            raise ConfigError(
-                f"--resume goes on with the constants of the run: leave out {' '.join(changed)}, "
-                "or start a new run"
-            )
-        return Options(_config_of_run(resume), resume)
-    return Options(make_config(script, given), None)
+    config = make_config(script, given)
+    if resume is None:
+        return Options(config, None)
+    run = dataclasses.asdict(_config_of_run(resume))
+    asked = {name for name, value in given.items() if value is not None}
+    notes = compare_constants(run, dataclasses.asdict(config), asked)
+    taken = {name: getattr(config, name) for name in asked}
+    return Options(_checked(run | taken), resume, tuple(notes))
 
 
 def read_constants(path: Path) -> dict:

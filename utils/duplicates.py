@@ -14,7 +14,7 @@ from utils.feature_store import FeatureStore
 from utils.features import FeatureSpec
 from utils.files import write_whole
 from utils.fingerprints import SOUND_STEP, hash_pictures, hash_sounds
-from utils.preparation import PreparedSet
+from utils.prepared_set import PreparedSet
 from utils.repeats import PICTURES, SOUNDS, find_runs
 
 VERSION = 1  # raise it when the same store gives other repeats: found ones are then looked for anew
