@@ -1,5 +1,6 @@
 """Scoring: a recording to class probabilities over time."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from models.runtime import TrunkRuntime
 from utils.clips import MIN_CLIP_SECONDS
+from utils.dataset import prefetch
 from utils.features import FeatureSpec, check_length, read_picture, read_sound
 
 
@@ -32,21 +35,27 @@ class ScoredRecording:
 
 @torch.inference_mode()
 def score_recording(
-    path: Path, model: nn.Module, spec: FeatureSpec, *, window_seconds: float, temperature: float
+    path: Path,
+    model: nn.Module,
+    spec: FeatureSpec,
+    *,
+    window_seconds: float,
+    temperature: float,
+    trunk: TrunkRuntime | None = None,
 ) -> ScoredRecording:
     """The probabilities of each window of a recording, read in one pass.
 
     Every frame goes through the trunk once and is then forgotten; its embedding is kept, 37 MB an
-    hour at 4 fps. Raises MediaError where the file can't be read.
+    hour at 4 fps. `trunk` is the model's, for a caller who scores many recordings to make once.
+    Raises MediaError where the file can't be read.
     """
     device = next(model.parameters()).device
-    encoder = model.video_encoder.for_inference()
-    blocks = [
-        encoder(torch.from_numpy(block).to(device)).half() for block in read_picture(path, spec)
-    ]
+    trunk = trunk or TrunkRuntime(model.video_encoder)
+    with contextlib.closing(prefetch(read_picture(path, spec))) as ahead:
+        blocks = [trunk.embed(block) for block in ahead]
     num_frames = sum(len(block) for block in blocks)
     check_length(num_frames, spec)
-    embeddings = torch.cat(blocks)  # (T, 1280)
+    embeddings = torch.from_numpy(np.concatenate(blocks)).to(device)  # (T, 1280)
     mfcc = read_sound(path, spec, num_frames)
     windows = tile_windows(num_frames / spec.fps, window_seconds)
     logits = [_score_window(model, spec, embeddings, mfcc, window, device) for window in windows]
