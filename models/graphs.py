@@ -15,7 +15,7 @@ from models.encoders import FrameEncoder
 from models.late_fusion import MAX_DEVIATION, LateFusionClassifier
 from models.mobilenet_v2 import EMBEDDING_SIZE, InvertedResidual, TensorflowPadConv2d
 
-OPSET = 17  # of 2022; onnxruntime reads it since 1.12
+OPSET = 18  # of 2022; onnxruntime reads it since 1.14
 IR_VERSION = 8  # that of the same release of ONNX
 FRAMES, FRAME_COUNTS = "frames", "frame_counts"  # names of the inputs
 MFCC, MFCC_COUNTS = "mfcc", "mfcc_counts"
@@ -33,10 +33,7 @@ def trunk_graph(encoder: FrameEncoder, frame_size: tuple[int, int]) -> bytes:
 
 
 def classifier_graph(
-    model: LateFusionClassifier,
-    frame_size: tuple[int, int],
-    temperature: float,
-    metadata: dict[str, str],
+    model: LateFusionClassifier, frame_size: tuple[int, int], temperature: float
 ) -> bytes:
     """ONNX of a classifier, from what is read of clips to their calibrated probabilities.
 
@@ -75,8 +72,16 @@ def classifier_graph(
             MFCC_COUNTS: (np.int64, ["clips"]),
         },
         {"probabilities": (np.float32, ["clips", num_classes])},
-        metadata,
     )
+
+
+def with_metadata(model: bytes, metadata: dict[str, str]) -> bytes:
+    """The same ONNX with these texts in its metadata_props."""
+    import onnx
+
+    proto = onnx.load_model_from_string(model)
+    onnx.helper.set_model_props(proto, metadata)
+    return proto.SerializeToString()
 
 
 class _Graph:
@@ -101,7 +106,7 @@ class _Graph:
         assert list(self._nodes[-1].output) == [last]
         self._nodes[-1].output[0] = name
 
-    def serialize(self, inputs: dict, outputs: dict, metadata: dict | None = None) -> bytes:
+    def serialize(self, inputs: dict, outputs: dict) -> bytes:
         """The model's bytes; inputs and outputs are (dtype, shape) by name."""
         helper = self._onnx.helper
 
@@ -122,7 +127,6 @@ class _Graph:
             ir_version=IR_VERSION,
             producer_name="ad-game-classifier",
         )
-        helper.set_model_props(model, metadata or {})
         return model.SerializeToString()
 
     def _constant(self, value: object) -> str:
@@ -139,10 +143,9 @@ def _add_trunk(graph: _Graph, encoder: FrameEncoder, frames: str, size: tuple[in
     encoder = encoder.for_inference()
     x = graph.add("Cast", graph.add("Transpose", frames, perm=[0, 3, 1, 2]), to=_FLOAT)
     if encoder.input_size and encoder.input_size != tuple(size):
-        scales = [1, 1, *(new / old for new, old in zip(encoder.input_size, size, strict=True))]
         size = encoder.input_size
-        # The middle input, a region of interest, is left out; the rest is interpolate()'s default.
-        x = graph.add("Resize", x, "", np.float32(scales), mode="linear")
+        # Without a region of interest and scales; all else is interpolate()'s default.
+        x = graph.add("Resize", x, "", "", np.array(size), mode="linear", axes=[2, 3])
     x = graph.add("Div", graph.add("Sub", x, encoder.mean), encoder.std)
     x, _ = _add_module(graph, encoder.features, x, tuple(size))
     return graph.add("Flatten", graph.add("GlobalAveragePool", x))

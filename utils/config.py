@@ -134,7 +134,7 @@ def read_options(script: dict, arguments: list[str] | None = None) -> Options:
                 f"--resume goes on with the constants of the run: leave out {' '.join(changed)}, "
                 "or start a new run"
             )
-        return Options(_config_of_run(resume), resume)
+        return Options(config_of_run(resume), resume)
     values = {}
     for name, value in given.items():
         if name.upper() not in script:
@@ -146,7 +146,7 @@ def read_options(script: dict, arguments: list[str] | None = None) -> Options:
     return Options(_checked(values), None)
 
 
-def _config_of_run(folder: Path) -> Config:
+def config_of_run(folder: Path) -> Config:
     """The configuration in a run's config.json. Raises ConfigError where that can't be used."""
     path = folder / "config.json"
     try:
