@@ -7,7 +7,10 @@
 Videos lie in data/<class>/, for example data/ads and data/games. Results lie in runs/latest.
 """
 
+from contextlib import nullcontext
+
 from training.device import choose_device
+from training.distributed import join_ranks
 from training.embedding import stored_embeddings
 from training.loop import Trainer
 from training.monitor import Monitor
@@ -62,26 +65,34 @@ WEIGHT_DECAY = 0.01  # pull of the weights towards zero (AdamW)
 LABEL_SMOOTHING = 0.0  # part of the label spread over the other classes
 PATIENCE = 4  # epochs without a better validation loss before a phase ends
 MIXED_PRECISION = True  # bfloat16 or float16 on an NVIDIA GPU
+COMPILE = False  # torch.compile the trunk where it learns: minutes first, faster steps then
+CHECKPOINT_MINUTES = 5.0  # between savings within an epoch; each epoch's end is saved too
 
 
 def main() -> int:
     options = read_options(globals())
     config = options.config
     check_writable(config.runs_dir)
-    data = load_training_data(config)
+    ranks = join_ranks()
+    with ranks.in_turn():
+        data = load_training_data(config)
 
     device = choose_device()
     weights, weights_note = find_weights(config.weights)
     model = new_model(config, len(data.classes), weights).to(device)
     phases = plan_phases(config, from_scratch=weights is None, has_gpu=device.type == "cuda")
 
-    run = RunLog.open(options.resume) if options.resume else RunLog.create(config, __file__, device)
     description = data.describe(weights_note, from_scratch=weights is None)
-    say_start(run, config, description, device)
-    with Monitor(run.path("monitor.jsonl")):
+    run = None
+    if ranks.is_first:
+        resume = options.resume
+        run = RunLog.open(resume) if resume else RunLog.create(config, __file__, device)
+        say_start(run, config, description, device)
+    with Monitor(run.path("monitor.jsonl")) if run else nullcontext():
         embeddings = None
         if phases[0].name == "heads":
-            embeddings = stored_embeddings(model, data.prepared, config)
+            with ranks.in_turn():
+                embeddings = stored_embeddings(model, data.prepared, config)
         trainer = Trainer(
             model,
             data.train_set,
@@ -90,10 +101,14 @@ def main() -> int:
             description=description,
             embeddings=embeddings,
             run=run,
+            ranks=ranks,
         )
         if options.resume:
-            trainer.resume()
+            trainer.resume(options.resume, options.notes)
         trainer.fit(phases)
+        ranks.leave()
+        if run is None:
+            return 0
         metrics = write_results(trainer, description)
     report = write_report(run.folder, thumbnails=data.prepared.thumbnails)
     say_results(run, metrics, report)

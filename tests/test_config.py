@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.config import CHOICES, RANGES, Config, ConfigError, Options, read_options
+from utils.config import CHOICES, RANGES, Config, ConfigError, read_options
+from utils.resumption import ResumeError
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("cost_optimized_train.py", "train.py")
@@ -282,7 +283,10 @@ def make_run(folder: Path, config: Config, **changes) -> Path:
 def test_resumed_run_has_the_constants_it_began_with(cheap, tmp_path):
     config = read(cheap, "--epochs", "3", "--frame-size", "64,72", "--mixed-precision", "no")
     run = make_run(tmp_path / "a run", config)
-    assert read_options(cheap, ["--resume", str(run)]) == Options(config, run)
+    options = read_options(cheap, ["--resume", str(run)])
+    assert (options.config, options.resume) == (config, run)
+    kept = [note.split()[:2] for note in options.notes]
+    assert kept == [["kept", "FRAME_SIZE"], ["kept", "EPOCHS"], ["kept", "MIXED_PRECISION"]]
 
 
 def test_resume_alone_means_the_latest_run(cheap, tmp_path):
@@ -293,10 +297,20 @@ def test_resume_alone_means_the_latest_run(cheap, tmp_path):
     assert read_options(cheap, []).resume is None
 
 
-def test_resume_takes_no_other_constants(cheap, tmp_path):
+def test_resume_takes_other_constants_over_where_they_fit(cheap, tmp_path):
+    run = make_run(tmp_path / "run", read(cheap, "--batch-size", "16"))
+    options = read_options(cheap, ["--resume", str(run), "--epochs", "20", "--seed=42"])
+    assert options.config == read(cheap, "--batch-size", "16", "--epochs", "20")
+    kept, changed = sorted(options.notes, reverse=True)
+    assert kept.split()[:2] == ["kept", "BATCH_SIZE"]
+    assert changed.split()[:2] == ["changed", "EPOCHS"]
+
+
+def test_resume_refuses_constants_that_do_not_fit_what_was_learned(cheap, tmp_path):
     run = make_run(tmp_path / "run", read(cheap))
-    said = refusal(cheap, "--resume", str(run), "--epochs", "20", "--batch-size=4")
-    assert "leave out --batch-size --epochs" in said or "leave out --epochs --batch-size" in said
+    arguments = ["--resume", str(run), "--fps", "8", "--epochs", "20", "--sound-size", "4"]
+    with pytest.raises(ResumeError, match=r"--fps \(from 4.0 to 8.0.*--sound-size \(from 16 to 4"):
+        read_options(cheap, arguments)
 
 
 def test_resume_takes_debug(cheap, tmp_path):

@@ -54,7 +54,7 @@ def test_mixed_precision_runs_in_the_type_asked_for():
     [(True, True, torch.bfloat16), (False, True, torch.float16), (True, False, None)],
 )
 def test_gpu_uses_bfloat16_where_it_has_it(monkeypatch, has_bfloat16, wanted, expected):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bfloat16)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
     assert amp_dtype(torch.device("cuda"), wanted) is expected
 
 

@@ -15,11 +15,14 @@ import torch
 from trainings import MadeSets, fill_heads, make_config, make_sets
 
 from models.mobilenet_v2 import NUM_BLOCKS
-from training import loop
+from training import loop, step
 from training.checkpoint import load_checkpoint, load_state
-from training.loop import Trainer, TrainingError, score_clips
+from training.loop import Trainer
 from training.phases import Phase
+from training.progress import TrainingError
 from training.run_log import RunLog
+from training.scores import score_clips
+from training.statistics import class_weights
 from training.weights import TrunkWeights, new_model
 from utils.clips import Clip
 from utils.config import Config
@@ -67,7 +70,7 @@ def new_run(config: Config) -> RunLog:
 
 def at_step(monkeypatch, number: int, act: Callable[[], None]) -> None:
     """Acts at the beginning of the step of this number, counted from 1."""
-    original, count = loop.seed_step, [0]
+    original, count = step.seed_step, [0]
 
     def counted(*position: int) -> torch.Generator:
         count[0] += 1
@@ -75,7 +78,7 @@ def at_step(monkeypatch, number: int, act: Callable[[], None]) -> None:
             act()
         return original(*position)
 
-    monkeypatch.setattr(loop, "seed_step", counted)
+    monkeypatch.setattr(step, "seed_step", counted)
 
 
 def interrupt() -> None:
@@ -119,7 +122,7 @@ def test_training_stopped_at_any_step_and_resumed_equals_unbroken(
             with pytest.raises(Interrupted, match=f"--resume {run.folder}"):
                 make_trainer(config, sets, run).fit(CASES[case])
         resumed = make_trainer(config, sets, RunLog.open(run.folder))
-        resumed.resume()
+        resumed.resume(run.folder)
         resumed.fit(CASES[case])
         assert_same(outcome(resumed), expected)
         best = load_checkpoint(run.path("best.safetensors")).model.state_dict()
@@ -138,8 +141,8 @@ def test_training_that_crashed_goes_on_from_the_last_epoch(config, sets, monkeyp
         with pytest.raises(MemoryError):
             make_trainer(config, sets, run).fit(CASES["heads"])
     resumed = make_trainer(config, sets, run)
-    resumed.resume()
-    assert (resumed.progress.epoch, resumed.progress.step) == (1, 0)
+    resumed.resume(run.folder)
+    assert (resumed.progress.epoch, resumed.progress.position) == (1, 0)
     resumed.fit(CASES["heads"])
     assert_same(outcome(resumed), outcome(unbroken))
 
@@ -147,8 +150,9 @@ def test_training_that_crashed_goes_on_from_the_last_epoch(config, sets, monkeyp
 def test_run_that_ended_before_its_first_epoch_is_resumed_from_the_start(config, sets, capsys):
     unbroken = make_trainer(config, sets, new_run(config))
     unbroken.fit(CASES["heads"])
-    resumed = make_trainer(config, sets, new_run(config))
-    resumed.resume()
+    run = new_run(config)
+    resumed = make_trainer(config, sets, run)
+    resumed.resume(run.folder)
     assert "from the start" in capsys.readouterr().out
     resumed.fit(CASES["heads"])
     assert_same(outcome(resumed), outcome(unbroken))
@@ -160,7 +164,7 @@ def test_finished_training_is_resumed_without_a_step(config, sets, monkeypatch):
     first.fit(CASES["heads"])
     at_step(monkeypatch, 1, lambda: pytest.fail("a step was done"))
     again = make_trainer(config, sets, run)
-    again.resume()
+    again.resume(run.folder)
     again.fit(CASES["heads"])
     assert_same(outcome(again), outcome(first))
 
@@ -182,7 +186,7 @@ def test_request_to_terminate_saves_too(config, sets, monkeypatch):
     run = new_run(config)
     with pytest.raises(Interrupted):
         make_trainer(config, sets, run).fit(CASES["heads"])
-    assert load_state(run.path("last.ckpt"))["progress"]["step"] == 1
+    assert load_state(run.path("last.ckpt"))["progress"]["position"] == 2
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
@@ -203,7 +207,7 @@ def test_stop_while_validating_is_not_forgotten(config, sets, monkeypatch, epoch
         with pytest.raises(Interrupted, match=f"after {epoch} of 2 epochs"):
             make_trainer(config, sets, run).fit(CASES["heads"])
     resumed = make_trainer(config, sets, run)
-    resumed.resume()
+    resumed.resume(run.folder)
     resumed.fit(CASES["heads"])
     assert_same(outcome(resumed), outcome(unbroken))
 
@@ -246,7 +250,7 @@ def test_changed_videos_are_refused(config, sets, stopped):
     for change in changes:
         trainer = make_trainer(config, sets, stopped, **change)
         with pytest.raises(TrainingError, match="videos changed"):
-            trainer.resume()
+            trainer.resume(stopped.folder)
 
 
 def shifted(clip: Clip) -> Clip:
@@ -259,13 +263,13 @@ def test_other_trunk_is_refused(config, sets, stopped):
     other = {**trunk, "0.0.weight": trunk["0.0.weight"] + 1}
     model = new_model(config, 2, TrunkWeights(other))
     with pytest.raises(TrainingError, match="weights"):
-        make_trainer(config, sets, stopped, model=model).resume()
+        make_trainer(config, sets, stopped, model=model).resume(stopped.folder)
 
 
 def test_other_plan_is_refused(config, sets, stopped):
     # Such as on a machine where weights can't be had, or, in the other phase, one without a GPU.
     trainer = make_trainer(config, sets, stopped)
-    trainer.resume()
+    trainer.resume(stopped.folder)
     with pytest.raises(TrainingError, match="the phase 'heads', which is not planned"):
         trainer.fit(CASES["from scratch"])
 
@@ -303,14 +307,14 @@ def test_early_stopping_ends_a_phase_and_the_best_weights_stay(config, sets, cap
 def test_next_phase_begins_with_the_best_weights(config, sets, monkeypatch):
     config = dataclasses.replace(config, epochs=9, patience=1)
     trainer = make_trainer(config, mislabelled(sets), new_run(config))
-    seed_step, began = loop.seed_step, []
+    seed_step, began = step.seed_step, []
 
-    def watching(seed: int, epoch: int, step: int) -> torch.Generator:
-        if (epoch, step) == (8, 0):
+    def watching(seed: int, epoch: int, position: int) -> torch.Generator:
+        if (epoch, position) == (8, 0):
             began.append((outcome(trainer), trainer.best_weights))
-        return seed_step(seed, epoch, step)
+        return seed_step(seed, epoch, position)
 
-    monkeypatch.setattr(loop, "seed_step", watching)
+    monkeypatch.setattr(step, "seed_step", watching)
     trainer.fit([Phase("heads", 0, 8, 0, 1), Phase("fine-tune", 8, 9, 1, 1)])
     (history, weights), best = began[0]
     assert not history[-1]["best"]
@@ -415,7 +419,7 @@ def test_sound_is_weighed_by_the_clips_that_have_it(config, sets):
     counts = np.bincount(dataset.labels[has], minlength=len(dataset.classes))
     store = SimpleNamespace(num_rows=lambda key, column: 0 if key in silent else rows(key, column))
     muted = ClipDataset(dataset.clips, dataset.classes, dataset.spec, store)
-    all_clips, with_sound = (loop._class_weights(muted, with_sound=w) for w in (False, True))
+    all_clips, with_sound = (class_weights(muted, with_sound=w) for w in (False, True))
     weight = counts * with_sound.numpy()
     np.testing.assert_allclose(weight, weight[0], rtol=1e-6)  # each class weighs the same
     assert not torch.allclose(all_clips, with_sound)
@@ -437,7 +441,7 @@ def test_training_on_a_gpu_stops_goes_on_and_leaves_a_checkpoint_for_any_machine
         with pytest.raises(Interrupted):
             trainer(run).fit(CASES[case])
     resumed = trainer(run)
-    resumed.resume()
+    resumed.resume(run.folder)
     resumed.fit(CASES[case])
     assert resumed.amp is not None
     assert len(resumed.progress.history) == 2
@@ -463,13 +467,13 @@ def test_loss_that_is_no_number_ends_in_one_line_with_the_cure(config, sets, cas
 def test_answers_that_are_no_numbers_end_in_one_line(config, sets, monkeypatch):
     # The last step of an epoch can break the weights without a loss that shows it.
     trainer = make_trainer(config, sets, new_run(config))
-    score = loop.score_clips
+    score = loop.score_together
 
-    def score_broken(model, dataset):
+    def score_broken(model, *arguments, **named):
         fill_heads(model, math.nan)
-        return score(model, dataset)
+        return score(model, *arguments, **named)
 
-    monkeypatch.setattr(loop, "score_clips", score_broken)
+    monkeypatch.setattr(loop, "score_together", score_broken)
     with pytest.raises(TrainingError, match="no numbers any more: lower"):
         trainer.fit(CASES["heads"])
     assert not trainer.run.path("best.safetensors").exists()

@@ -12,10 +12,11 @@ from models.mobilenet_v2 import NUM_BLOCKS
 from training import results
 from training.checkpoint import load_checkpoint
 from training.evaluation import evaluate_scores, read_predictions
-from training.loop import Trainer, score_clips
+from training.loop import Trainer
 from training.phases import Phase
 from training.results import say_results, say_start, write_results
 from training.run_log import RunLog
+from training.scores import score_clips
 from training.weights import new_model
 from utils.config import Config
 from utils.dataset import ClipDataset

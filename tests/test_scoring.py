@@ -8,7 +8,7 @@ from trainings import fill_heads, fill_norms, make_config, write_clip
 
 from models.late_fusion import LateFusionClassifier
 from timeline.scoring import ScoredRecording, score_recording, tile_windows
-from training.loop import score_clips
+from training.scores import score_clips
 from utils.clips import MIN_CLIP_SECONDS
 from utils.dataset import ClipDataset
 from utils.preparation import prepare_recordings

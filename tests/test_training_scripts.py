@@ -233,10 +233,10 @@ def test_run_stopped_before_its_first_epoch_can_be_resumed(small_flags, tmp_path
     assert {path.name for path in (tmp_path / "latest").iterdir()} == RUN_FILES
 
 
-def test_run_is_resumed_with_its_own_constants_only(trained_run):
-    done = run_script(cost_optimized_train, "--resume", trained_run, "--epochs", 9)
+def test_run_is_resumed_with_other_constants_where_they_fit_only(trained_run):
+    done = run_script(cost_optimized_train, "--resume", trained_run, "--epochs", 9, "--fps", 3)
     assert done.code == 1
-    assert "leave out --epochs" in done.err
+    assert re.search("can't change --fps .*: leave it out, or start a new run", done.last)
 
 
 def test_resumed_run_refuses_other_videos(clips_folder, small_flags, tmp_path, monkeypatch):

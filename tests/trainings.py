@@ -193,7 +193,10 @@ def make_sets(
     seconds: float = 3.0,
     with_sound: bool = True,
 ) -> MadeSets:
-    """`counts` recordings of each class, a group and a clip each; every other one validates."""
+    """`counts` recordings of each class, a group and a clip each; every other one validates.
+
+    What the stores of the configuration hold already is left as it is.
+    """
     spec, rng = config.feature_spec, np.random.default_rng(config.seed)
     store = open_feature_store(config.cache_dir, spec)
     column = Column("float16", (EMBEDDING_SIZE,))
@@ -204,16 +207,17 @@ def make_sets(
         for label, name in enumerate(classes):
             for number in range(counts[label]):
                 key = f"{name}{number}"
-                level = 40 + 150 * label // len(classes)
-                frames = rng.integers(level, level + 60, (num_frames, *spec.frame_shape))
-                mfcc = rng.normal(3 * label, 1, (steps, spec.mfcc.n_mfcc))
-                columns = {"frames": [frames.astype(np.uint8)]}
-                if with_sound:
-                    columns["mfcc"] = [mfcc.astype(np.float16)]
-                store.add(key, columns, {"aspect_ratio": 1.5})
-                centre = np.where(np.arange(EMBEDDING_SIZE) % len(classes) == label, 1.0, 0.0)
-                made = rng.normal(centre, 0.5, (num_frames, EMBEDDING_SIZE)).clip(0)
-                embeddings.add(key, {COLUMN: [made]}, {})
+                if key not in store:
+                    level = 40 + 150 * label // len(classes)
+                    frames = rng.integers(level, level + 60, (num_frames, *spec.frame_shape))
+                    mfcc = rng.normal(3 * label, 1, (steps, spec.mfcc.n_mfcc))
+                    columns = {"frames": [frames.astype(np.uint8)]}
+                    if with_sound:
+                        columns["mfcc"] = [mfcc.astype(np.float16)]
+                    store.add(key, columns, {"aspect_ratio": 1.5})
+                    centre = np.where(np.arange(EMBEDDING_SIZE) % len(classes) == label, 1.0, 0.0)
+                    made = rng.normal(centre, 0.5, (num_frames, EMBEDDING_SIZE)).clip(0)
+                    embeddings.add(key, {COLUMN: [made]}, {})
                 path = Path(f"{name}/{number}.mp4")
                 recording = Recording(str(path), path, name, f"{name}/{number}", False)
                 clips.append(Clip(recording, key, 0.0, seconds))

@@ -16,7 +16,7 @@ from utils.features import FeatureSpec
 from utils.files import write_whole
 
 FORMAT = "ad-game-classifier/1"
-STATE_FORMAT = "ad-game-classifier-state/1"
+STATE_FORMAT = "ad-game-classifier-state/2"
 
 
 class CheckpointError(UserError):

@@ -17,10 +17,12 @@ def describe_device(device: torch.device) -> str:
 
 
 def amp_dtype(device: torch.device, mixed_precision: bool) -> torch.dtype | None:
-    """bfloat16 where the GPU has it, float16 on older ones, None for full precision."""
+    """bfloat16 where the GPU computes in it, float16 on older ones, None for full precision."""
     if not mixed_precision or device.type != "cuda":
         return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    # Without the question it says yes for older GPUs too, which emulate it, slowly.
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float16
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:

@@ -3,72 +3,43 @@
 import hashlib
 import math
 import shlex
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from models.encoders import pool_mean_std
 from training.checkpoint import load_state, save_checkpoint, save_state
-from training.device import amp_dtype, autocast, seed_step
-from training.embedding import MemoryStore, embed_recordings
-from training.evaluation import ClipScores, evaluate_scores, fit_temperature
-from training.phases import RATES, Phase, learning_rate_factor, make_optimizer
+from training.device import amp_dtype
+from training.distributed import Ranks
+from training.embedding import MemoryStore
+from training.evaluation import evaluate_scores, fit_temperature
+from training.phases import RATES, Phase, learning_rate_factor
+from training.progress import Progress, Stop, TrainingError, epoch_line, stop_signal
+from training.residence import settle
 from training.run_log import RunLog, python_command
-from utils.augmentation import augment_frames, mask_mfcc
+from training.scores import score_together
+from training.statistics import class_weights, mfcc_statistics, pooled_statistics
+from training.step import ClassWeights, Step
 from utils.config import Config
-from utils.dataset import Batch, ClipDataset, TrainingBatches, whole_batches
-from utils.errors import Interrupted, UserError
+from utils.dataset import ClipDataset, TrainingBatches
+from utils.errors import Interrupted
 from utils.feature_store import FeatureStore
 
-EVALUATION_BATCH = 64  # clips, of embeddings
-MAX_GRADIENT_NORM = 1.0
-HALVES_LOSS = 0.3  # weight of the loss of either half alone, beside that of both
-
-
-@dataclass
-class Progress:
-    """Where a training stands: beside weights and optimizer, all that resuming needs."""
-
-    epoch: int = 0
-    step: int = 0  # steps done in this epoch
-    loss_sum: float = 0.0  # over this epoch's clips so far
-    correct: int = 0
-    clips: int = 0
-    epoch_seconds: float = 0.0
-    wait_seconds: float = 0.0
-    total_seconds: float = 0.0
-    total_wait_seconds: float = 0.0
-    best_loss: float = math.inf
-    best_epoch: int = 0
-    stale_epochs: int = 0
-    history: list[dict] = field(default_factory=list)
-
-    def end_epoch(self) -> None:
-        self.total_seconds += self.epoch_seconds
-        self.total_wait_seconds += self.wait_seconds
-        self.epoch, self.step = self.epoch + 1, 0
-        self.loss_sum, self.correct, self.clips = 0.0, 0, 0
-        self.epoch_seconds, self.wait_seconds = 0.0, 0.0
-
-
-class TrainingError(UserError):
-    """The loss is no number any more, or the run can't be gone on with."""
+STEPS_AHEAD = 8  # that a GPU may have queued before the loss of the first of them is read
 
 
 class Trainer:
     """Trains one model; `fit` goes through the phases and leaves the best weights in it.
 
     In the phase "heads" the datasets are read from `embeddings`. With a `run`, its last.ckpt,
-    best.safetensors, metrics.jsonl and run.log are kept current, and `resume` goes on from there.
-    Without a `val_set` the last weights count as the best. `description` is what data.json holds.
+    best.safetensors, metrics.jsonl and run.log are kept current. Without a `val_set` the last
+    weights count as the best. `description` is what data.json holds. Of several `ranks` each gets
+    the same arguments, except that only the first has a run, and all end with the same weights.
     """
 
     def __init__(
@@ -81,6 +52,7 @@ class Trainer:
         description: dict | None = None,
         embeddings: FeatureStore | MemoryStore | None = None,
         run: RunLog | None = None,
+        ranks: Ranks | None = None,
     ):
         self.model = model
         self.description = description
@@ -90,43 +62,35 @@ class Trainer:
         self.config = config
         self.device = next(model.parameters()).device
         self.run = run
+        self.ranks = ranks or Ranks()
         self.amp = amp_dtype(self.device, config.mixed_precision)
         self.progress = Progress()
         self.best_weights = _copy_weights(model)
-        self._class_weights = _class_weights(train_set).to(self.device)
-        self._sound_class_weights = _class_weights(train_set, with_sound=True).to(self.device)
+        weights = (class_weights(train_set, with_sound=with_sound) for with_sound in (False, True))
+        self._class_weights = ClassWeights(*weights)
         self._resumed: dict | None = None
+        self._saved_at = time.monotonic()
 
     @property
     def trunk_is_frozen(self) -> bool:
         """Whether `embeddings` are still those of the model's trunk."""
         return all(row["phase"] == "heads" for row in self.progress.history)
 
-    def resume(self) -> None:
+    def resume(self, folder: Path, notes: Sequence[str] = ()) -> None:
         """Takes up the run where its last.ckpt was written, or at the start where none was yet.
 
-        Raises TrainingError for other videos or another trunk.
+        `notes` say which constants are others now. Raises TrainingError for other videos or
+        another trunk.
         """
-        if not self.run.path("last.ckpt").exists():
+        if (folder / "last.ckpt").exists():
+            self._load(folder)
+        else:
             self._say("nothing was learned yet: training begins from the start")
-            return
-        state = load_state(self.run.path("last.ckpt"))
-        if state["clips"] != self.clips_id():
-            raise TrainingError(
-                f"the videos changed since {self.run.folder.name} began: start a new run"
-            )
-        trunk = self.model.video_encoder.state_dict(prefix="video_encoder.")
-        if state["phase"] == "heads" and not all(
-            tensor.cpu().equal(state["model"][name]) for name, tensor in trunk.items()
-        ):
-            raise TrainingError(
-                f"the pretrained weights are not those that {self.run.folder.name} began with: "
-                "bring those back, or start a new run"
-            )
-        self.progress = Progress(**state["progress"])
-        self.model.load_state_dict(state["model"])
-        self.best_weights = state["best"]
-        self._resumed = state
+        for note in notes:
+            self._say(note)
+        if self.run is not None and notes:
+            constants = {"constants": self.config.constants()}
+            self.run.write_json("config.json", self.run.read_json("config.json") | constants)
 
     def fit(self, phases: list[Phase]) -> None:
         """Trains until the last phase ends, or early stopping ends it, then loads the best weights.
@@ -142,7 +106,8 @@ class Trainer:
                 "GPU if the first had one, or start a new run"
             )
         # Without a run there is nothing to save: Ctrl-C then just ends the process.
-        with _stop_signal() if self.run else nullcontext(_Stop()) as stop:
+        several = self.ranks.size > 1
+        with stop_signal(patient=several) if self.run or several else nullcontext(Stop()) as stop:
             for phase in phases:
                 if self.progress.epoch < phase.last_epoch:
                     self._fit_phase(phase, stop)
@@ -151,161 +116,189 @@ class Trainer:
 
     def how_to_go_on(self) -> str:
         """What to say to a person who stopped this training."""
+        if self.run is None:
+            return "stopped with the first process, which saved everything"
+        command = python_command()
+        if self.ranks.size > 1:
+            command += f" -m torch.distributed.run --standalone --nproc-per-node {self.ranks.size}"
         return (
             f"stopped after {self.progress.epoch} of {self.config.epochs} epochs, everything is "
-            f"saved. Go on with: {python_command()} {self.run.script} "
+            f"saved. Go on with: {command} {self.run.script} "
             f"--resume {shlex.quote(str(self.run.folder))}"
         )
 
+    def _load(self, folder: Path) -> None:
+        state = load_state(folder / "last.ckpt")
+        if state["clips"] != self.clips_id():
+            raise TrainingError(f"the videos changed since {folder.name} began: start a new run")
+        trunk = self.model.video_encoder.state_dict(prefix="video_encoder.")
+        if state["phase"] == "heads" and not all(
+            tensor.cpu().equal(state["model"][name]) for name, tensor in trunk.items()
+        ):
+            raise TrainingError(
+                f"the pretrained weights are not those that {folder.name} began with: "
+                "bring those back, or start a new run"
+            )
+        self.progress = Progress(**state["progress"])
+        self.model.load_state_dict(state["model"])
+        self.best_weights = state["best"]
+        self._resumed = state
+
     def _set_statistics(self) -> None:
         """Gives the model the training set's mean and deviation of what its halves are fed."""
-        mfcc, pooled = _mfcc_statistics(self.train_set), None
-        if self.embeddings is not None:
-            batches = whole_batches(self.train_set.read_from(self.embeddings), EVALUATION_BATCH)
-            pooled = torch.cat([pool_mean_std(b.video, b.video_mask) for b in batches])
-        self.model.set_statistics(pooled, mfcc)
+        embedded = self.embeddings and self.train_set.read_from(self.embeddings)
+        pooled = pooled_statistics(embedded) if embedded else None
+        self.model.set_statistics(pooled, mfcc_statistics(self.train_set))
         self.best_weights = _copy_weights(self.model)
 
-    def _fit_phase(self, phase: Phase, stop: "_Stop") -> None:
-        progress = self.progress
-        if progress.epoch == phase.first_epoch and progress.step == 0:
+    def _fit_phase(self, phase: Phase, stop: Stop) -> None:
+        progress, config = self.progress, self.config
+        if progress.epoch == phase.first_epoch and progress.position == 0:
             self.model.load_state_dict(self.best_weights)
             progress.stale_epochs = 0
-        train_set, val_set = self.train_set, self.val_set
-        if phase.blocks == 0:
-            train_set = train_set.read_from(self.embeddings)
-            val_set = val_set and val_set.read_from(self.embeddings)
-        self.model.video_encoder.train_last_blocks(phase.blocks)
-        optimizer = make_optimizer(self.model, phase, self.config)
-        scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
+        step, batches = self._prepare(phase)
         if self._resumed and self._resumed["phase"] == phase.name:
-            optimizer.load_state_dict(self._resumed["optimizer"])
-            scaler.load_state_dict(self._resumed["scaler"])
+            step.load_state_dict(self._resumed)
         self._resumed = None
-        config = self.config
-        frames = config.scratch_frames if phase.name == "from scratch" else config.train_frames
-        batches = TrainingBatches(
-            train_set,
-            self.config.batch_size,
-            train_frames=frames,
-            draws=phase.draws,
-            seed=self.config.seed,
-        )
         while progress.epoch < phase.last_epoch:
-            self._train_one_epoch(phase, batches, optimizer, scaler, stop)
-            if not stop.requested:
-                self._end_epoch(phase, val_set, optimizer.param_groups[0]["lr"])
+            if self._train_one_epoch(phase, batches, step, stop):
+                self._end_epoch(phase, step.optimizer.param_groups[0]["lr"])
                 if config.patience <= progress.stale_epochs and progress.epoch < phase.last_epoch:
                     stale = progress.stale_epochs
                     self._say(f"no better for {stale} epochs: {phase.name} ends here")
                     progress.epoch = phase.last_epoch
-            self._save(phase, optimizer, scaler)
-            if stop.requested:
+            self._save(phase, step)
+            if any(self._agreed(stop.requested)):
                 raise Interrupted(self.how_to_go_on())
 
+    def _prepare(self, phase: Phase) -> tuple[Step, TrainingBatches]:
+        """The phase's step, and its batches, read from the best place there is for them."""
+        config, ranks = self.config, self.ranks
+        train_set = self.train_set
+        if phase.blocks == 0:
+            train_set = train_set.read_from(self.embeddings)
+        train_set, where, rows = settle(train_set, self.device)
+        self._say_parallel(phase, where)
+        self.model.video_encoder.train_last_blocks(phase.blocks)
+        if config.compile and phase.blocks:
+            self.model.video_encoder.features.compile()
+        step = Step(
+            self.model,
+            phase,
+            config,
+            self._class_weights,
+            amp=self.amp,
+            ranks=ranks,
+            pictures=rows and rows.pictures,
+            micro_batch=self.progress.micro_batch,
+            say=self._say,
+        )
+        batches = TrainingBatches(
+            train_set,
+            config.batch_size * ranks.size,
+            train_frames=(
+                config.scratch_frames if phase.name == "from scratch" else config.train_frames
+            ),
+            draws=phase.draws,
+            seed=config.seed,
+            rank=ranks.rank,
+            size=ranks.size,
+            pin=self.device.type == "cuda",
+        )
+        return step, batches
+
+    def _say_parallel(self, phase: Phase, where: str) -> None:
+        if self.device.type != "cuda" and self.ranks.size == 1:
+            return
+        each = f", {self.config.batch_size} clips a step" + (
+            f" in each of {self.ranks.size} processes" if self.ranks.size > 1 else ""
+        )
+        precision = str(self.amp or torch.float32).removeprefix("torch.")
+        self._say(f"{phase.name:<11} {where}{each}, {precision}")
+
     def _train_one_epoch(
-        self,
-        phase: Phase,
-        batches: TrainingBatches,
-        optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler,
-        stop: "_Stop",
-    ) -> None:
-        """Steps from `progress.step` to the end of the epoch, or to a request to stop."""
+        self, phase: Phase, batches: TrainingBatches, step: Step, stop: Stop
+    ) -> bool:
+        """Goes on to the end of the epoch (True), or to a request to stop (False)."""
         config, progress = self.config, self.progress
         self.model.train()
         self.model.video_encoder.freeze_statistics(phase.name != "from scratch")
-        num_steps = (phase.last_epoch - phase.first_epoch) * len(batches)
-        done_before = (progress.epoch - phase.first_epoch) * len(batches)
-        started, waited = time.perf_counter(), batches.wait_seconds
-        title = f"{phase.name} {progress.epoch + 1}/{config.epochs}"
+        total = (phase.last_epoch - phase.first_epoch) * batches.num_clips
+        done_before = (progress.epoch - phase.first_epoch) * batches.num_clips
+        clock, waited = time.perf_counter(), batches.wait_seconds
+        pending: list[torch.Tensor] = []
         bar = tqdm(
-            total=len(batches) * config.batch_size,
-            initial=progress.step * config.batch_size,
-            desc=title,
+            total=batches.num_clips,
+            initial=progress.position,
+            desc=f"{phase.name} {progress.epoch + 1}/{config.epochs}",
             unit="clip",
             leave=False,
             disable=self.run is None,
         )
         with bar:
-            for batch in batches.epoch(progress.epoch, progress.step):
-                generator = seed_step(config.seed, progress.epoch, progress.step)
-                rate = learning_rate_factor((done_before + progress.step) / num_steps, config)
-                for group in optimizer.param_groups:
-                    group["lr"] = group["peak_lr"] * rate
-                self._step(batch.to(self.device), phase, optimizer, scaler, generator)
-                progress.step += 1
-                bar.set_postfix_str(f"loss {progress.loss_sum / progress.clips:.3f}", False)
-                bar.update(len(batch))
-                if stop.requested:
-                    break
-        progress.epoch_seconds += time.perf_counter() - started
-        progress.wait_seconds += batches.wait_seconds - waited
+            for batch in batches.epoch(progress.epoch, progress.position):
+                factor = learning_rate_factor((done_before + progress.position) / total, config)
+                for group in step.optimizer.param_groups:
+                    group["lr"] = group["peak_lr"] * factor
+                position = progress.position
+                first_row = batches.own_part(position).start - position
+                pending.append(step.run(batch, (config.seed, progress.epoch, position), first_row))
+                progress.position = min(position + batches.batch_size, batches.num_clips)
+                now, wait_seconds = time.perf_counter(), batches.wait_seconds
+                progress.epoch_seconds += now - clock
+                progress.wait_seconds += wait_seconds - waited
+                clock, waited = now, wait_seconds
 
-    def _step(
-        self,
-        batch: Batch,
-        phase: Phase,
-        optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler,
-        generator: torch.Generator,
-    ) -> None:
-        video = augment_frames(batch.video, generator) if phase.blocks else batch.video
-        mfcc, mfcc_mask = mask_mfcc(batch.mfcc, batch.mfcc_mask, generator)
-        with autocast(self.device, self.amp):
-            features = self.model.forward_features(video, batch.video_mask, mfcc, mfcc_mask)
-            video_logits, sound_logits = self.model.forward_halves(features)
-            logits = video_logits + sound_logits
-        has_sound = batch.mfcc_mask.any(dim=1)
-        joint_loss = self._loss(logits, batch.labels, self._class_weights)
-        halves_loss = self._loss(video_logits, batch.labels, self._class_weights)
-        if has_sound.any():
-            halves_loss = halves_loss + self._loss(
-                sound_logits[has_sound], batch.labels[has_sound], self._sound_class_weights
-            )
-        loss = joint_loss + HALVES_LOSS * halves_loss
-        if not torch.isfinite(loss):
+                stops, saves = self._agreed(stop.requested, self._is_time_to_save())
+                is_last = progress.position == batches.num_clips
+                if stops or saves or is_last or len(pending) >= self._steps_ahead:
+                    self._read_totals(phase, pending)
+                    bar.set_postfix_str(f"loss {progress.loss_sum / progress.position:.3f}", False)
+                bar.update(progress.position - position)
+                if saves and not stops and not is_last:
+                    self._save(phase, step)
+                if stops:
+                    return False
+        return True
+
+    @property
+    def _steps_ahead(self) -> int:
+        return STEPS_AHEAD if self.device.type == "cuda" else 1
+
+    def _read_totals(self, phase: Phase, pending: list[torch.Tensor]) -> None:
+        """Adds to the progress what the steps found, which waits for the device to do them."""
+        totals = iter(self.ranks.sum(torch.stack(pending).flatten().tolist()))
+        pending.clear()
+        for loss, correct in zip(totals, totals, strict=True):
+            self.progress.loss_sum += loss
+            self.progress.correct += int(correct)
+        if not math.isfinite(self.progress.loss_sum):
             raise TrainingError(
-                f"the loss became {loss.item()} in epoch {self.progress.epoch + 1}: "
+                f"the loss became {self.progress.loss_sum} in epoch {self.progress.epoch + 1}: "
                 f"lower --{RATES[phase.name].replace('_', '-')}"
             )
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
-        scaler.step(optimizer)
-        scaler.update()
-        self.progress.loss_sum += joint_loss.item() * len(batch)
-        self.progress.correct += int((logits.argmax(1) == batch.labels).sum())
-        self.progress.clips += len(batch)
 
-    def _loss(
-        self, logits: torch.Tensor, labels: torch.Tensor, class_weights: torch.Tensor
-    ) -> torch.Tensor:
-        smoothing = self.config.label_smoothing
-        return F.cross_entropy(logits.float(), labels, class_weights, label_smoothing=smoothing)
-
-    def _end_epoch(self, phase: Phase, val_set: ClipDataset | None, learning_rate: float) -> None:
+    def _end_epoch(self, phase: Phase, learning_rate: float) -> None:
         """Validates, keeps the weights if they are the best, says and records the epoch."""
-        progress = self.progress
+        progress, val_set, clips = self.progress, self.val_set, self.progress.position
         row = {
             "phase": phase.name,
             "epoch": progress.epoch + 1,
             "epochs": self.config.epochs,
             "learning_rate": learning_rate,
-            "train_loss": progress.loss_sum / progress.clips,
-            "train_accuracy": progress.correct / progress.clips,
+            "train_loss": progress.loss_sum / clips,
+            "train_accuracy": progress.correct / clips,
             "seconds": progress.epoch_seconds,
-            "clips_per_second": progress.clips / progress.epoch_seconds,
+            "clips_per_second": clips / progress.epoch_seconds,
             "wait_fraction": progress.wait_seconds / progress.epoch_seconds,
         }
         progress.end_epoch()
         if val_set is None:
             self.best_weights = _copy_weights(self.model)
             return
-        if phase.blocks:
-            val_set = embed_dataset(self.model, val_set, self.amp)
-        scores = score_clips(self.model, val_set)
+        if phase.blocks == 0:
+            val_set = val_set.read_from(self.embeddings)
+        scores = score_together(self.model, val_set, self.ranks, self.amp, embed=phase.blocks > 0)
         # The loss of the calibrated network, for so it is used: over-confidence is mended later.
         temperature = fit_temperature(scores.logits, scores.labels)
         judged = evaluate_scores(scores, val_set.classes, temperature)
@@ -319,28 +312,36 @@ class Trainer:
             "best": best,
         }
         progress.history.append(row)
-        self._say(_epoch_line(row))
+        self._say(epoch_line(row))
         if best:
             progress.best_loss, progress.best_epoch = judged["nll"], row["epoch"]
             self.best_weights = _copy_weights(self.model)
             self.save_best(temperature, judged)
 
-    def _save(
-        self, phase: Phase, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-    ) -> None:
+    def _agreed(self, *wishes: bool) -> list[bool]:
+        """For each wish whether any process has it: all must take the same steps."""
+        return [wanted > 0 for wanted in self.ranks.sum(wishes)]
+
+    def _is_time_to_save(self) -> bool:
+        seconds = time.monotonic() - self._saved_at
+        return self.run is not None and seconds >= 60 * self.config.checkpoint_minutes
+
+    def _save(self, phase: Phase, step: Step) -> None:
+        if step.micro_batch < self.config.batch_size:
+            self.progress.micro_batch = step.micro_batch
         if self.run is None:
             return
         state = {
             "model": self.model.state_dict(),
             "best": self.best_weights,
-            "optimizer": optimizer.state_dict(),
-            "scaler": scaler.state_dict(),
+            **step.state_dict(),
             "phase": phase.name,
             "progress": asdict(self.progress),
             "clips": self.clips_id(),
         }
         save_state(self.run.path("last.ckpt"), state)
         self.run.write_metrics(self.progress.history)
+        self._saved_at = time.monotonic()
 
     def _say(self, line: str) -> None:
         if self.run is not None:
@@ -372,105 +373,5 @@ class Trainer:
         return digest.hexdigest()[:16]
 
 
-def embed_dataset(
-    model: nn.Module, dataset: ClipDataset, amp: torch.dtype | None, title: str | None = None
-) -> ClipDataset:
-    """The dataset read from embeddings of the model's present trunk, made now."""
-    store = MemoryStore()
-    keys = [clip.key for clip in dataset.clips]
-    embed_recordings(model.video_encoder, dataset.store, keys, store, amp=amp, title=title)
-    return dataset.read_from(store)
-
-
-@torch.inference_mode()
-def score_clips(model: nn.Module, dataset: ClipDataset, *, hide: str | None = None) -> ClipScores:
-    """Logits of every clip of an embedded dataset. `hide` is "video" or "sound" for ablations.
-
-    Raises TrainingError where they are no numbers.
-    """
-    model.eval()
-    device = next(model.parameters()).device
-    logits = [np.zeros((0, len(dataset.classes)), np.float32)]
-    for batch in whole_batches(dataset, EVALUATION_BATCH):
-        batch = batch.to(device)
-        video_mask = batch.video_mask & (hide != "video")
-        mfcc_mask = batch.mfcc_mask & (hide != "sound")
-        logits.append(model(batch.video, video_mask, batch.mfcc, mfcc_mask).float().cpu().numpy())
-    if not all(np.isfinite(part).all() for part in logits):
-        raise TrainingError(
-            "the network's answers are no numbers any more: lower the learning rates"
-        )
-    return ClipScores(
-        logits=np.concatenate(logits),
-        labels=dataset.labels,
-        recordings=[clip.recording.name for clip in dataset.clips],
-        groups=[clip.recording.group for clip in dataset.clips],
-        start_seconds=np.array([clip.start_seconds for clip in dataset.clips]),
-        end_seconds=np.array([clip.end_seconds for clip in dataset.clips]),
-    )
-
-
-class _Stop:
-    requested = False
-
-
-@contextmanager
-def _stop_signal() -> Iterator[_Stop]:
-    """Ctrl-C and SIGTERM set `requested`; a second Ctrl-C ends the process at once."""
-    stop = _Stop()
-
-    def request(number: int, frame: object) -> None:
-        stop.requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    try:
-        before = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # signals belong to the main thread; elsewhere the caller stops us
-        before = {}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _mfcc_statistics(dataset: ClipDataset) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Mean and deviation (n_mfcc,) of the recordings' MFCC, or None where none has sound."""
-    count, total, squares = 0, 0.0, 0.0
-    for key in sorted({clip.key for clip in dataset.clips}):
-        mfcc = dataset.store.get(key, "mfcc")
-        if mfcc is not None:
-            steps = mfcc.astype(np.float64)
-            count += len(steps)
-            total = total + steps.sum(axis=0)
-            squares = squares + np.square(steps).sum(axis=0)
-    if count == 0:
-        return None
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
-    return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
-
-
-def _class_weights(dataset: ClipDataset, *, with_sound: bool = False) -> torch.Tensor:
-    """(C,) float32: each class counts the same however many clips (with sound) it has."""
-    labels = dataset.labels
-    if with_sound:
-        labels = labels[[dataset.store.num_rows(c.key, "mfcc") > 0 for c in dataset.clips]]
-    counts = np.bincount(labels, minlength=len(dataset.classes)).clip(min=1)
-    return torch.tensor(len(labels) / (len(counts) * counts), dtype=torch.float32)
-
-
 def _copy_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-def _epoch_line(row: dict) -> str:
-    auc = "  -  " if row["val_auc"] is None else f"{row['val_auc']:.3f}"
-    return (
-        f"{row['phase']:<12} {row['epoch']:>3}/{row['epochs']:<3} "
-        f"train loss {row['train_loss']:.3f} acc {row['train_accuracy']:.3f} | "
-        f"val loss {row['val_loss']:.3f} acc {row['val_accuracy']:.3f} "
-        f"balanced {row['val_balanced_accuracy']:.3f} auc {auc} | "
-        f"{row['seconds']:5.1f} s {row['clips_per_second']:6.0f} clips/s"
-        f"{'  best' if row['best'] else ''}"
-    )

@@ -2,12 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from models.mobilenet_v2 import NUM_BLOCKS
-from utils.config import Config
+
+if TYPE_CHECKING:  # it brings the decoders, which a machine that only trains may lack
+    from utils.config import Config
 
 GPU_FINE_TUNE_BLOCKS = 3
 SOUND_RATE = 5.0  # the sound's 16 inputs of the head need larger steps than the picture's 2560
@@ -29,7 +32,7 @@ class Phase:
     draws: int  # of each clip in an epoch
 
 
-def plan_phases(config: Config, *, from_scratch: bool, has_gpu: bool) -> list[Phase]:
+def plan_phases(config: "Config", *, from_scratch: bool, has_gpu: bool) -> list[Phase]:
     """What learns when.
 
     From scratch the whole network learns all the time. With pretrained weights the heads learn
@@ -47,7 +50,7 @@ def plan_phases(config: Config, *, from_scratch: bool, has_gpu: bool) -> list[Ph
     return [phase for phase in phases if phase.first_epoch < phase.last_epoch]
 
 
-def learning_rate_factor(position: float, config: Config) -> float:
+def learning_rate_factor(position: float, config: "Config") -> float:
     """Part of the peak rate at `position` in 0..1 of a phase: linear warm-up, then half a cosine.
 
     The shape of OneCycle (arXiv 1708.07120) as a function of the position, so that nothing of it
@@ -58,19 +61,20 @@ def learning_rate_factor(position: float, config: Config) -> float:
     return 0.5 * (1 + math.cos(math.pi * (position - config.warmup) / (1 - config.warmup)))
 
 
-def make_optimizer(model: nn.Module, phase: Phase, config: Config) -> torch.optim.AdamW:
-    """AdamW on what the phase lets learn; biases and norms don't decay."""
+def make_optimizer(model: nn.Module, phase: Phase, config: "Config") -> torch.optim.AdamW:
+    """AdamW, fused, on what the phase lets learn; biases and norms don't decay.
+
+    The groups depend on the model and the phase alone: other rates still fit a saved state.
+    """
     rate = getattr(config, RATES[phase.name])
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            peak = rate * SOUND_RATE if phase.name == "heads" and "sound" in name else rate
-            decay = config.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((peak, decay), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": parameters, "lr": peak, "peak_lr": peak, "weight_decay": decay}
-            for (peak, decay), parameters in groups.items()
-        ],
-        fused=next(model.parameters()).is_cuda,
-    )
+            is_sound = phase.name == "heads" and "sound" in name
+            groups.setdefault((is_sound, parameter.ndim > 1), []).append(parameter)
+    settings = []
+    for (is_sound, decays), parameters in groups.items():
+        peak = rate * SOUND_RATE if is_sound else rate
+        decay = config.weight_decay if decays else 0.0
+        settings.append({"params": parameters, "lr": peak, "peak_lr": peak, "weight_decay": decay})
+    return torch.optim.AdamW(settings, fused=True)

@@ -11,9 +11,10 @@ from tqdm import tqdm
 from training.device import describe_device, seed_step
 from training.embedding import MemoryStore, embed_recordings
 from training.evaluation import ClipScores, evaluate_scores, fit_temperature, write_predictions
-from training.loop import Trainer, score_clips
+from training.loop import Trainer
 from training.phases import Phase
 from training.run_log import RunLog, python_command
+from training.scores import score_clips
 from utils.clips import Clip, group_folds, split_at_random
 from utils.config import Config
 from utils.dataset import ClipDataset

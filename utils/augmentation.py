@@ -9,6 +9,7 @@ MAX_JITTER = 0.3  # brightness, contrast and saturation change by a factor in 1 
 MID_GREY = 127.5
 MAX_TIME_MASK = 0.25  # longest masked part of the sound (SpecAugment, arXiv 1904.08779)
 MAX_COEFFICIENT_MASK = 3  # most masked MFCC rows
+FRAME_DRAWS, SOUND_DRAWS = 8, 4  # random numbers that a clip takes, in the order of the batch
 
 
 def augment_frames(frames: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -18,7 +19,7 @@ def augment_frames(frames: torch.Tensor, generator: torch.Generator) -> torch.Te
     nothing here may make them differ.
     """
     b, t, h, w, _ = frames.shape
-    draw = torch.rand((b, 8), generator=generator).to(frames.device)
+    draw = torch.rand((b, FRAME_DRAWS), generator=generator).to(frames.device)
     x = frames.permute(0, 1, 4, 2, 3).float()  # (B, T, 3, H, W)
 
     scale = MIN_CROP + (1 - MIN_CROP) * draw[:, :2]
@@ -51,7 +52,7 @@ def mask_mfcc(
     At least three quarters of every clip's sound stay.
     """
     b, m, n = mfcc.shape
-    draw = torch.rand((b, 4), generator=generator).to(mfcc.device)
+    draw = torch.rand((b, SOUND_DRAWS), generator=generator).to(mfcc.device)
     length = mfcc_mask.sum(dim=1)
     stretch = (draw[:, 0] * MAX_TIME_MASK * length).long()
     start = (draw[:, 1] * (length - stretch + 1)).long()

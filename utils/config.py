@@ -15,6 +15,7 @@ from typing import NoReturn
 from utils.audio import MfccSpec
 from utils.errors import UserError
 from utils.features import FeatureSpec
+from utils.resumption import compare_constants
 from utils.video import READERS
 
 
@@ -63,6 +64,8 @@ class Config:
     label_smoothing: float
     patience: int
     mixed_precision: bool
+    compile: bool
+    checkpoint_minutes: float
 
     @property
     def feature_spec(self) -> FeatureSpec:
@@ -76,10 +79,14 @@ class Config:
 
 @dataclass(frozen=True)
 class Options:
-    """What a training script was asked: the configuration, and a run to go on with or None."""
+    """What a training script was asked: the configuration, and a run to go on with or None.
+
+    `notes` say which constants differ from those with which that run began.
+    """
 
     config: Config
     resume: Path | None
+    notes: tuple[str, ...] = ()
 
 
 # (lowest, highest) accepted value, both included
@@ -110,6 +117,7 @@ RANGES = {
     "weight_decay": (0.0, 10.0),
     "label_smoothing": (0.0, 0.5),
     "patience": (1, 10_000),
+    "checkpoint_minutes": (0.0, 1440.0),
 }
 CHOICES = {"reader": READERS}
 SMALLEST_FRAME, LARGEST_FRAME = 32, 1024  # MobileNetV2 halves the picture five times
@@ -127,14 +135,6 @@ def read_options(script: dict, arguments: list[str] | None = None) -> Options:
     given = vars(parser.parse_args(arguments))
     given.pop("debug")
     resume = given.pop("resume")
-    if resume is not None:
-        changed = [_flag(name) for name, value in given.items() if value is not None]
-        if changed:
-            raise ConfigError(
-                f"--resume goes on with the constants of the run: leave out {' '.join(changed)}, "
-                "or start a new run"
-            )
-        return Options(config_of_run(resume), resume)
     values = {}
     for name, value in given.items():
         if name.upper() not in script:
@@ -143,7 +143,14 @@ def read_options(script: dict, arguments: list[str] | None = None) -> Options:
                 "write it at the top, as the file came with it"
             )
         values[name] = script[name.upper()] if value is None else value
-    return Options(_checked(values), None)
+    config = _checked(values)
+    if resume is None:
+        return Options(config, None)
+    run = dataclasses.asdict(config_of_run(resume))
+    asked = {name for name, value in given.items() if value is not None}
+    notes = compare_constants(run, dataclasses.asdict(config), asked)
+    taken = {name: getattr(config, name) for name in asked}
+    return Options(_checked(run | taken), resume, tuple(notes))
 
 
 def config_of_run(folder: Path) -> Config:

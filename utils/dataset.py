@@ -1,19 +1,21 @@
 """Dataset: clips of the feature store as padded batches."""
 
 import contextlib
-import math
 import queue
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from utils.clips import Clip
 from utils.feature_store import FeatureStore
-from utils.features import FeatureSpec
+
+if TYPE_CHECKING:  # it brings the decoders, which a machine that only trains may lack
+    from utils.features import FeatureSpec
 
 MIN_SPAN_SECONDS = 3.0  # shortest span that training draws from a clip
 PREFETCH_BATCHES = 3
@@ -37,16 +39,19 @@ class Batch:
         return len(self.labels)
 
     def to(self, device: torch.device) -> "Batch":
-        def move(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(device, non_blocking=True)
+        """On the device, without waiting for the copy where the memory is pinned."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
-        return Batch(
-            move(self.video),
-            move(self.video_mask),
-            move(self.mfcc),
-            move(self.mfcc_mask),
-            move(self.labels),
-        )
+    def part(self, rows: slice) -> "Batch":
+        """Some of the clips, in the same memory."""
+        return self._map(lambda tensor: tensor[rows])
+
+    def pin(self) -> "Batch":
+        """In memory that a GPU can fetch by itself."""
+        return self._map(torch.Tensor.pin_memory)
+
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        return Batch(*(change(getattr(self, field.name)) for field in fields(self)))
 
 
 Item = tuple[np.ndarray, np.ndarray | None, int]  # frames or embeddings, MFCC, label
@@ -62,7 +67,7 @@ class ClipDataset:
         self,
         clips: list[Clip],
         classes: list[str],
-        spec: FeatureSpec,
+        spec: "FeatureSpec",
         store: FeatureStore,
         *,
         video_store: FeatureStore | None = None,
@@ -134,44 +139,70 @@ class ClipDataset:
 
 
 class TrainingBatches:
-    """Batches of random spans, a function of (seed, epoch, step) and nothing else.
+    """Batches of random spans; a clip's is a function of (seed, epoch, position in the epoch).
 
-    So training resumed in the middle of an epoch sees what the unbroken run would have seen.
-    Each epoch draws every clip `draws` times. `wait_seconds` adds up what the consumer waited.
+    So training taken up anywhere in an epoch sees what the unbroken run would have seen, whatever
+    the size of its batches. Each epoch draws every clip `draws` times. Of `size` processes, the
+    one with this `rank` gets its part of each batch; they differ by a clip at most, so that the
+    last batch of an epoch may leave one without any. `wait_seconds` adds up what was waited.
     """
 
     def __init__(
-        self, dataset: ClipDataset, batch_size: int, *, train_frames: int, draws: int, seed: int
+        self,
+        dataset: ClipDataset,
+        batch_size: int,
+        *,
+        train_frames: int,
+        draws: int,
+        seed: int,
+        rank: int = 0,
+        size: int = 1,
+        pin: bool = False,
     ):
         self.dataset = dataset
-        self.batch_size = batch_size
+        self.batch_size = batch_size  # of all processes together
         self.train_frames = train_frames
         self.draws = draws
         self.seed = seed
+        self.rank = rank
+        self.size = size
+        self.pin = pin
         self.wait_seconds = 0.0
 
-    def __len__(self) -> int:
-        return math.ceil(self.draws * len(self.dataset) / self.batch_size)
+    @property
+    def num_clips(self) -> int:
+        """Draws in an epoch, of all processes together."""
+        return self.draws * len(self.dataset)
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from `first_step` on, made ahead by a thread."""
+    def own_part(self, position: int) -> range:
+        """Positions in the epoch that are this process's of the batch which begins at one."""
+        count = min(self.batch_size, self.num_clips - position)
+        bounds = [position + count * rank // self.size for rank in (self.rank, self.rank + 1)]
+        return range(*bounds)
+
+    def epoch(self, epoch: int, first_position: int = 0) -> Iterator[Batch | None]:
+        """The batches of an epoch from a position on, made ahead by a thread."""
         rng = np.random.default_rng((self.seed, epoch))
         order = np.concatenate([rng.permutation(len(self.dataset)) for _ in range(self.draws)])
 
-        def batches() -> Iterator[Batch]:
-            for step in range(first_step, len(self)):
-                draw = np.random.default_rng((self.seed, epoch, step))
-                indices = order[step * self.batch_size : (step + 1) * self.batch_size]
-                items = [self.dataset.sample(i, self.train_frames, draw) for i in indices]
-                yield collate(items, self.dataset.spec.mfcc.n_mfcc)
+        def batches() -> Iterator[Batch | None]:
+            for start in range(first_position, self.num_clips, self.batch_size):
+                items = [
+                    self.dataset.sample(
+                        order[position],
+                        self.train_frames,
+                        np.random.default_rng((self.seed, epoch, position)),
+                    )
+                    for position in self.own_part(start)
+                ]
+                batch = collate(items, self.dataset.spec.mfcc.n_mfcc) if items else None
+                yield batch.pin() if self.pin and batch else batch
 
         with contextlib.closing(prefetch(batches())) as ahead:
-            while True:
+            for _ in range(first_position, self.num_clips, self.batch_size):
                 started = time.perf_counter()
-                batch = next(ahead, None)
+                batch = next(ahead)
                 self.wait_seconds += time.perf_counter() - started
-                if batch is None:
-                    return
                 yield batch
 
 
