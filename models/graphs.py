@@ -15,7 +15,7 @@ from models.encoders import FrameEncoder
 from models.late_fusion import MAX_DEVIATION, LateFusionClassifier
 from models.mobilenet_v2 import EMBEDDING_SIZE, InvertedResidual, TensorflowPadConv2d
 
-OPSET = 18  # of 2022; onnxruntime reads it since 1.14
+OPSET = 17  # of 2022; onnxruntime reads it since 1.12
 IR_VERSION = 8  # that of the same release of ONNX
 FRAMES, FRAME_COUNTS = "frames", "frame_counts"  # names of the inputs
 MFCC, MFCC_COUNTS = "mfcc", "mfcc_counts"
@@ -143,9 +143,13 @@ def _add_trunk(graph: _Graph, encoder: FrameEncoder, frames: str, size: tuple[in
     encoder = encoder.for_inference()
     x = graph.add("Cast", graph.add("Transpose", frames, perm=[0, 3, 1, 2]), to=_FLOAT)
     if encoder.input_size and encoder.input_size != tuple(size):
+        # Not `sizes` or `axes`: onnxruntime 1.31 mixes them up beside int8. A bit more than the
+        # scale, because it is rounded down to a size.
+        scales = np.float32([new / old for new, old in zip(encoder.input_size, size, strict=True)])
+        scales = np.array([1, 1, *np.nextafter(scales, np.float32(np.inf))], np.float32)
         size = encoder.input_size
-        # Without a region of interest and scales; all else is interpolate()'s default.
-        x = graph.add("Resize", x, "", "", np.array(size), mode="linear", axes=[2, 3])
+        # "" is no region of interest; all else is interpolate()'s default.
+        x = graph.add("Resize", x, "", scales, mode="linear")
     x = graph.add("Div", graph.add("Sub", x, encoder.mean), encoder.std)
     x, _ = _add_module(graph, encoder.features, x, tuple(size))
     return graph.add("Flatten", graph.add("GlobalAveragePool", x))

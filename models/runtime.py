@@ -1,6 +1,7 @@
 """Runtime: the trunk over many frames, by ONNX Runtime on a CPU and by torch on a GPU."""
 
 import functools
+import logging
 import math
 import sys
 import tempfile
@@ -116,6 +117,7 @@ def quantize(model: bytes, clips: Sequence[dict[str, np.ndarray]]) -> bytes:
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self._clips, None)
 
+    logging.disable(logging.WARNING)  # it advises to do what was done when the graph was made
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "int8.onnx")
         quantization.quantize_static(
@@ -126,6 +128,7 @@ def quantize(model: bytes, clips: Sequence[dict[str, np.ndarray]]) -> bytes:
             per_channel=True,
             reduce_range=True,
         )
+        logging.disable(logging.NOTSET)
         return path.read_bytes()
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -84,6 +85,11 @@ class FeatureStore:
             mapped = np.memmap(path, kind.dtype, "r", HEADER_BYTES, (rows, *kind.row_shape))
             self._shards[path] = mapped
         return mapped[start:stop]
+
+    def release(self) -> None:
+        """Gives back the memory of the pages that were read; the system may keep them cached."""
+        for mapped in self._shards.values():
+            mapped._mmap.madvise(mmap.MADV_DONTNEED)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator["FeatureStore"]:
