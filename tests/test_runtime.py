@@ -119,7 +119,7 @@ def test_int8_takes_the_same_inputs_and_says_nearly_the_same():
     expected = by_torch(encoder, frames[6:])
     lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
     # Random weights suffer more than learned ones, whose loss export_model.py states.
-    assert ((found * expected).sum(axis=1) > 0.9 * lengths).all()
+    assert ((found * expected).sum(axis=1) > 0.7 * lengths).all()
 
 
 @pytest.mark.gpu
