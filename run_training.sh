@@ -91,7 +91,30 @@ run_local() {
   set_up default
   # Threads that spin while they wait make training 3 times slower where another program wants a core.
   export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
-  exec "$PYTHON" "$script" "$@" # takes this process over, with its signals and its exit code
+  local launch=("$PYTHON") gpus
+  gpus="$(count_gpus)"
+  if [[ "$gpus" -gt 1 ]] && uses_ranks "$script" "$@"; then
+    launch+=(-m torch.distributed.run --standalone --nproc-per-node "$gpus")
+  fi
+  exec "${launch[@]}" "$script" "$@" # takes this process over, with its signals and its exit code
+}
+
+# Prints how many NVIDIA GPUs a program would see.
+count_gpus() {
+  if [[ -n "${CUDA_VISIBLE_DEVICES+set}" ]]; then
+    awk -v list="$CUDA_VISIBLE_DEVICES" 'BEGIN { print split(list, gpus, ",") }'
+  else
+    { nvidia-smi --list-gpus 2>/dev/null || true; } | awk '/^GPU / { n++ } END { print n + 0 }'
+  fi
+}
+
+# Whether this script is one that shares its work among processes, and is not just asked for help.
+uses_ranks() {
+  local word
+  for word in "${@:2}"; do
+    [[ "$word" != -h && "$word" != --help ]] || return 1
+  done
+  [[ "$(<"$1")" == *join_ranks* ]]
 }
 
 run_check() {

@@ -161,8 +161,20 @@ def test_scripts_start_without_the_slow_libraries(script):
     assert found <= ({"cv2"} if script != "label_recording" else set())  # the demo set draws
 
 
-# Parts of one thing, tested through it: the page, and the demo set.
-TESTED_THROUGH = {r"charts|curves|verdict": "report", r"demo_\w+": "demo_data"}
+def test_step_benchmark_runs_where_only_torch_and_numpy_are():
+    banned = {"av", "cv2", "librosa", "PIL", "psutil", "safetensors", "scipy", "sklearn"}
+    code = f"import sys, benchmarks.train_step; print(sorted({banned!r} & set(sys.modules)))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ast.literal_eval(done.stdout) == []
+
+
+# Parts of one thing, tested through it: the page, the demo set, and training.
+TESTED_THROUGH = {
+    r"charts|curves|verdict": "report",
+    r"demo_\w+": "demo_data",
+    r"progress|scores|statistics": "loop",
+}
 
 
 def test_every_module_has_its_test_file():

@@ -137,6 +137,58 @@ def test_script_and_overrides_are_passed_as_they_are(clone):
     assert last_line(done.stdout) == script_line(*expected, cwd=clone.folder)
 
 
+RANKS_TRAINING = """
+import json, os, sys
+join_ranks = None
+keys = ("RANK", "WORLD_SIZE")
+print("SCRIPT", json.dumps([os.environ.get(key) for key in keys] + sys.argv[1:]))
+"""
+GPUS = """#!/bin/sh
+[ "$1" = --list-gpus ] || exit 1
+for i in $GPUS; do echo "GPU $i: NVIDIA Test (UUID: GPU-$i)"; done
+"""
+TORCHRUN = """
+import os, subprocess, sys
+assert sys.argv[1:3] == ["--standalone", "--nproc-per-node"]
+for rank in range(int(sys.argv[3])):
+    ranks = {"RANK": str(rank), "WORLD_SIZE": sys.argv[3]}
+    subprocess.run([sys.executable, *sys.argv[4:]], env=os.environ | ranks, check=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "ranks"),
+    [
+        ({"GPUS": "0 1 2"}, 3),
+        ({"GPUS": "0 1 2", "CUDA_VISIBLE_DEVICES": "0,2"}, 2),
+        ({"GPUS": "0 1 2", "CUDA_VISIBLE_DEVICES": "1"}, 0),
+        ({"GPUS": "0 1 2", "CUDA_VISIBLE_DEVICES": ""}, 0),
+        ({"GPUS": "0"}, 0),
+        ({"GPUS": ""}, 0),
+    ],
+)
+def test_each_gpu_gets_a_process_where_there_are_several(clone, environment, ranks):
+    clone.add_tool("nvidia-smi", GPUS)
+    module = clone.folder / "torch" / "distributed" / "run.py"
+    module.parent.mkdir(parents=True)
+    module.write_text(TORCHRUN)
+    (clone.folder / "train.py").write_text(RANKS_TRAINING)
+    environment |= {"PYTHONPATH": str(clone.folder)}
+    done = clone.run("local", "train.py", "--", "--epochs", "3", **environment)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("SCRIPT")]
+    pairs = [f'"{rank}", "{ranks}"' for rank in range(ranks)] or ["null, null"]
+    assert lines == [f'SCRIPT [{pair}, "--epochs", "3"]' for pair in pairs]
+    helped = clone.run("local", "train.py", "--", "--help", **environment).stdout
+    assert 'SCRIPT [null, null, "--help"]' in helped
+
+
+def test_script_that_knows_no_ranks_is_started_once(clone):
+    clone.add_tool("nvidia-smi", GPUS)
+    done = clone.run("local", GPUS="0 1")
+    assert last_line(done.stdout) == script_line("cost_optimized_train.py", cwd=clone.folder)
+
+
 def test_overrides_alone_go_to_the_default_script(clone):
     done = clone.run("local", "--", "--resume")
     assert last_line(done.stdout) == script_line(

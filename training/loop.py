@@ -346,8 +346,9 @@ class Trainer:
             "progress": asdict(self.progress),
             "clips": self.clips_id(),
         }
-        save_state(self.run.path("last.ckpt"), state)
+        # The state comes last: what it says is done is never done, nor written, again.
         self.run.write_metrics(self.progress.history)
+        save_state(self.run.path("last.ckpt"), state)
         self._saved_at = time.monotonic()
 
     def _say(self, line: str) -> None:

@@ -179,7 +179,7 @@ class Step:
         if tried == 1:
             raise TrainingError(
                 f"not even a single clip fits the memory of {self.device} "
-                f"({message.partition('. ')[0]}): lower --train-frames or --frame-size, "
+                f"({'. '.join(message.split('. ')[:2])}): lower --train-frames or --frame-size, "
                 "or end what else uses it"
             )
         self.micro_batch = tried // 2

@@ -1,0 +1,22 @@
+"""A training that is killed at any moment loses nothing that it had saved."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from trainings import ROOT
+
+
+@pytest.mark.slow
+def test_training_killed_at_random_moments_ends_with_the_weights_of_an_unbroken_one(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "kills.py", tmp_path / "runs", "6"],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["kills"] == 6
