@@ -14,6 +14,7 @@ from utils.clips import Clip
 from utils.dataset import (
     MIN_SPAN_SECONDS,
     PREFETCH_BATCHES,
+    RELEASE_CLIPS,
     Batch,
     ClipDataset,
     TrainingBatches,
@@ -351,3 +352,13 @@ def test_thread_ends_when_training_stops_in_the_middle_of_an_epoch(dataset):
     assert prefetch_threads()
     epoch.close()
     assert_no_thread_is_left()
+
+
+def test_pages_are_given_back_after_some_hundred_clips(dataset, monkeypatch):
+    given_back = []
+    monkeypatch.setattr(FeatureStore, "release", lambda store: given_back.append(store))
+    for _ in range(RELEASE_CLIPS):
+        dataset.whole(0)
+    assert given_back == []
+    dataset.whole(1)
+    assert given_back

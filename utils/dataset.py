@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # it brings the decoders, which a machine that only trains ma
 
 MIN_SPAN_SECONDS = 3.0  # shortest span that training draws from a clip
 PREFETCH_BATCHES = 3
-RELEASE_CLIPS = 5000  # read between two times that the pages of the files are given back
+RELEASE_CLIPS = 500  # read between two times that the pages of the files are given back
 PHILOX_NUMBERS = 4  # that it makes at each count
 
 
@@ -85,6 +85,7 @@ class ClipDataset:
         self.labels = np.array([classes.index(clip.recording.label) for clip in clips], np.int64)
         self._starts = np.array([clip.start_seconds for clip in clips])
         self._ends = np.array([clip.end_seconds for clip in clips])
+        self._reads = 0  # since memory was given back
         self._views: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
 
     def __len__(self) -> int:
@@ -165,13 +166,20 @@ class ClipDataset:
         return 2 + self.spec.frame_span(0.0, longest).stop + 1  # one more by where a span begins
 
     def release(self) -> None:
-        """Gives back the memory of the files' pages that were read so far."""
+        """Gives back the memory of the files' pages that were read so far.
+
+        Clips of a large archive lie far apart, and the system maps up to 2 MB around each.
+        """
+        self._reads = 0
         for store in (self.store, self.video_store):
             if isinstance(store, FeatureStore):
                 store.release()
 
     def _arrays(self, key: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Pictures and MFCC of a recording, as plain views: a memmap's every slice is slow."""
+        self._reads += 1
+        if self._reads > RELEASE_CLIPS:
+            self.release()
         if key not in self._views:
             video, mfcc = self.video_store.get(key, self.video_column), self.store.get(key, "mfcc")
             self._views[key] = np.asarray(video), None if mfcc is None else np.asarray(mfcc)
@@ -228,13 +236,8 @@ class TrainingBatches:
         order = np.concatenate([rng.permutation(len(self.dataset)) for _ in range(self.draws)])
 
         def batches() -> Iterator[Batch | None]:
-            drawn = 0
             for start in range(first_position, self.num_clips, self.batch_size):
                 positions = self.own_part(start)
-                drawn += len(positions)
-                if drawn >= RELEASE_CLIPS:
-                    self.dataset.release()
-                    drawn = 0
                 yield self._batch(order, epoch, positions) if positions else None
 
         with contextlib.closing(prefetch(batches())) as ahead:
