@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from models.runtime import TrunkRuntime
 from timeline.scoring import ScoredRecording, score_recording
 from training.checkpoint import load_checkpoint
 from training.device import choose_device
@@ -32,6 +33,7 @@ def main() -> int:
     options = _read_options()
     paths = list(dict.fromkeys(_expand(options.files)))
     checkpoint = load_checkpoint(options.checkpoint, choose_device())
+    trunk = TrunkRuntime(checkpoint.model.video_encoder)
     labelled, rejected = [], []
     for path in tqdm(paths, "label", unit="file", disable=len(paths) == 1, leave=False):
         try:
@@ -41,6 +43,7 @@ def main() -> int:
                 checkpoint.spec,
                 window_seconds=checkpoint.clip_seconds,
                 temperature=checkpoint.temperature,
+                trunk=trunk,
             )
         except MediaError as error:
             rejected.append({"file": str(path), "error": str(error)})

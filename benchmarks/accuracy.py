@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.figures import write_figures
+from models.runtime import TrunkRuntime
 from timeline.scoring import score_recording
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.evaluation import ClipScores, evaluate_scores
@@ -66,6 +67,7 @@ def _train(script: str, options: argparse.Namespace, runs_dir: str) -> Path:
 def _judge(checkpoint: Checkpoint, folder: Path) -> dict:
     """Metrics over every window of every recording, as label_recording.py prints them."""
     logits, labels, names, groups, windows = [], [], [], [], []
+    trunk = TrunkRuntime(checkpoint.model.video_encoder)
     for recording in tqdm(find_recordings(Folder(folder)), "heldout", leave=False):
         scored = score_recording(
             folder / recording.name,
@@ -73,6 +75,7 @@ def _judge(checkpoint: Checkpoint, folder: Path) -> dict:
             checkpoint.spec,
             window_seconds=checkpoint.clip_seconds,
             temperature=checkpoint.temperature,
+            trunk=trunk,
         )
         count = len(scored.windows)
         logits.append(np.log(scored.probabilities.clip(1e-12)))

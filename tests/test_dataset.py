@@ -3,6 +3,7 @@
 import math
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from utils.clips import Clip
 from utils.dataset import (
     MIN_SPAN_SECONDS,
     PREFETCH_BATCHES,
+    RELEASE_CLIPS,
     Batch,
     ClipDataset,
     TrainingBatches,
@@ -88,29 +90,31 @@ def test_whole_clip_is_every_frame_and_sound_of_its_span(dataset):
     assert label == 1
 
 
+def sample(dataset: ClipDataset, index: int, count: int, train_frames: int = 8) -> list[Batch]:
+    """`count` random samples of one clip, a batch each."""
+    draws = np.random.default_rng(0).random((count, dataset.num_draws))
+    return [dataset.sample(np.array([index]), train_frames, row[None]) for row in draws]
+
+
 def test_sample_is_train_frames_frames_in_order_from_inside_the_clip(dataset):
-    random = np.random.default_rng(0)
-    for index in [4] * 200:
-        video, _, _ = dataset.sample(index, 8, random)
-        frames = video[:, 0, 0, 0].tolist()
+    for batch in sample(dataset, 4, 200):
+        frames = batch.video[0, :, 0, 0, 0].tolist()
         assert len(frames) == 8
         assert frames == sorted(set(frames))
         assert frames[0] >= 50
         assert frames[-1] < 90
-        assert set(video[:, 0, 0, 1].tolist()) == {1}
+        assert set(batch.video[0, :, 0, 0, 1].tolist()) == {1}
 
 
 def test_sampled_sound_is_a_span_of_three_seconds_at_least_around_the_frames(dataset):
-    random = np.random.default_rng(0)
     lengths = []
-    for _ in range(300):
-        video, mfcc, _ = dataset.sample(4, 8, random)
-        rows = mfcc[:, 0].astype(int)
-        assert (np.diff(rows) == 1).all()
-        start, end = rows[0] / 31.25, (rows[-1] + 1) / 31.25
+    for batch in sample(dataset, 4, 300):
+        rows = batch.mfcc[0, :, 0].int()
+        assert (rows.diff() == 1).all()
+        start, end = float(rows[0]) / 31.25, (float(rows[-1]) + 1) / 31.25
         assert start + 1e-6 >= 12.5
         assert end <= 22.5 + 1 / 31.25
-        seconds = video[:, 0, 0, 0] / FPS
+        seconds = batch.video[0, :, 0, 0, 0] / FPS
         assert start - 1 / 31.25 <= seconds[0]
         assert seconds[-1] <= end
         lengths.append(end - start)
@@ -119,16 +123,46 @@ def test_sampled_sound_is_a_span_of_three_seconds_at_least_around_the_frames(dat
     assert max(lengths) > 9
 
 
-def test_samples_reach_every_frame_of_a_clip_behind_its_first(dataset):
-    random = np.random.default_rng(0)
-    seen = {int(f) for _ in range(300) for f in dataset.sample(4, 8, random)[0][:, 0, 0, 0]}
-    assert seen - {50} == set(range(51, 90))  # a span that starts later begins with the next
+def test_samples_reach_every_frame_of_a_clip_behind_its_first_alike(dataset):
+    seen = [int(f) for batch in sample(dataset, 4, 2000) for f in batch.video[0, :, 0, 0, 0]]
+    counts = np.bincount(seen, minlength=90)[50:]
+    assert (counts[1:] > 0).all()  # a span that starts later begins with the next
+    middle = counts[10:30]
+    assert middle.std() < 0.1 * middle.mean()
+    assert abs(counts[5:20].sum() - counts[20:35].sum()) < 0.05 * counts[5:35].sum()
 
 
 def test_clip_shorter_than_three_seconds_is_sampled_whole(dataset):
-    video, mfcc, _ = dataset.sample(15, 100, np.random.default_rng(0))
-    assert video[:, 0, 0, 0].tolist() == list(range(80, 88))
-    assert len(mfcc) == 63
+    batch = sample(dataset, 15, 1, train_frames=100)[0]
+    assert batch.video[0, :, 0, 0, 0].tolist() == list(range(80, 88))
+    assert batch.mfcc_mask.sum() == 63
+
+
+def test_clips_of_a_batch_are_sampled_as_each_alone(dataset):
+    indices = np.array([15, 4, 9, 0])  # a short one and a mute one among them
+    draws = np.random.default_rng(1).random((4, dataset.num_draws))
+    for train_frames in (3, 8, 20, 100):
+        together = dataset.sample(indices, train_frames, draws)
+        each = [
+            dataset.sample(indices[k : k + 1], train_frames, draws[k : k + 1]) for k in range(4)
+        ]
+        assert rows_of([together]) == rows_of(each)
+        counts = [min(train_frames, int(batch.video_mask.sum())) for batch in each]
+        assert together.video_mask.sum(1).tolist() == counts
+        assert together.video_mask.sum(1)[0] == min(train_frames, 8)
+
+
+def test_last_clip_of_a_recording_ends_where_its_arrays_do(dataset):
+    clip = dataset.clips[2]
+    late = dataset.only([replace(clip, start_seconds=35.0, end_seconds=45.0)])
+    for batch in sample(late, 0, 50, train_frames=100):
+        assert batch.video[batch.video_mask][:, 0, 0, 0].max() <= SECONDS * FPS - 1
+
+
+def test_pages_given_back_are_read_again(dataset):
+    before = dataset.whole(4)[0].copy()
+    dataset.release()
+    np.testing.assert_array_equal(dataset.whole(4)[0], before)
 
 
 def test_pictures_can_come_from_another_store_and_sound_stays(dataset, tmp_path):
@@ -319,3 +353,13 @@ def test_thread_ends_when_training_stops_in_the_middle_of_an_epoch(dataset):
     assert prefetch_threads()
     epoch.close()
     assert_no_thread_is_left()
+
+
+def test_pages_are_given_back_after_some_hundred_clips(dataset, monkeypatch):
+    given_back = []
+    monkeypatch.setattr(FeatureStore, "release", lambda store: given_back.append(store))
+    for _ in range(RELEASE_CLIPS):
+        dataset.whole(0)
+    assert given_back == []
+    dataset.whole(1)
+    assert given_back

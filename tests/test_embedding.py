@@ -5,11 +5,12 @@ import pytest
 import torch
 from trainings import fill_heads, fill_norms, make_config, make_sets
 
-from models.encoders import FrameEncoder
+from models.runtime import TrunkRuntime
 from training import embedding
 from training.embedding import COLUMN, MemoryStore, embed_recordings, stored_embeddings
 from training.weights import TrunkWeights, new_model
 from utils.config import Config
+from utils.feature_store import FeatureStore
 from utils.prepared_set import PreparedSet
 
 
@@ -28,14 +29,14 @@ def prepared(config) -> PreparedSet:
 
 
 def count_frames(monkeypatch) -> list[int]:
-    """Grows by the number of frames of each call of the encoder."""
-    seen, forward = [], FrameEncoder.forward
+    """Grows by the number of frames of each call of the trunk."""
+    seen, embed = [], TrunkRuntime.embed
 
     def counting(self, frames):
         seen.append(len(frames))
-        return forward(self, frames)
+        return embed(self, frames)
 
-    monkeypatch.setattr(FrameEncoder, "forward", counting)
+    monkeypatch.setattr(TrunkRuntime, "embed", counting)
     return seen
 
 
@@ -53,7 +54,7 @@ def test_embeddings_are_those_of_the_frames_in_half_precision(config, prepared):
         np.testing.assert_allclose(found, expected, rtol=5e-3, atol=2e-3)
 
 
-def test_second_call_does_not_run_the_encoder(config, prepared, monkeypatch):
+def test_second_call_does_not_run_the_trunk(config, prepared, monkeypatch):
     seen = count_frames(monkeypatch)
     model = new_model(config, 2, None)
     first = stored_embeddings(model, prepared, config)
@@ -94,6 +95,39 @@ def test_each_trunk_and_each_input_has_a_folder_of_its_own(config, prepared, tmp
     other_frames = make_config(tmp_path, fps=3)
     nothing = PreparedSet(prepared.store, other_frames.feature_spec, {}, [])
     assert stored_embeddings(model, nothing, other_frames).folder not in folders
+
+
+def test_each_precision_has_a_folder_of_its_own(config, prepared, monkeypatch):
+    model = new_model(config, 2, None)
+    nothing = PreparedSet(prepared.store, prepared.spec, {}, [])
+    folders = set()
+    for amp in (None, torch.float16, torch.bfloat16):
+        monkeypatch.setattr(embedding, "amp_dtype", lambda *_, amp=amp: amp)
+        folders.add(stored_embeddings(model, nothing, config).folder)
+    assert len(folders) == 3
+
+
+def test_embedding_stopped_in_the_middle_goes_on_with_the_next_recording(
+    config, prepared, monkeypatch
+):
+    model = new_model(config, 2, None)
+    add, added = FeatureStore.add, []
+
+    def stopping(self, key, arrays, info):
+        if len(added) == 2:
+            raise KeyboardInterrupt
+        add(self, key, arrays, info)
+        added.append(key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureStore, "add", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            stored_embeddings(model, prepared, config)
+    seen = count_frames(monkeypatch)
+    store = stored_embeddings(model, prepared, config)
+    missing = [key for key in prepared.keys.values() if key not in added]
+    assert sum(seen) == sum(prepared.store.num_rows(key, "frames") for key in missing) > 0
+    assert all(key in store for key in prepared.keys.values())
 
 
 def test_heads_do_not_change_the_folder(config, prepared):

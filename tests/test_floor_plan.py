@@ -27,6 +27,7 @@ DOORS = {
     "av": r"utils/(media|video|scaling|bars|hardware|interleaved|parts|audio|demo_\w+)\.py",
     "cv2": r"utils/(video|scaling|demo_\w+)\.py",
     "librosa": r"",  # tests alone: it takes 1.4 seconds to import
+    "onnx": r"models/\w+\.py",
     "onnxruntime": r"models/\w+\.py",
     "annoy": r"search/vector_index\.py",
     "sqlite3": r"search/clip_store\.py",
@@ -36,7 +37,7 @@ DOORS = {
     "botocore": r"cloud/\w+\.py",
     "s3transfer": r"cloud/\w+\.py",
 }
-ROOM_LIBRARIES = {"models": {"torch", "torchvision", "onnxruntime", "numpy"}}
+ROOM_LIBRARIES = {"models": {"torch", "torchvision", "onnx", "onnxruntime", "numpy"}}
 BANNED_LIBRARIES = {"cloud": {"torch", "torchvision"}}  # it starts in well under a second
 
 PACKAGE_OF = {  # where the module's name is not the package's
@@ -155,7 +156,7 @@ for name in {ours!r}:
 @pytest.mark.parametrize("script", ["label_recording", "cost_optimized_train", "train"])
 def test_scripts_start_without_the_slow_libraries(script):
     # Seconds each, and a label is promised within five seconds of the start.
-    slow = {"torchvision", "librosa", "sklearn", "scipy.optimize", "cv2"}
+    slow = {"torchvision", "librosa", "sklearn", "scipy.optimize", "cv2", "onnx", "onnxruntime"}
     code = f"import sys, {script}; print(sorted({slow!r} & set(sys.modules)))"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

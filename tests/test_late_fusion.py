@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from trainings import fill_heads, fill_norms
 
-from models.late_fusion import VIDEO_SIZE, LateFusionClassifier
+from models.encoders import pool_mean_std
+from models.late_fusion import VIDEO_SIZE, Dropout, LateFusionClassifier
 from models.mobilenet_v2 import EMBEDDING_SIZE
 
 N_MFCC = 6
@@ -195,3 +196,30 @@ def test_features_of_half_precision_are_taken(model):
     exact = model(video, video_mask, mfcc, mfcc_mask)
     half = model(video.half(), video_mask, mfcc.half(), mfcc_mask)
     torch.testing.assert_close(half, exact, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.95])
+def test_dropout_hides_its_part_and_keeps_the_mean(p):
+    torch.manual_seed(0)
+    dropout = Dropout(p)
+    x = torch.ones(300, 501, requires_grad=True)
+    y = dropout(x)
+    hidden = (y == 0).float()
+    assert float(hidden.mean()) == pytest.approx(p, abs=5e-3)
+    assert float(hidden.mean(dim=0).std()) < 0.05  # no column is preferred, whatever byte decides
+    assert float(y.detach().mean()) == pytest.approx(1, abs=0.03)
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+    assert not torch.equal(dropout(x), y)
+    assert torch.equal(dropout.eval()(x), x)
+    assert torch.equal(Dropout(0.0)(x), x)
+
+
+def test_pooled_embeddings_say_what_the_embeddings_say():
+    torch.manual_seed(0)
+    model = LateFusionClassifier(2, 20).eval()
+    fill_heads(model)
+    video, mask = torch.rand(3, 6, 1280), torch.arange(6) < torch.tensor([[6], [2], [0]])
+    sound = torch.randn(3, 5, 20), torch.ones(3, 5, dtype=torch.bool)
+    pooled = pool_mean_std(video, mask)
+    assert torch.equal(model(pooled, mask, *sound), model(video, mask, *sound))

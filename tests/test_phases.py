@@ -5,7 +5,13 @@ import pytest
 from trainings import make_config
 
 from models.mobilenet_v2 import NUM_BLOCKS
-from training.phases import learning_rate_factor, plan_phases
+from training.phases import (
+    MAX_HEAD_STEPS,
+    Phase,
+    clips_per_step,
+    learning_rate_factor,
+    plan_phases,
+)
 
 
 @pytest.mark.parametrize(
@@ -49,3 +55,11 @@ def test_learning_rate_rises_to_its_peak_and_falls_to_nothing(tmp_path, warmup):
     assert (np.diff(rates[peak:]) <= 0).all()
     assert rates[0] > 0
     assert rates[-1] == pytest.approx(0, abs=1e-6)
+
+
+def test_heads_of_a_large_archive_take_larger_steps_and_not_more(tmp_path):
+    config = make_config(tmp_path, batch_size=8)
+    heads, fine_tune = Phase("heads", 0, 1, 0, 1), Phase("fine-tune", 0, 1, 3, 1)
+    for num_clips, expected in ((1, 8), (8 * MAX_HEAD_STEPS, 8), (72_000, 144), (72_001, 145)):
+        assert clips_per_step(heads, config, num_clips) == expected
+        assert clips_per_step(fine_tune, config, num_clips) == 8

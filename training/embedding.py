@@ -11,13 +11,14 @@ from tqdm import tqdm
 
 from models.encoders import FrameEncoder
 from models.mobilenet_v2 import EMBEDDING_SIZE
-from training.device import amp_dtype, autocast
+from models.runtime import TOLERANCE, TrunkRuntime
+from training.device import amp_dtype
 from utils.config import Config
 from utils.feature_store import Column, FeatureStore
 from utils.prepared_set import PreparedSet
 
 COLUMN = "embeddings"
-BLOCK_FRAMES = 256
+BLOCK_FRAMES = 512  # between two moves of the bar
 
 
 class MemoryStore:
@@ -39,13 +40,14 @@ class MemoryStore:
 def stored_embeddings(model: nn.Module, prepared: PreparedSet, config: Config) -> FeatureStore:
     """Embeddings of all recordings, made where the cache lacks them.
 
-    The cache is `cache_dir/embeddings/<id>`, a folder for each trunk and each way to make frames.
+    The cache is `cache_dir/embeddings/<id>`, a folder for each trunk, each way to make frames and
+    each precision: within one, CPU and GPU agree to TOLERANCE, and share the folder.
     """
     encoder = model.video_encoder
-    store = _open_store(config.cache_dir, prepared.spec.id, encoder)
+    amp = amp_dtype(encoder.mean.device, config.mixed_precision)
+    store = _open_store(config.cache_dir, prepared.spec.id, encoder, amp)
     missing = [key for key in prepared.keys.values() if key not in store]
     if missing:
-        amp = amp_dtype(encoder.mean.device, config.mixed_precision)
         with store.writing():
             embed_recordings(encoder, prepared.store, missing, store, amp=amp)
     return store
@@ -66,16 +68,19 @@ def embed_recordings(
     """
     missing = [key for key in dict.fromkeys(keys) if key not in target]
     total = sum(features.num_rows(key, "frames") for key in missing)
-    encoder = encoder.for_inference()
+    trunk = TrunkRuntime(encoder, amp=amp)
     bar = tqdm(total=total, desc=title, unit="frame", disable=title is None, delay=1, leave=False)
     with bar:
         for key in missing:
             frames = features.get(key, "frames")
-            target.add(key, {COLUMN: _embed(encoder, frames, amp, bar)}, {})
+            target.add(key, {COLUMN: _embed(trunk, frames, bar)}, {})
 
 
-def _open_store(cache_dir: str | Path, spec_id: str, encoder: FrameEncoder) -> FeatureStore:
-    digest = hashlib.sha256(f"{spec_id} {encoder.config}".encode())
+def _open_store(
+    cache_dir: str | Path, spec_id: str, encoder: FrameEncoder, amp: torch.dtype | None
+) -> FeatureStore:
+    precision = f"{amp or torch.float32} {TOLERANCE}"
+    digest = hashlib.sha256(f"{spec_id} {encoder.config} {precision}".encode())
     for tensor in encoder.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     folder = Path(cache_dir, "embeddings", digest.hexdigest()[:12])
@@ -83,14 +88,8 @@ def _open_store(cache_dir: str | Path, spec_id: str, encoder: FrameEncoder) -> F
     return FeatureStore(folder, {COLUMN: column})
 
 
-@torch.inference_mode()
-def _embed(
-    encoder: FrameEncoder, frames: np.ndarray, amp: torch.dtype | None, bar: tqdm
-) -> Iterator[np.ndarray]:
-    device = encoder.mean.device
+def _embed(trunk: TrunkRuntime, frames: np.ndarray, bar: tqdm) -> Iterator[np.ndarray]:
     for start in range(0, len(frames), BLOCK_FRAMES):
-        block = torch.from_numpy(np.array(frames[start : start + BLOCK_FRAMES])).to(device)
-        with autocast(device, amp):
-            embeddings = encoder(block)
+        block = frames[start : start + BLOCK_FRAMES]
+        yield trunk.embed(block)
         bar.update(len(block))
-        yield embeddings.to(torch.float16).cpu().numpy()

@@ -18,12 +18,17 @@ from training.device import amp_dtype
 from training.distributed import Ranks
 from training.embedding import MemoryStore
 from training.evaluation import evaluate_scores, fit_temperature
-from training.phases import RATES, Phase, learning_rate_factor
+from training.phases import RATES, Phase, clips_per_step, learning_rate_factor
 from training.progress import Progress, Stop, TrainingError, epoch_line, stop_signal
 from training.residence import settle
 from training.run_log import RunLog, python_command
 from training.scores import score_together
-from training.statistics import class_weights, mfcc_statistics, pooled_statistics
+from training.statistics import (
+    class_weights,
+    mfcc_statistics,
+    pool_pictures,
+    pooled_statistics,
+)
 from training.step import ClassWeights, Step
 from utils.config import Config
 from utils.dataset import ClipDataset, TrainingBatches
@@ -178,10 +183,11 @@ class Trainer:
         if phase.blocks == 0:
             train_set = train_set.read_from(self.embeddings)
         train_set, where, rows = settle(train_set, self.device)
-        self._say_parallel(phase, where)
         self.model.video_encoder.train_last_blocks(phase.blocks)
         if config.compile and phase.blocks:
             self.model.video_encoder.features.compile()
+        clips = clips_per_step(phase, config, phase.draws * len(train_set) // ranks.size)
+        self._say_parallel(phase, where, clips)
         step = Step(
             self.model,
             phase,
@@ -190,12 +196,12 @@ class Trainer:
             amp=self.amp,
             ranks=ranks,
             pictures=rows and rows.pictures,
-            micro_batch=self.progress.micro_batch,
+            micro_batch=self.progress.micro_batch or clips,
             say=self._say,
         )
         batches = TrainingBatches(
             train_set,
-            config.batch_size * ranks.size,
+            clips * ranks.size,
             train_frames=(
                 config.scratch_frames if phase.name == "from scratch" else config.train_frames
             ),
@@ -204,13 +210,14 @@ class Trainer:
             rank=ranks.rank,
             size=ranks.size,
             pin=self.device.type == "cuda",
+            finish=pool_pictures if phase.blocks == 0 and rows is None else None,
         )
         return step, batches
 
-    def _say_parallel(self, phase: Phase, where: str) -> None:
+    def _say_parallel(self, phase: Phase, where: str, clips: int) -> None:
         if self.device.type != "cuda" and self.ranks.size == 1:
             return
-        each = f", {self.config.batch_size} clips a step" + (
+        each = f", {clips} clips a step" + (
             f" in each of {self.ranks.size} processes" if self.ranks.size > 1 else ""
         )
         precision = str(self.amp or torch.float32).removeprefix("torch.")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # it brings the decoders, which a machine that only trains ma
     from utils.config import Config
 
 GPU_FINE_TUNE_BLOCKS = 3
+MAX_HEAD_STEPS = 500  # of an epoch
 SOUND_RATE = 5.0  # the sound's 16 inputs of the head need larger steps than the picture's 2560
 RATES = {  # the constant with the peak rate, by name of the phase
     "heads": "head_learning_rate",
@@ -48,6 +49,17 @@ def plan_phases(config: "Config", *, from_scratch: bool, has_gpu: bool) -> list[
     if blocks:
         phases.append(Phase("fine-tune", frozen, config.epochs, blocks, 1))
     return [phase for phase in phases if phase.first_epoch < phase.last_epoch]
+
+
+def clips_per_step(phase: Phase, config: "Config", num_clips: int) -> int:
+    """Clips of a step, where an epoch draws `num_clips`: `batch_size`, or more for heads.
+
+    Heads on a large archive learn no more from more steps, and each costs the same for any number
+    of clips: MAX_HEAD_STEPS an epoch, which sets below MAX_HEAD_STEPS * batch_size never reach.
+    """
+    if phase.blocks:
+        return config.batch_size
+    return max(config.batch_size, math.ceil(num_clips / MAX_HEAD_STEPS))
 
 
 def learning_rate_factor(position: float, config: "Config") -> float:

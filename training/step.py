@@ -61,6 +61,7 @@ class Step:
         self.ranks = ranks or Ranks()
         self.pictures = pictures
         self.optimizer = make_optimizer(model, phase, config)
+        self._learning = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == torch.float16)
         self._say = say
         self._host_weights = weights
@@ -106,7 +107,7 @@ class Step:
                 self._halve(len(batch), message)
         self.ranks.sum_gradients(self.model.parameters())
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        nn.utils.clip_grad_norm_(self._learning, MAX_GRADIENT_NORM)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return result

@@ -140,7 +140,7 @@ def read_options(script: dict, arguments: list[str] | None = None) -> Options:
     config = make_config(script, given)
     if resume is None:
         return Options(config, None)
-    run = dataclasses.asdict(_config_of_run(resume))
+    run = dataclasses.asdict(config_of_run(resume))
     asked = {name for name, value in given.items() if value is not None}
     notes = compare_constants(run, dataclasses.asdict(config), asked)
     taken = {name: getattr(config, name) for name in asked}
@@ -182,7 +182,7 @@ def make_config(script: dict, given: dict[str, object]) -> Config:
     return _checked(values)
 
 
-def _config_of_run(folder: Path) -> Config:
+def config_of_run(folder: Path) -> Config:
     """The configuration in a run's config.json. Raises ConfigError where that can't be used."""
     path = folder / "config.json"
     try:

@@ -1,6 +1,7 @@
 """Dataset: clips of the feature store as padded batches."""
 
 import contextlib
+import math
 import queue
 import threading
 import time
@@ -19,6 +20,8 @@ if TYPE_CHECKING:  # it brings the decoders, which a machine that only trains ma
 
 MIN_SPAN_SECONDS = 3.0  # shortest span that training draws from a clip
 PREFETCH_BATCHES = 3
+RELEASE_CLIPS = 500  # read between two times that the pages of the files are given back
+PHILOX_NUMBERS = 4  # that it makes at each count
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,10 @@ class ClipDataset:
         self.video_store = video_store or store
         self.video_column = video_column
         self.labels = np.array([classes.index(clip.label) for clip in clips], np.int64)
+        self._starts = np.array([clip.start_seconds for clip in clips])
+        self._ends = np.array([clip.end_seconds for clip in clips])
+        self._reads = 0  # since memory was given back
+        self._views: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -111,31 +118,72 @@ class ClipDataset:
     def whole(self, index: int) -> Item:
         """Every frame of a clip and all of its sound."""
         clip = self.clips[index]
-        return self._read(index, clip.start_seconds, clip.end_seconds)
-
-    def sample(self, index: int, train_frames: int, rng: np.random.Generator) -> Item:
-        """`train_frames` random frames, in order, and the sound of a random span of a clip.
-
-        The span is 3 s long at least, or the clip: short windows next to an edge are then nothing
-        new. All its frames are taken where there are fewer than `train_frames`.
-        """
-        clip = self.clips[index]
-        length = clip.end_seconds - clip.start_seconds
-        span = rng.uniform(min(MIN_SPAN_SECONDS, length), length)
-        start = clip.start_seconds + rng.uniform(0.0, length - span)
-        video, mfcc, label = self._read(index, start, start + span)
-        if len(video) > train_frames:
-            video = video[np.sort(rng.choice(len(video), train_frames, replace=False))]
-        return video, mfcc, label
-
-    def _read(self, index: int, start_seconds: float, end_seconds: float) -> Item:
-        key = self.clips[index].key
-        video = self.video_store.get(key, self.video_column)
-        video = video[self.spec.frame_span(start_seconds, end_seconds)]
-        mfcc = self.store.get(key, "mfcc")
+        span = clip.start_seconds, clip.end_seconds
+        video, mfcc = self._arrays(clip.key)
         if mfcc is not None:
-            mfcc = mfcc[self.spec.mfcc_span(start_seconds, end_seconds)]
-        return video, mfcc, int(self.labels[index])
+            mfcc = mfcc[self.spec.mfcc_span(*span)]
+        return video[self.spec.frame_span(*span)], mfcc, int(self.labels[index])
+
+    def sample(self, indices: np.ndarray, train_frames: int, draws: np.ndarray) -> Batch:
+        """`train_frames` random frames, in order, and the sound of a random span of each clip.
+
+        A span is 3 s long at least, or the clip: short windows next to an edge are then nothing
+        new. All its frames are taken where there are fewer than `train_frames`. `draws` is
+        (B, num_draws) uniform in [0, 1), the only thing that chance decides by.
+        """
+        ends, lengths = self._ends[indices], self._ends[indices] - self._starts[indices]
+        shortest = np.minimum(MIN_SPAN_SECONDS, lengths)
+        spans = shortest + draws[:, 0] * (lengths - shortest)
+        starts = self._starts[indices] + draws[:, 1] * (lengths - spans)
+        ends = np.minimum(starts + spans, ends)
+        arrays = [self._arrays(self.clips[index].key) for index in indices]
+        video_rows, mfcc_rows = [], []
+        for (video, mfcc), start, end in zip(arrays, starts.tolist(), ends.tolist(), strict=True):
+            video_rows.append(range(*self.spec.frame_span(start, end).indices(len(video))))
+            if mfcc is not None:
+                mfcc_rows.append(range(*self.spec.mfcc_span(start, end).indices(len(mfcc))))
+            else:
+                mfcc_rows.append(range(0))
+        counts = np.array([len(rows) for rows in video_rows])
+        chosen = _choose(draws[:, 2:], counts, train_frames)
+        videos = [
+            video[rows.start + columns[: min(count, train_frames)]]
+            for (video, _), rows, columns, count in zip(
+                arrays, video_rows, chosen, counts.tolist(), strict=True
+            )
+        ]
+        sounds = [
+            None if mfcc is None else mfcc[rows.start : rows.stop]
+            for (_, mfcc), rows in zip(arrays, mfcc_rows, strict=True)
+        ]
+        labels = self.labels[indices].tolist()
+        return collate(list(zip(videos, sounds, labels, strict=True)), self.spec.mfcc.n_mfcc)
+
+    @property
+    def num_draws(self) -> int:
+        """Random numbers that a sample of any clip needs: two for the span, one for each frame."""
+        longest = float((self._ends - self._starts).max())
+        return 2 + self.spec.frame_span(0.0, longest).stop + 1  # one more by where a span begins
+
+    def release(self) -> None:
+        """Gives back the memory of the files' pages that were read so far.
+
+        Clips of a large archive lie far apart, and the system maps up to 2 MB around each.
+        """
+        self._reads = 0
+        for store in (self.store, self.video_store):
+            if isinstance(store, FeatureStore):
+                store.release()
+
+    def _arrays(self, key: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """Pictures and MFCC of a recording, as plain views: a memmap's every slice is slow."""
+        self._reads += 1
+        if self._reads > RELEASE_CLIPS:
+            self.release()
+        if key not in self._views:
+            video, mfcc = self.video_store.get(key, self.video_column), self.store.get(key, "mfcc")
+            self._views[key] = np.asarray(video), None if mfcc is None else np.asarray(mfcc)
+        return self._views[key]
 
 
 class TrainingBatches:
@@ -158,6 +206,7 @@ class TrainingBatches:
         rank: int = 0,
         size: int = 1,
         pin: bool = False,
+        finish: Callable[[Batch], Batch] | None = None,
     ):
         self.dataset = dataset
         self.batch_size = batch_size  # of all processes together
@@ -167,6 +216,7 @@ class TrainingBatches:
         self.rank = rank
         self.size = size
         self.pin = pin
+        self.finish = finish  # what else the thread does to each batch
         self.wait_seconds = 0.0
 
     @property
@@ -187,16 +237,8 @@ class TrainingBatches:
 
         def batches() -> Iterator[Batch | None]:
             for start in range(first_position, self.num_clips, self.batch_size):
-                items = [
-                    self.dataset.sample(
-                        order[position],
-                        self.train_frames,
-                        np.random.default_rng((self.seed, epoch, position)),
-                    )
-                    for position in self.own_part(start)
-                ]
-                batch = collate(items, self.dataset.spec.mfcc.n_mfcc) if items else None
-                yield batch.pin() if self.pin and batch else batch
+                positions = self.own_part(start)
+                yield self._batch(order, epoch, positions) if positions else None
 
         with contextlib.closing(prefetch(batches())) as ahead:
             for _ in range(first_position, self.num_clips, self.batch_size):
@@ -204,6 +246,13 @@ class TrainingBatches:
                 batch = next(ahead)
                 self.wait_seconds += time.perf_counter() - started
                 yield batch
+
+    def _batch(self, order: np.ndarray, epoch: int, positions: range) -> Batch:
+        draws = _draws((self.seed, epoch), positions, self.dataset.num_draws)
+        indices = order[positions.start : positions.stop]
+        batch = self.dataset.sample(indices, self.train_frames, draws)
+        batch = self.finish(batch) if self.finish else batch
+        return batch.pin() if self.pin else batch
 
 
 def whole_batches(dataset: ClipDataset, batch_size: int) -> Iterator[Batch]:
@@ -218,9 +267,9 @@ def collate(items: list[Item], n_mfcc: int) -> Batch:
     videos = [item[0] for item in items]
     sounds = [np.zeros((0, n_mfcc), np.float16) if item[1] is None else item[1] for item in items]
     video, video_mask = _pad(videos, videos[0].dtype)
-    mfcc, mfcc_mask = _pad(sounds, np.float32)
+    mfcc, mfcc_mask = _pad(sounds, sounds[0].dtype)
     labels = torch.tensor([item[2] for item in items], dtype=torch.int64)
-    return Batch(video, video_mask, mfcc, mfcc_mask, labels)
+    return Batch(video, video_mask, mfcc.float(), mfcc_mask, labels)  # numpy's halves are slow
 
 
 def prefetch(iterator: Iterator) -> Iterator:
@@ -258,6 +307,27 @@ def prefetch(iterator: Iterator) -> Iterator:
             yield item
     finally:
         stop.set()
+
+
+def _draws(seed: tuple[int, ...], positions: range, count: int) -> np.ndarray:
+    """(positions, count) uniform in [0, 1), each row a function of the seed and its position.
+
+    By a generator that counts: it is set to any place at once, and one call draws all rows.
+    """
+    blocks = math.ceil(count / PHILOX_NUMBERS)
+    bits = np.random.Philox(np.random.SeedSequence(seed)).advance(positions.start * blocks)
+    drawn = np.random.Generator(bits).random((len(positions), blocks * PHILOX_NUMBERS))
+    return drawn[:, :count]
+
+
+def _choose(draws: np.ndarray, counts: np.ndarray, number: int) -> np.ndarray:
+    """(B, <= number) different columns below each row's count, in order; all of them, and then
+    others, where it has fewer than `number`."""
+    longest = int(counts.max())
+    keys = np.where(np.arange(longest) < counts[:, None], draws[:, :longest], 1.0)
+    if longest > number:
+        return np.sort(np.argpartition(keys, number - 1, axis=1)[:, :number], axis=1)
+    return np.broadcast_to(np.arange(longest), keys.shape)
 
 
 def _pad(arrays: list[np.ndarray], dtype: np.dtype) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import mmap
 import os
 import re
 import zlib
@@ -122,6 +123,11 @@ class FeatureStore:
         self._index_bytes.clear()
         for writer in self._writers():
             self._read_index(writer)
+
+    def release(self) -> None:
+        """Gives back the memory of the pages that were read; the system may keep them cached."""
+        for mapped in self._shards.values():
+            mapped._mmap.madvise(mmap.MADV_DONTNEED)
 
     @contextlib.contextmanager
     def writing(self, writer: str = LOCAL_WRITER) -> Iterator["FeatureStore"]:
