@@ -7,6 +7,7 @@
 Videos lie in data/<class>/, for example data/ads and data/games. Results lie in runs/latest.
 """
 
+from training.cross_validation import Repeat
 from training.device import choose_device
 from training.embedding import stored_embeddings
 from training.loop import Trainer
@@ -34,7 +35,6 @@ SAMPLE_RATE = 16_000  # of the sound, in Hz
 N_MFCC = 20  # coefficients kept of each step of sound
 MFCC_N_MELS = 32  # mel bands they are made of
 VAL_FRACTION = 0.2  # part of the groups held out for validation
-CROSS_VALIDATE = True  # frozen trunk: judge every group in turn, then learn from all of them
 MAX_REJECTED = 0.2  # stop when more than this part of the recordings can't be read
 WORKERS = 0  # decoding processes; 0 is one per core
 
@@ -62,6 +62,13 @@ WEIGHT_DECAY = 0.01  # pull of the weights towards zero (AdamW)
 LABEL_SMOOTHING = 0.0  # part of the label spread over the other classes
 PATIENCE = 4  # epochs without a better validation loss before a phase ends
 MIXED_PRECISION = True  # bfloat16 or float16 on an NVIDIA GPU
+
+# Judging
+FOLDS = "auto"  # parts in which all groups are judged in turn; auto: 5 on a frozen trunk, else 0
+LEARNING_CURVE = False  # train on 10, 25, 50 and 100 % of the groups: would more videos help?
+MAX_GAME_LOSS = None  # choose thresholds that call so many seconds of game an ad per hour, at most
+MIN_RECALL = None  # or thresholds that find this part of the ads, at least
+TRACK = False  # log to MLflow; so does setting MLFLOW_TRACKING_URI
 
 
 def main() -> int:
@@ -94,7 +101,8 @@ def main() -> int:
         if options.resume:
             trainer.resume()
         trainer.fit(phases)
-        metrics = write_results(trainer, description)
+        repeat = Repeat(trainer, phases, lambda: new_model(config, len(data.classes), weights))
+        metrics = write_results(repeat, description)
     report = write_report(run.folder, thumbnails=data.prepared.thumbnails)
     say_results(run, metrics, report)
     return 0

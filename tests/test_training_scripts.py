@@ -172,7 +172,7 @@ def history(run: Path) -> list[dict]:
 
 @pytest.mark.slow
 def test_training_stopped_by_ctrl_c_goes_on_as_it_says(trained_run, small_flags, tmp_path):
-    constants = [*small_flags, *flags(epochs=15, patience=1000, cross_validate="false")]
+    constants = [*small_flags, *flags(epochs=15, patience=1000, folds=0)]
     unbroken = run_script(cost_optimized_train, *constants, "--runs-dir", tmp_path / "unbroken")
     assert unbroken.code == 0, unbroken.err
     process = subprocess.Popen(
@@ -223,7 +223,7 @@ def test_run_stopped_before_its_first_epoch_can_be_resumed(small_flags, tmp_path
     def stop(*arguments, **named):
         raise KeyboardInterrupt
 
-    constants = [*small_flags, *flags(epochs=2, cross_validate="false", runs_dir=tmp_path)]
+    constants = [*small_flags, *flags(epochs=2, folds=0, runs_dir=tmp_path)]
     with monkeypatch.context() as patch:
         patch.setattr(cost_optimized_train, "stored_embeddings", stop)
         done = run_script(cost_optimized_train, *constants)

@@ -1,6 +1,6 @@
 """Results: what a finished training is worth, written into its run folder."""
 
-import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,17 +8,22 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from training.device import describe_device, seed_step
+from training.cross_validation import HALVES, Repeat, Sides, join_scores, new_heads, score_halves
+from training.device import describe_device
 from training.embedding import MemoryStore, embed_recordings
 from training.evaluation import ClipScores, evaluate_scores, fit_temperature, write_predictions
-from training.loop import Trainer, score_clips
-from training.phases import Phase
+from training.intervals import metric_intervals
+from training.learning_curve import learning_curve
+from training.loop import score_clips
 from training.run_log import RunLog, python_command
-from utils.clips import Clip, group_folds, split_at_random
+from training.thresholds import Aim, choose_thresholds
+from utils.clips import Clip, split_at_random
 from utils.config import Config
-from utils.dataset import ClipDataset
 from utils.errors import Interrupted
-from utils.feature_store import FeatureStore
+
+# (clips learned from, clips judged) to (judged,) bool: what of these was in training, too
+FindSeen = Callable[[list[Clip], list[Clip]], np.ndarray]
+HEADLINE = ("auc", "balanced_accuracy")
 
 
 def say_start(run: RunLog, config: Config, data: dict, device: torch.device) -> None:
@@ -48,20 +53,34 @@ def say_start(run: RunLog, config: Config, data: dict, device: torch.device) -> 
 
 
 def say_results(run: RunLog, metrics: dict, report: Path) -> None:
-    """Says the main numbers and what to do next."""
-    how = "each judged by heads that never saw it" if metrics["cross_validated"] else "held out"
+    """Says the main numbers, how far they may be off, and what to do next."""
+    how = "each judged by a network that never saw it"
+    how = how if metrics["cross_validated"] else "held out"
     run.say()
+    run.say(f"validation  {metrics['clips']} clips of {metrics['groups']} groups, {how}")
+    rows = {
+        "accuracy": "accuracy",
+        "balanced accuracy": "balanced_accuracy",
+        "AUC": "auc",
+        "log loss": "nll",
+        "calibration error": "ece",
+    }
+    for name, key in rows.items():
+        run.say(f"  {name:<18} {_with_interval(metrics, key)}")
+    for name, key in (("picture alone", "video_only"), ("sound alone", "sound_only")):
+        run.say(f"  {name:<18} {_headline_words(metrics, key)}")
     run.say(
-        f"validation  accuracy {metrics['accuracy']:.3f}  balanced "
-        f"{metrics['balanced_accuracy']:.3f}  AUC {_number(metrics['auc'])}  calibration error "
-        f"{metrics['ece']:.3f}  ({metrics['clips']} clips of {metrics['groups']} groups, "
-        f"{how})"
+        "random split (flattering: clips of one source on both sides)  "
+        f"{_headline_words(metrics, 'random_split')}"
     )
-    run.say(
-        "random split (flattering: clips of one source on both sides)  balanced "
-        f"{metrics['random_split_balanced_accuracy']:.3f}  AUC "
-        f"{_number(metrics['random_split_auc'])}"
-    )
+    if metrics["seen_source_clips"]:
+        run.say(
+            f"the same {metrics['seen_source_clips']} clips  "
+            f"accuracy {metrics['seen_source_accuracy']:.3f} where their source was in training, "
+            f"{metrics['unseen_source_accuracy']:.3f} where not"
+        )
+    for line in _extra_lines(run):
+        run.say(line)
     run.say(f"report      {report}")
     run.say(
         f"label a video: {python_command()} label_recording.py FILE "
@@ -69,129 +88,160 @@ def say_results(run: RunLog, metrics: dict, report: Path) -> None:
     )
 
 
-def write_results(trainer: Trainer, data: dict) -> dict:
+def _extra_lines(run: RunLog) -> list[str]:
+    """What thresholds and a learning curve have to say, where there are any."""
+    lines = []
+    if run.path("thresholds.json").exists():
+        lines += run.read_json("thresholds.json")["sentences"]
+    if run.path("learning_curve.json").exists():
+        lines.append(run.read_json("learning_curve.json")["sentence"])
+    return lines
+
+
+def same_source(learned: list[Clip], judged: list[Clip]) -> np.ndarray:
+    """(judged,) bool: whether clips of the same group were learned from."""
+    groups = {clip.recording.group for clip in learned}
+    return np.array([clip.recording.group in groups for clip in judged], bool)
+
+
+def write_results(repeat: Repeat, data: dict, *, same_spot: FindSeen | None = None) -> dict:
     """The metrics of a trained model, after writing them, its predictions and best.safetensors.
 
-    Where the trunk stayed frozen, heads train in seconds: every group is then judged once, by
-    heads that never saw it, and the network that is kept has learned from all of them. Else the
-    validation clips judge. Beside that stand the numbers of either half alone, and those of clips
-    split at random. Raises Interrupted after Ctrl-C.
+    With folds every group is judged once, by a network that never saw it, and the network that is
+    kept has learned from all of them. Else the validation clips judge. Beside that stand how far
+    the numbers may be off, those of either half alone, of clips split at random, and of clips
+    whose source, or spot where `same_spot` can tell, was in training. Raises Interrupted after
+    Ctrl-C.
     """
     try:
-        return _write_results(trainer, data)
+        return _write_results(repeat, data, same_spot)
     except KeyboardInterrupt:
-        raise Interrupted(trainer.how_to_go_on()) from None
+        raise Interrupted(repeat.trainer.how_to_go_on()) from None
 
 
-def can_cross_validate(trainer: Trainer) -> bool:
-    """Whether each group can be judged in turn: heads only, and no validation set of the user's."""
-    own_split = any(clip.recording.validation for clip in trainer.val_set.clips)
-    return trainer.config.cross_validate and trainer.trunk_is_frozen and not own_split
-
-
-def _write_results(trainer: Trainer, data: dict) -> dict:
-    run, progress, config = trainer.run, trainer.progress, trainer.config
-    classes = trainer.train_set.classes
-    cross_validated = can_cross_validate(trainer)
-    if cross_validated:
-        embeddings = trainer.embeddings
-        folds = group_folds(_all_clips(trainer), round(1 / config.val_fraction), config.seed)
-    else:
-        embeddings = trainer.embeddings if trainer.trunk_is_frozen else _embed_all(trainer)
-        folds = [(trainer.train_set.clips, trainer.val_set.clips)]
-
-    judged = []
-    for train_clips, val_clips in tqdm(folds, "judge", unit="fold", leave=False):
-        model = trainer.model
-        if cross_validated:
-            model = _new_heads(trainer, train_clips, embeddings)
-        judged.append(_score_halves(model, trainer.val_set.only(val_clips).read_from(embeddings)))
-    scores, video_only, sound_only = (_join(parts) for parts in zip(*judged, strict=True))
+def _write_results(repeat: Repeat, data: dict, same_spot: FindSeen | None) -> dict:
+    trainer, config = repeat.trainer, repeat.trainer.config
+    run, progress, classes = trainer.run, trainer.progress, trainer.train_set.classes
+    folds = repeat.folds()
+    sides = folds or [(trainer.train_set.clips, trainer.val_set.clips)]
+    halves = _judge_halves(repeat, sides, trainer.model if not folds else None)
+    scores = halves.pop("")
     temperature = fit_temperature(scores.logits, scores.labels)
-
-    clips = _all_clips(trainer)
-    val_count = max(1, round(config.val_fraction * len(clips)))
-    train_clips, val_clips = split_at_random(clips, val_count, config.seed)
-    model = _new_heads(trainer, train_clips, embeddings)
-    random_split = score_clips(model, trainer.val_set.only(val_clips).read_from(embeddings))
-
     metrics = {
         **evaluate_scores(scores, classes, temperature),
-        **_headline("video_only", video_only, classes),
-        **_headline("sound_only", sound_only, classes),
-        **_headline("random_split", random_split, classes),
+        **metric_intervals(scores, classes, temperature),
         "temperature": temperature,
-        "cross_validated": cross_validated,
+        "cross_validated": bool(folds),
         "demo": data["demo"],
         "best_epoch": progress.best_epoch,
         "training_seconds": progress.total_seconds,
         "wait_fraction": progress.total_wait_seconds / max(progress.total_seconds, 1e-9),
     }
-    if cross_validated:
-        kept = _new_heads(trainer, clips, embeddings)
-        trainer.model.load_state_dict(kept.state_dict())
-    trainer.save_best(temperature, metrics)
+    for name, part in halves.items():
+        metrics |= _headline(name, part, classes)
+    metrics |= _random_split(repeat, scores)
+    if same_spot:
+        seen = np.concatenate([same_spot(learned, judged) for learned, judged in sides])
+        parts = (scores.only(np.flatnonzero(seen)), scores.only(np.flatnonzero(~seen)))
+        metrics |= _seen_metrics("spot", *parts)
+    thresholds = None
+    if aim := Aim.of(config):
+        chosen = choose_thresholds(scores, classes, temperature, aim)
+        metrics |= chosen.metrics()
+        thresholds = chosen.to_dict()
+        run.write_json("thresholds.json", {**thresholds, "sentences": chosen.sentences()})
+    if config.learning_curve:
+        run.write_json("learning_curve.json", learning_curve(repeat, sides).to_dict())
+    if folds:
+        trainer.model.load_state_dict(repeat.train(repeat.clips).state_dict())
+    trainer.save_best(temperature, metrics, thresholds)
     write_predictions(run.path("predictions.csv"), scores, classes, temperature)
     run.write_json("metrics.json", metrics)
     return metrics
 
 
-def _new_heads(
-    trainer: Trainer, clips: list[Clip], embeddings: FeatureStore | MemoryStore
-) -> nn.Module:
-    """A model with the trunk as it is, and heads trained anew on `clips` to the last epoch."""
-    config = trainer.config
-    model = copy.deepcopy(trainer.model)
-    seed_step(config.seed)
-    model.reset_heads()
-    other = Trainer(model, trainer.train_set.only(clips), None, config, embeddings=embeddings)
-    other.fit([Phase("heads", 0, config.epochs, 0, config.frozen_draws)])
-    return model
+def _judge_halves(
+    repeat: Repeat, sides: list[Sides], model: nn.Module | None
+) -> dict[str, ClipScores]:
+    """Scores by name of HALVES of all judged clips, by `model`, or by one trained for each side."""
+    judged = []
+    for learned, clips in tqdm(sides, "judge", unit="fold", leave=False):
+        judge = model or repeat.train(learned)
+        judged.append(score_halves(judge, repeat.embedded(judge, clips)))
+    return {name: join_scores([part[name] for part in judged]) for name in HALVES}
 
 
-def _score_halves(model: nn.Module, dataset: ClipDataset) -> tuple[ClipScores, ...]:
-    """Scores by both halves, by the picture alone, and by the sound alone where there is one."""
-    with_sound = [clip for clip in dataset.clips if dataset.store.num_rows(clip.key, "mfcc")]
-    return (
-        score_clips(model, dataset),
-        score_clips(model, dataset, hide="sound"),
-        score_clips(model, dataset.only(with_sound), hide="video"),
-    )
+def _random_split(repeat: Repeat, honest: ClipScores) -> dict:
+    """The flattering number, and what of it is owed to sources that training saw, too.
+
+    Heads are trained anew on one side of a random split. Clips of the other side whose source was
+    learned from are looked up among the honest answers, too: then only that differs.
+    """
+    trainer, config = repeat.trainer, repeat.trainer.config
+    embeddings = trainer.embeddings if trainer.trunk_is_frozen else _embed_all(repeat)
+    val_count = max(1, round(config.val_fraction * len(repeat.clips)))
+    learned, clips = split_at_random(repeat.clips, val_count, config.seed)
+    model = new_heads(trainer, learned, embeddings)
+    scores = score_clips(model, trainer.val_set.only(clips).read_from(embeddings))
+    honest_index = {span: index for index, span in enumerate(_spans(honest))}
+    pairs = [
+        (index, honest_index[span])
+        for index, (span, seen) in enumerate(
+            zip(_spans(scores), same_source(learned, clips), strict=True)
+        )
+        if seen and span in honest_index
+    ]
+    seen, unseen = np.array(pairs, np.int64).reshape(-1, 2).T
+    return {
+        **_headline("random_split", scores, trainer.train_set.classes),
+        **_seen_metrics("source", scores.only(seen), honest.only(unseen)),
+    }
 
 
-def _all_clips(trainer: Trainer) -> list[Clip]:
-    return trainer.train_set.clips + trainer.val_set.clips
+def _seen_metrics(what: str, seen: ClipScores, unseen: ClipScores) -> dict:
+    """Accuracy on clips whose source or spot was in training, too, and on those it was not."""
+    found = {}
+    for name, part in ((f"seen_{what}", seen), (f"unseen_{what}", unseen)):
+        right = part.logits.argmax(axis=1) == part.labels
+        found[f"{name}_accuracy"] = float(right.mean()) if len(part) else None
+        found[f"{name}_clips"] = len(part)
+    return found
 
 
-def _join(parts: tuple[ClipScores, ...]) -> ClipScores:
-    return ClipScores(
-        logits=np.concatenate([part.logits for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        recordings=[name for part in parts for name in part.recordings],
-        groups=[name for part in parts for name in part.groups],
-        start_seconds=np.concatenate([part.start_seconds for part in parts]),
-        end_seconds=np.concatenate([part.end_seconds for part in parts]),
-    )
+def _spans(scores: ClipScores) -> list[tuple[str, float]]:
+    return list(zip(scores.recordings, scores.start_seconds.tolist(), strict=True))
 
 
 def _headline(prefix: str, scores: ClipScores, classes: list[str]) -> dict:
-    """AUC and balanced accuracy; None where there is no clip to judge."""
-    judged = evaluate_scores(scores, classes, temperature=1.0) if len(scores) else {}
-    return {f"{prefix}_{name}": judged.get(name) for name in ("auc", "balanced_accuracy")}
+    """HEADLINE metrics with their intervals; None where there is no clip to judge."""
+    judged = {}
+    if len(scores):
+        judged = evaluate_scores(scores, classes, 1.0) | metric_intervals(scores, classes, 1.0)
+    keys = [name + end for name in HEADLINE for end in ("", "_low", "_high")]
+    return {f"{prefix}_{key}": judged.get(key) for key in keys}
 
 
-def _embed_all(trainer: Trainer) -> MemoryStore:
+def _embed_all(repeat: Repeat) -> MemoryStore:
     """Every clip's recording through the trunk as training left it."""
-    store = MemoryStore()
-    clips = trainer.train_set.clips + trainer.val_set.clips
-    embed_recordings(
-        trainer.model.video_encoder,
-        trainer.train_set.store,
-        [clip.key for clip in clips],
-        store,
-        amp=trainer.amp,
-    )
+    store, trainer = MemoryStore(), repeat.trainer
+    keys = [clip.key for clip in repeat.clips]
+    encoder = trainer.model.video_encoder
+    embed_recordings(encoder, trainer.train_set.store, keys, store, amp=trainer.amp)
     return store
+
+
+def _with_interval(metrics: dict, key: str) -> str:
+    """For example `0.909 (0.820 to 0.977)`."""
+    low, high = metrics[f"{key}_low"], metrics[f"{key}_high"]
+    spread = "" if low is None else f" ({low:.3f} to {high:.3f})"
+    return f"{_number(metrics[key])}{spread}"
+
+
+def _headline_words(metrics: dict, prefix: str) -> str:
+    return (
+        f"balanced accuracy {_with_interval(metrics, f'{prefix}_balanced_accuracy')}  "
+        f"AUC {_with_interval(metrics, f'{prefix}_auc')}"
+    )
 
 
 def _number(value: float | None) -> str:
