@@ -16,6 +16,7 @@ from training.phases import plan_phases
 from training.report import write_report
 from training.results import say_results, say_start, write_results
 from training.run_log import RunLog, check_writable
+from training.tracking import Tracking, check_tracking
 from training.weights import find_weights, new_model
 from utils.config import read_options
 from utils.errors import run_main
@@ -75,6 +76,7 @@ def main() -> int:
     options = read_options(globals())
     config = options.config
     check_writable(config.runs_dir)
+    check_tracking(config)
     data = load_training_data(config)
 
     device = choose_device()
@@ -85,7 +87,7 @@ def main() -> int:
     run = RunLog.open(options.resume) if options.resume else RunLog.create(config, __file__, device)
     description = data.describe(weights_note, from_scratch=weights is None)
     say_start(run, config, description, device)
-    with Monitor(run.path("monitor.jsonl")):
+    with Monitor(run.path("monitor.jsonl")), Tracking(run, config) as tracking:
         embeddings = None
         if phases[0].name == "heads":
             embeddings = stored_embeddings(model, data.prepared, config)
@@ -103,7 +105,8 @@ def main() -> int:
         trainer.fit(phases)
         repeat = Repeat(trainer, phases, lambda: new_model(config, len(data.classes), weights))
         metrics = write_results(repeat, description)
-    report = write_report(run.folder, thumbnails=data.prepared.thumbnails)
+        report = write_report(run.folder, thumbnails=data.prepared.thumbnails)
+        tracking.finish(metrics)
     say_results(run, metrics, report)
     return 0
 

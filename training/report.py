@@ -24,7 +24,8 @@ from training.evaluation import (
     reliability_bins,
     softmax,
 )
-from training.monitor import read_json_lines, read_monitor
+from training.monitor import read_monitor
+from training.progress import read_json_lines
 from training.verdict import verdict, warnings
 from utils.files import write_whole
 
