@@ -16,7 +16,7 @@ from training.intervals import metric_intervals
 from training.learning_curve import learning_curve
 from training.loop import score_clips
 from training.run_log import RunLog, python_command
-from training.thresholds import Aim, choose_thresholds
+from training.thresholds import Aim, Thresholds, choose_thresholds
 from utils.clips import Clip, split_at_random
 from utils.config import Config
 from utils.errors import Interrupted
@@ -92,7 +92,7 @@ def _extra_lines(run: RunLog) -> list[str]:
     """What thresholds and a learning curve have to say, where there are any."""
     lines = []
     if run.path("thresholds.json").exists():
-        lines += run.read_json("thresholds.json")["sentences"]
+        lines += Thresholds.from_dict(run.read_json("thresholds.json")).sentences()
     if run.path("learning_curve.json").exists():
         lines.append(run.read_json("learning_curve.json")["sentence"])
     return lines
@@ -149,7 +149,7 @@ def _write_results(repeat: Repeat, data: dict, same_spot: FindSeen | None) -> di
         chosen = choose_thresholds(scores, classes, temperature, aim)
         metrics |= chosen.metrics()
         thresholds = chosen.to_dict()
-        run.write_json("thresholds.json", {**thresholds, "sentences": chosen.sentences()})
+        run.write_json("thresholds.json", thresholds)
     if config.learning_curve:
         run.write_json("learning_curve.json", learning_curve(repeat, sides).to_dict())
     if folds:

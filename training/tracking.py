@@ -46,8 +46,8 @@ def check_tracking(config: Config) -> None:
         ) from error
     except Exception as error:  # each kind of store raises its own; it is passed on as one line
         raise TrackingError(
-            f"MLflow does not answer at {_without_password(uri)} ({_first_line(error)}): start "
-            f"it, correct {URI_VARIABLE}, or leave it and --track out"
+            f"MLflow does not answer at {_without_password(uri)} ({_first_line(error, uri)}): "
+            f"start it, correct {URI_VARIABLE}, or leave it and --track out"
         ) from error
 
 
@@ -258,6 +258,7 @@ def _without_password(uri: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+def _first_line(error: Exception, uri: str = "") -> str:
+    text = str(error).replace(uri, _without_password(uri)) if uri else str(error)
+    lines = text.strip().splitlines() or [type(error).__name__]
     return lines[0][:200]
