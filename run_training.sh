@@ -91,7 +91,7 @@ run_local() {
     shift
   fi
   [[ "$script" == *.py && "$script" != */* && -f "$script" ]] \
-    || die "local: there is no script '$script' here: it is one of $(echo *.py)"
+    || die "local: there is no script '$script' here: it is one of $(echo *train.py)"
   set_up default
   # Threads that spin while they wait make training 3 times slower where another program wants a core.
   export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
