@@ -128,7 +128,8 @@ def test_network_that_is_kept_learned_from_all_clips(config, sets, learned):
     assert kept.recipe["thresholds"] is None
 
 
-def test_own_validation_set_judges_alone(config, sets, judgements):
+def test_own_validation_set_judges_alone_and_says_so(config, sets, judgements, capsys):
+    config = dataclasses.replace(config, folds="3")
     clips = [
         dataclasses.replace(clip, recording=dataclasses.replace(clip.recording, validation=True))
         for clip in sets.val_set.clips
@@ -139,6 +140,7 @@ def test_own_validation_set_judges_alone(config, sets, judgements):
     assert not metrics["cross_validated"]
     assert [(seen, judged) for seen, judged in judgements[:3]] == [(None, clips)] * 3
     assert metrics["clips"] == len(clips)
+    assert "data/validation judges alone: FOLDS 3 is not used" in capsys.readouterr().out
     kept = load_checkpoint(trainer.run.path("best.safetensors")).model.state_dict()
     assert all(kept[name].equal(before[name]) for name in before)
 

@@ -122,7 +122,11 @@ def write_results(repeat: Repeat, data: dict, *, same_spot: FindSeen | None = No
 def _write_results(repeat: Repeat, data: dict, same_spot: FindSeen | None) -> dict:
     trainer, config = repeat.trainer, repeat.trainer.config
     run, progress, classes = trainer.run, trainer.progress, trainer.train_set.classes
+    for name in ("thresholds.json", "learning_curve.json"):  # a resumed run may want them no more
+        run.path(name).unlink(missing_ok=True)
     folds = repeat.folds()
+    if not folds and config.folds not in ("auto", "0"):
+        run.say(f"data/validation judges alone: FOLDS {config.folds} is not used")
     sides = folds or [(trainer.train_set.clips, trainer.val_set.clips)]
     halves = _judge_halves(repeat, sides, trainer.model if not folds else None)
     scores = halves.pop("")
