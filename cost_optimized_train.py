@@ -10,6 +10,7 @@ Videos lie in data/<class>/, for example data/ads and data/games. Results lie in
 from contextlib import nullcontext
 
 from cloud.s3 import S3Folder
+from training.cross_validation import Retraining
 from training.device import choose_device
 from training.distributed import join_ranks
 from training.embedding import stored_embeddings
@@ -19,6 +20,7 @@ from training.phases import plan_phases
 from training.report import write_report
 from training.results import say_results, say_start, write_results
 from training.run_log import RunLog, check_writable
+from training.tracking import Tracking, check_tracking
 from training.weights import find_weights, new_model
 from utils.config import read_options
 from utils.errors import run_main
@@ -39,7 +41,6 @@ SAMPLE_RATE = 16_000  # of the sound, in Hz
 N_MFCC = 20  # coefficients kept of each step of sound
 MFCC_N_MELS = 32  # mel bands they are made of
 VAL_FRACTION = 0.2  # part of the groups held out for validation
-CROSS_VALIDATE = True  # frozen trunk: judge every group in turn, then learn from all of them
 MAX_REJECTED = 0.2  # stop when more than this part of the recordings can't be read
 WORKERS = 0  # decoding processes; 0 is one per core
 
@@ -70,11 +71,19 @@ MIXED_PRECISION = True  # bfloat16 or float16 on an NVIDIA GPU
 COMPILE = False  # torch.compile the trunk where it learns: minutes first, faster steps then
 CHECKPOINT_MINUTES = 5.0  # between savings within an epoch; each epoch's end is saved too
 
+# Judging
+FOLDS = "auto"  # parts in which all groups are judged in turn; auto: 5 on a frozen trunk, else 0
+LEARNING_CURVE = False  # train on 10, 25, 50 and 100 % of the groups: would more videos help?
+MAX_GAME_LOSS = None  # choose thresholds that call so many seconds of game an ad per hour, at most
+MIN_RECALL = None  # or thresholds that find this part of the ads, at least
+TRACK = False  # log to MLflow; so does setting MLFLOW_TRACKING_URI
+
 
 def main() -> int:
     options = read_options(globals())
     config = options.config
     check_writable(config.runs_dir)
+    check_tracking(config)
     ranks = join_ranks()
     with ranks.in_turn():
         data = load_training_data(config, S3Folder)
@@ -85,12 +94,13 @@ def main() -> int:
     phases = plan_phases(config, from_scratch=weights is None, has_gpu=device.type == "cuda")
 
     description = data.describe(weights_note, from_scratch=weights is None)
-    run = None
+    run, monitor, tracking = None, nullcontext(), nullcontext()
     if ranks.is_first:
         resume = options.resume
         run = RunLog.open(resume) if resume else RunLog.create(config, __file__, device)
         say_start(run, config, description, device)
-    with Monitor(run.path("monitor.jsonl")) if run else nullcontext():
+        monitor, tracking = Monitor(run.path("monitor.jsonl")), Tracking(run, config)
+    with monitor, tracking:
         embeddings = None
         if phases[0].name == "heads":
             with ranks.in_turn():
@@ -111,10 +121,16 @@ def main() -> int:
         ranks.leave()
         if run is None:
             return 0
-        metrics = write_results(
-            trainer, description, duplicates=data.duplicates, left_out=data.left_out
+        retraining = Retraining(
+            trainer,
+            phases,
+            lambda: new_model(config, len(data.classes), weights),
+            duplicates=data.duplicates,
+            left_out=data.left_out,
         )
-    report = write_report(run.folder, thumbnails=data.prepared.thumbnails)
+        metrics = write_results(retraining, description)
+        report = write_report(run.folder, thumbnails=data.prepared.thumbnails)
+        tracking.finish(metrics)
     say_results(run, metrics, report)
     return 0
 

@@ -3,8 +3,9 @@
     python label_recording.py clip.mp4
     python label_recording.py recordings/ 'archive/*.ts' --json > labels.json
 
-A file longer than a window also gets a row for each window. Files that can't be read are listed
-at the end, and the exit code is then 1.
+A file longer than a window also gets a row for each window. Where the training chose thresholds
+(MAX_GAME_LOSS, MIN_RECALL), they decide, and what they cost is said first. Files that can't be read
+are listed at the end, and the exit code is then 1.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from models.runtime import TrunkRuntime
 from timeline.scoring import ScoredRecording, score_recording
 from training.checkpoint import load_checkpoint
 from training.device import choose_device
+from training.thresholds import Thresholds, read_thresholds
 from utils.errors import UserError, run_main
 from utils.media import MediaError
 from utils.recordings import VIDEO_SUFFIXES, list_videos
@@ -34,6 +36,9 @@ def main() -> int:
     paths = list(dict.fromkeys(_expand(options.files)))
     checkpoint = load_checkpoint(options.checkpoint, choose_device())
     trunk = TrunkRuntime(checkpoint.model.video_encoder)
+    thresholds = read_thresholds(checkpoint.recipe)
+    if thresholds and not options.json:
+        print("\n".join(thresholds.sentences()))
     labelled, rejected = [], []
     for path in tqdm(paths, "label", unit="file", disable=len(paths) == 1, leave=False):
         try:
@@ -48,11 +53,13 @@ def main() -> int:
         except MediaError as error:
             rejected.append({"file": str(path), "error": str(error)})
             continue
-        labelled.append(_describe(path, scored, checkpoint.classes))
+        labelled.append(_describe(path, scored, checkpoint.classes, thresholds))
         if not options.json:
             tqdm.write(_table(labelled[-1]), file=sys.stdout)
     if options.json:
-        print(json.dumps({"recordings": labelled, "rejected": rejected}, indent=2))
+        chosen = thresholds and thresholds.to_dict()
+        found = {"thresholds": chosen, "recordings": labelled, "rejected": rejected}
+        print(json.dumps(found, indent=2))
     for item in rejected:
         print(f"error: {item['file']}: {item['error']}", file=sys.stderr)
     return 1 if rejected else 0
@@ -96,30 +103,39 @@ def _videos_of(path: Path) -> Iterator[Path]:
         yield path
 
 
-def _describe(path: Path, scored: ScoredRecording, classes: list[str]) -> dict:
+def _describe(
+    path: Path, scored: ScoredRecording, classes: list[str], thresholds: Thresholds | None
+) -> dict:
     """What --json prints of one recording."""
+    overall, *each = _labels(np.stack([scored.overall, *scored.probabilities]), classes, thresholds)
     windows = [
-        {"start_seconds": start, "end_seconds": end, **_label(probabilities, classes)}
-        for (start, end), probabilities in zip(scored.windows, scored.probabilities, strict=True)
+        {"start_seconds": start, "end_seconds": end, **label}
+        for (start, end), label in zip(scored.windows, each, strict=True)
     ]
     return {
         "file": str(path),
         "seconds": scored.duration_seconds,
         "has_sound": scored.has_sound,
-        **_label(scored.overall, classes),
+        **overall,
         "windows": windows,
     }
 
 
-def _label(probabilities: np.ndarray, classes: list[str]) -> dict:
-    best = int(probabilities.argmax())
-    return {
-        "label": classes[best],
-        "confidence": round(float(probabilities[best]), 4),
-        "probabilities": {
-            name: round(float(p), 4) for name, p in zip(classes, probabilities, strict=True)
-        },
-    }
+def _labels(
+    probabilities: np.ndarray, classes: list[str], thresholds: Thresholds | None
+) -> Iterator[dict]:
+    """The label of each row of (N, C), and its own probability."""
+    said = probabilities.argmax(axis=1)
+    if thresholds:
+        said = thresholds.decide(probabilities, classes)
+    for row, best in zip(probabilities, said.tolist(), strict=True):
+        yield {
+            "label": classes[best],
+            "confidence": round(float(row[best]), 4),
+            "probabilities": {
+                name: round(float(p), 4) for name, p in zip(classes, row, strict=True)
+            },
+        }
 
 
 def _table(item: dict) -> str:

@@ -49,12 +49,14 @@ main() {
   case "$verb" in
     local) run_local "$@" ;;
     check) run_check "$@" ;;
+    status) run_light show_runs.py "$@" ;;
+    monitor) run_light watch_run.py "$@" ;;
     test) run_tests "$@" ;;
     lock) make_lock ;;
     aws) die "aws: training in the cloud is not part of this version; here it is: ./run_training.sh local" ;;
     help | -h | --help) print_help ;;
     "") print_help; exit 2 ;;
-    *) die "unknown verb '$verb': it is one of local, check, test, lock, help" ;;
+    *) die "unknown verb '$verb': it is one of local, status, monitor, check, test, lock, help" ;;
   esac
 }
 
@@ -66,6 +68,8 @@ Trains a classifier that tells advertisements from the game, on this machine.
   ./run_training.sh local train.py                   train with another script
   ./run_training.sh local -- --epochs 3              change constants; `-- --help` lists them
   ./run_training.sh local train.py -- --fps 4 --resume
+  ./run_training.sh status                           the trainings: how far, how good, how they ended
+  ./run_training.sh monitor [RUN]                    losses, processor, memory and GPU, live
   ./run_training.sh check                            what training needs, what was found, the cure
   ./run_training.sh test [-- -k split]               style, shell and unit tests
   ./run_training.sh lock                             make Pipfile.lock anew, after changing Pipfile
@@ -87,7 +91,7 @@ run_local() {
     shift
   fi
   [[ "$script" == *.py && "$script" != */* && -f "$script" ]] \
-    || die "local: there is no script '$script' here: it is one of $(echo *.py)"
+    || die "local: there is no script '$script' here: it is one of $(echo *train.py)"
   set_up default
   # Threads that spin while they wait make training 3 times slower where another program wants a core.
   export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
@@ -119,12 +123,17 @@ uses_ranks() {
 
 run_check() {
   [[ "${1:-}" != "--" ]] || shift
+  run_light check_setup.py "$@"
+}
+
+# Runs a script that needs nothing installed, with the environment's Python or any that will do.
+run_light() {
   local python="$PYTHON"
   if ! fingerprint >/dev/null; then
     python="$(find_python 13)" || python=python3 # the check says what is wrong with it
   fi
-  "$python" -c "" 2>/dev/null || die "check: found no Python: $PYTHON_CURE" 1
-  exec "$python" check_setup.py "$@"
+  "$python" -c "" 2>/dev/null || die "${1%.py}: found no Python: $PYTHON_CURE" 1
+  exec "$python" "$@"
 }
 
 run_tests() {

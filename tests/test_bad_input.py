@@ -29,7 +29,7 @@ def start(tmp_path, small_flags, data):
     """Starts a training on `data`, by default with cost_optimized_train.py."""
 
     def start(*arguments: object, script=cost_optimized_train, **constants: object) -> Outcome:
-        quick = {"epochs": 2, "cross_validate": "false"}
+        quick = {"epochs": 2, "folds": 0}
         constants = {"data_dir": data, "runs_dir": tmp_path / "runs", **quick, **constants}
         return run_script(script, *small_flags, *flags(**constants), *arguments)
 

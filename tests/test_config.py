@@ -14,6 +14,8 @@ from utils.resumption import ResumeError
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("cost_optimized_train.py", "train.py")
 FIELDS = {field.name: field.type for field in dataclasses.fields(Config)}
+OPTIONAL_NUMBER = float | None
+NUMBERS = (int, float, OPTIONAL_NUMBER)
 
 
 def constants(path: Path) -> dict:
@@ -59,7 +61,11 @@ def test_constants_of_a_script_are_its_configuration(script):
         name: value for name, value in script.items() if not name.startswith("__")
     }
     for name, kind in FIELDS.items():
-        assert isinstance(getattr(config, name), tuple if "tuple" in str(kind) else kind)
+        value = getattr(config, name)
+        if kind == OPTIONAL_NUMBER:
+            assert value is None or isinstance(value, float)
+        else:
+            assert isinstance(value, tuple if "tuple" in str(kind) else kind)
 
 
 def test_named_presets_are_as_agreed():
@@ -82,7 +88,7 @@ def another(name: str, value: object) -> object:
         return not value
     if isinstance(value, tuple):
         return (64, 72)
-    return "3" if name == "fine_tune_blocks" else "elsewhere"
+    return "3" if name in ("fine_tune_blocks", "folds") else "elsewhere"
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -94,7 +100,8 @@ def test_every_constant_is_a_flag_and_changes_nothing_else(cheap, name):
     text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
     after = read(cheap, flag(name), text)
     assert getattr(after, name) == value
-    assert type(getattr(after, name)) is type(getattr(before, name))
+    if getattr(before, name) is not None:
+        assert type(getattr(after, name)) is type(getattr(before, name))
     assert dataclasses.replace(after, **{name: getattr(before, name)}) == before
     assert read(cheap, f"{flag(name)}={text}") == after
 
@@ -112,7 +119,7 @@ def test_ends_of_a_range_are_accepted_and_what_lies_beyond_is_refused(cheap, nam
 
 
 def test_every_number_has_a_range():
-    assert {name for name, kind in FIELDS.items() if kind in (int, float)} == set(RANGES)
+    assert {name for name, kind in FIELDS.items() if kind in NUMBERS} == set(RANGES)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +201,25 @@ def test_fine_tune_blocks_is_auto_or_a_count(cheap, value):
 @pytest.mark.parametrize("value", ["20", "-1", "all", "", "²", "1.0"])
 def test_other_fine_tune_blocks_are_refused(cheap, value):
     assert "takes auto or 0 to 19" in refusal(cheap, "--fine-tune-blocks", value)
+
+
+@pytest.mark.parametrize("value", ["auto", "0", "2", "10", "999"])
+def test_folds_are_auto_none_or_two_and_more(cheap, value):
+    assert read(cheap, "--folds", value).folds == value
+
+
+@pytest.mark.parametrize("value", ["1", "-2", "1000", "all", "", "5.0", "05"])
+def test_other_folds_are_refused(cheap, value):
+    assert "takes auto, 0 (none) or 2 to 999" in refusal(cheap, "--folds", value)
+
+
+def test_aims_may_be_absent_and_exclude_each_other(cheap):
+    assert read(cheap).max_game_loss is None
+    assert read(cheap, "--max-game-loss", "none").max_game_loss is None
+    assert read(cheap, "--max-game-loss", "2").max_game_loss == 2.0
+    assert "takes a number" in refusal(cheap, "--min-recall", "much")
+    both = refusal(cheap, "--max-game-loss", "2", "--min-recall", "0.9")
+    assert both.startswith("--max-game-loss and --min-recall are two aims")
 
 
 def test_choice_is_refused_with_the_choices(cheap):

@@ -14,6 +14,7 @@ from trainings import CLIP_SECONDS, ROOT, Outcome, run_script, write_clip
 
 import label_recording
 from training.checkpoint import load_checkpoint, save_checkpoint
+from training.thresholds import Aim, Threshold, Thresholds
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +154,38 @@ def test_confidence_is_calibrated_as_the_checkpoint_says(checkpoint, videos, tmp
     )
     odds = [np.log(item["confidence"] / (1 - item["confidence"])) for item in (first, second)]
     assert odds[0] == pytest.approx(5 * odds[1], rel=0.05)
+
+
+def with_threshold(checkpoint: Path, path: Path, value: float) -> Path:
+    """The same network, that says ads from this probability on."""
+    loaded = load_checkpoint(checkpoint)
+    row = Threshold("ads", value, 0.9, (0.8, 0.95), 1.5, (0.0, 4.0))
+    chosen = Thresholds(Aim(max_game_loss=2.0), "games", (row,))
+    save_checkpoint(path, loaded.model, {**loaded.recipe, "thresholds": chosen.to_dict()})
+    return path
+
+
+def test_thresholds_of_the_training_decide_and_their_cost_is_said(checkpoint, videos, tmp_path):
+    sure = label_json(checkpoint, videos / "ad.mp4")["recordings"][0]["probabilities"]["ads"]
+    for value, expected in ((sure - 0.01, "ads"), ((1 + sure) / 2, "games")):
+        strict = with_threshold(checkpoint, tmp_path / "strict.safetensors", value)
+        found = label_json(strict, videos / "ad.mp4")
+        item = found["recordings"][0]
+        assert item["label"] == expected
+        assert item["probabilities"]["ads"] == sure
+        assert item["confidence"] == item["probabilities"][expected]
+        assert found["thresholds"]["thresholds"][0]["value"] == value
+        done = label(strict, videos / "ad.mp4")
+        aim, cost, line = done.out.splitlines()
+        assert aim == (
+            "labels are chosen for at most 2 s of games lost an hour; in doubt it is games"
+        )
+        assert cost.endswith("finds 90% of ads (80 to 95%), loses 1.5 s of games an hour (0 to 4)")
+        assert line.startswith(expected)
+
+
+def test_without_thresholds_the_most_probable_class_is_said(checkpoint, videos):
+    assert label_json(checkpoint, videos / "ad.mp4")["thresholds"] is None
 
 
 def test_started_from_anywhere_it_needs_a_checkpoint_and_says_how_to_get_one(videos, tmp_path):

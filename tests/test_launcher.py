@@ -51,9 +51,11 @@ class Clone:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "my clone"
         self.folder.mkdir()
-        for name in ("run_training.sh", "check_setup.py", "Pipfile", "Pipfile.lock"):
+        scripts = ("check_setup.py", "show_runs.py", "watch_run.py")
+        for name in ("run_training.sh", *scripts, "Pipfile", "Pipfile.lock"):
             shutil.copy(ROOT / name, self.folder)
-        shutil.copytree(ROOT / "utils", self.folder / "utils")
+        for room in ("utils", "training"):
+            shutil.copytree(ROOT / room, self.folder / room)
         for name in ("cost_optimized_train.py", "train.py"):
             (self.folder / name).write_text(TRAINING)
         self.tools = folder / "tools"
@@ -373,7 +375,7 @@ def test_mistake_gets_one_line_and_exit_code_2(clone, arguments, message):
 def test_help_teaches_every_verb(clone, arguments, code):
     done = clone.run(*arguments)
     assert done.returncode == code
-    for verb in ("local", "check", "test", "lock"):
+    for verb in ("local", "status", "monitor", "check", "test", "lock"):
         assert f"./run_training.sh {verb}" in done.stdout
 
 
@@ -396,6 +398,16 @@ def test_check_passes_before_set_up_and_installs_nothing(clone):
     assert "./run_training.sh local" in last_line(done.stdout)
     assert rows(done)["packages"] == "note"
     assert rows(done)["videos"] == "note"
+    assert clone.synced() == []
+
+
+def test_runs_are_looked_at_before_set_up_and_from_anywhere(clone, tmp_path):
+    done = clone.run("status", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "no run in runs/ yet: begin one with ./run_training.sh local\n"
+    done = clone.run("monitor", "runs/none")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: runs/none is not the folder of a run")
     assert clone.synced() == []
 
 

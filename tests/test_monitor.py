@@ -11,7 +11,8 @@ import psutil
 import pynvml
 import pytest
 
-from training.monitor import Monitor, read_json_lines, read_monitor
+from training.monitor import Monitor, read_monitor
+from training.run_progress import read_json_lines
 
 KEYS = {
     "seconds",

@@ -12,7 +12,10 @@ import pytest
 from PIL import Image
 
 from training.evaluation import ClipScores, evaluate_scores, fit_temperature, write_predictions
+from training.intervals import metric_intervals
+from training.learning_curve import summarize
 from training.report import write_report
+from training.thresholds import Aim, choose_thresholds
 
 VOID_TAGS = {"meta", "img", "br"}
 SIDE = {"recordings": 12, "groups": 6, "clips": 60, "hours": 0.17}
@@ -164,6 +167,49 @@ def test_a_whole_run_shows_every_section_and_leaves_no_other_file(tmp_path):
         "versions",
     }
     assert {entry.name for entry in run.iterdir()} == before | {"report.html"}
+
+
+def test_intervals_stand_beside_their_numbers(tmp_path):
+    scores = make_scores(skill=1.0)
+    run = make_run(tmp_path / "run", scores)
+    metrics = json.loads((run / "metrics.json").read_text())
+    text = Page(write_report(run, thumbnails=no_thumbnails)).text
+    assert "95 times in 100" not in text  # none were measured
+    metrics |= metric_intervals(scores, ("ads", "games"), metrics["temperature"])
+    metrics |= {"sound_only_auc_low": 0.123, "sound_only_auc_high": 0.987}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    text = Page(write_report(run, thumbnails=no_thumbnails)).text
+    assert "95 times in 100" in text
+    assert f"{metrics['accuracy_low']:.1%} to {metrics['accuracy_high']:.1%}" in text
+    assert f"{metrics['auc_low']:.3f} to {metrics['auc_high']:.3f}" in text
+    assert f"{metrics['nll']:.3f} {metrics['nll_low']:.3f} to {metrics['nll_high']:.3f}" in text
+    assert "0.123 to 0.987" in text
+
+
+def test_thresholds_learning_curve_and_seen_sources_have_their_sections(tmp_path):
+    scores = make_scores(skill=1.0)
+    run = make_run(tmp_path / "run", scores)
+    assert (
+        not {"thresholds", "learning", "seen-source"}
+        & Page(write_report(run, thumbnails=no_thumbnails)).ids()
+    )
+    chosen = choose_thresholds(scores, ["ads", "games"], 1.0, Aim(max_game_loss=60))
+    (run / "thresholds.json").write_text(json.dumps(chosen.to_dict()))
+    groups = {0.5: 3.0, 1.0: 6.0}
+    curve = summarize({0.5: [scores, scores], 1.0: [scores]}, groups, ["ads", "games"])
+    (run / "learning_curve.json").write_text(json.dumps(curve.to_dict()))
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics |= {"seen_source_accuracy": 0.957, "seen_source_clips": 69}
+    metrics |= {"unseen_source_accuracy": 0.913, "unseen_source_clips": 69}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    page = Page(write_report(run, thumbnails=no_thumbnails))
+    assert {"thresholds", "learning", "seen-source"} <= page.ids()
+    for sentence in (*chosen.sentences()[1:], curve.sentence()):
+        assert sentence in page.text
+    assert "95.7% of 69 clips right" in page.text
+    assert "91.3% of 69 clips right" in page.text
+    bars = [found for tag, found in page.tags if tag == "line" and found.get("class") == "gap"]
+    assert len([bar for bar in bars if "stroke" in bar.get("style", "")]) == 2 * len(groups)
 
 
 def test_the_page_needs_nothing_from_outside_and_no_script(tmp_path):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 from trainings import ROOT, SMALL, flags, link_clips, run_script, write_clip, write_clips
@@ -26,7 +27,7 @@ SCRIPTS = [cost_optimized_train, train]
 RUN_FILES = {
     *("best.safetensors", "last.ckpt", "config.json", "data.json", "metrics.json"),
     *("metrics.jsonl", "monitor.jsonl", "predictions.csv", "rejected.csv"),
-    *("report.html", "run.log"),
+    *("report.html", "run.log", "tensorboard"),
 }
 
 
@@ -140,6 +141,43 @@ def test_three_classes_are_trained_from_scratch_and_labelled(clips_folder, share
     assert sum(item["probabilities"].values()) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
+def test_three_classes_are_judged_in_folds_and_labelled_by_thresholds(
+    clips_folder, small_flags, tmp_path
+):
+    data = link_clips(clips_folder, tmp_path / "data")
+    write_clips(data, range(5), ("news",))
+    runs = tmp_path / "runs"
+    constants = {"data_dir": data, "runs_dir": runs, "folds": 2, "min_recall": 0.8}
+    done = run_script(cost_optimized_train, *small_flags, *flags(**constants))
+    assert done.code == 0, done.err
+    run = runs / "latest"
+    metrics = read(run, "metrics.json")
+    assert metrics["cross_validated"]
+    assert np.array(metrics["confusion"]).shape == (3, 3)
+    assert metrics["groups"] == 15
+    assert metrics["balanced_accuracy"] >= 0.7
+    assert metrics["auc_low"] <= metrics["auc"] <= metrics["auc_high"]
+    for name in ("ads", "games", "news"):
+        assert 0 <= metrics[f"recall_{name}"] <= 1
+    for name in ("ads", "news"):  # games are what it is in doubt
+        assert 0 < metrics[f"threshold_{name}"] < 1
+        assert f"{name} from " in done.out
+    assert "threshold_games" not in metrics
+    html = (run / "report.html").read_text(encoding="utf-8")
+    assert 'id="thresholds"' in html
+    done = run_script(
+        *(label_recording, data / "news", data / "games" / "0.mp4", "--json"),
+        *("--checkpoint", run / "best.safetensors"),
+    )
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert [row["name"] for row in found["thresholds"]["thresholds"]] == ["ads", "news"]
+    labels = [item["label"] for item in found["recordings"]]
+    assert labels[:5].count("news") >= 4
+    assert labels[5] == "games"
+
+
 def test_own_validation_videos_judge_alone(clips_folder, small_flags, tmp_path):
     data = link_clips(clips_folder, tmp_path / "data")
     write_clips(data / "validation", (5, 6), ("ads", "games"))
@@ -196,7 +234,7 @@ def history(run: Path) -> list[dict]:
 
 @pytest.mark.slow
 def test_training_stopped_by_ctrl_c_goes_on_as_it_says(trained_run, small_flags, tmp_path):
-    constants = [*small_flags, *flags(epochs=15, patience=1000, cross_validate="false")]
+    constants = [*small_flags, *flags(epochs=15, patience=1000, folds=0)]
     unbroken = run_script(cost_optimized_train, *constants, "--runs-dir", tmp_path / "unbroken")
     assert unbroken.code == 0, unbroken.err
     process = subprocess.Popen(
@@ -247,7 +285,7 @@ def test_run_stopped_before_its_first_epoch_can_be_resumed(small_flags, tmp_path
     def stop(*arguments, **named):
         raise KeyboardInterrupt
 
-    constants = [*small_flags, *flags(epochs=2, cross_validate="false", runs_dir=tmp_path)]
+    constants = [*small_flags, *flags(epochs=2, folds=0, runs_dir=tmp_path)]
     with monkeypatch.context() as patch:
         patch.setattr(cost_optimized_train, "stored_embeddings", stop)
         done = run_script(cost_optimized_train, *constants)

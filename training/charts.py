@@ -17,11 +17,15 @@ MOST_DOTS = 30  # epochs are drawn as dots as well while they can be told apart
 
 @dataclass(frozen=True)
 class Series:
-    """A named line; points whose y is None or not finite leave a gap."""
+    """A named line; points whose y is None or not finite leave a gap.
+
+    `intervals` are (low, high) of each point, drawn as upright bars; None draws none.
+    """
 
     name: str
     x: Sequence[float]
     y: Sequence[float | None]
+    intervals: Sequence[tuple[float, float] | None] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,10 @@ def line_chart(
             (_x(at, x), _y(value, y)) if _finite(value) else None
             for at, value in zip(line.x, line.y, strict=True)
         ]
+        for at, interval in zip(line.x, line.intervals, strict=False):
+            if interval is not None:
+                ends = f'y1="{_y(interval[0], y)}" y2="{_y(interval[1], y)}"'
+                body.append(f'<line class="gap" {style} x1="{_x(at, x)}" x2="{_x(at, x)}" {ends}/>')
         path = _path(points)
         if path:
             body.append(f'<path class="line" {style} d="{path}"/>')

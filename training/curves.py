@@ -40,6 +40,23 @@ def epoch_charts(epochs: Sequence[dict]) -> dict[str, Markup] | None:
     }
 
 
+def learning_chart(curve: dict) -> Markup | None:
+    """Returns AUC and balanced accuracy over the groups learned from; None without a curve."""
+    points = curve.get("points", [])
+    if not points:
+        return None
+    groups = [point["groups"] for point in points]
+    lines = []
+    for key, name in (("auc", "AUC"), ("balanced_accuracy", "balanced accuracy")):
+        intervals = [point[f"{key}_interval"] for point in points]
+        lines.append(Series(name, groups, [point[key] for point in points], intervals))
+    lows = [interval[0] for line in lines for interval in line.intervals if interval]
+    lowest = min([*lows, *(value for line in lines for value in line.y if value is not None)])
+    x = axis_over("groups learned from", groups, low=0, whole=True)
+    y = Axis("metric", math.floor(min(lowest, 0.9) * 10) / 10, 1.0)
+    return line_chart("Metrics over the groups learned from", lines, x, y)
+
+
 def wait_fraction(epochs: Sequence[dict], metrics: dict) -> float | None:
     """Returns the share of training time spent waiting for data, [0, 1]; None if not measured."""
     if metrics.get("wait_fraction") is not None:

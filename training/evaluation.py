@@ -57,6 +57,17 @@ class ClipScores:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def only(self, indices: np.ndarray) -> "ClipScores":
+        """The clips at these indices."""
+        return ClipScores(
+            self.logits[indices],
+            self.labels[indices],
+            [self.recordings[index] for index in indices],
+            [self.groups[index] for index in indices],
+            self.start_seconds[indices],
+            self.end_seconds[indices],
+        )
+
 
 @dataclass(frozen=True)
 class GroupResult:
@@ -83,6 +94,25 @@ class ReliabilityBin:
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """Returns probabilities (N, C) float64, rows summing to 1, of logits / temperature."""
     return np.exp(log_softmax(logits.astype(np.float64) / temperature, axis=1))
+
+
+def margins(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """Returns log-odds (N, C) of each class against the rest.
+
+    They order clips as probabilities do, without the ties of probabilities that round to 1.
+    """
+    scaled = logits.astype(np.float64) / temperature
+    margins = np.zeros_like(scaled)
+    for index in range(scaled.shape[1] if scaled.shape[1] > 1 else 0):
+        margins[:, index] = scaled[:, index] - logsumexp(np.delete(scaled, index, axis=1), axis=1)
+    return margins
+
+
+def judged_classes(classes: Sequence[str]) -> list[int]:
+    """Indices of the classes a ranking is judged by: of two, one says it all."""
+    if len(classes) == 2:
+        return [list(classes).index(POSITIVE_CLASS) if POSITIVE_CLASS in classes else 0]
+    return list(range(len(classes)))
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -125,7 +155,6 @@ def evaluate_scores(
     count = len(scores)
     confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(confusion, (scores.labels, scores.logits.argmax(axis=1)), 1)
-    log_probabilities = log_softmax(scores.logits.astype(np.float64) / temperature, axis=1)
     hits, present, said = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     bins = reliability_bins(scores, temperature)
     metrics = {
@@ -133,21 +162,27 @@ def evaluate_scores(
         "balanced_accuracy": float(np.mean((hits / np.maximum(present, 1))[present > 0])),
         "auc": _auc(scores, classes, temperature),
         "ece": sum(b.clips * abs(b.confidence - b.accuracy) for b in bins if b.clips) / count,
-        "nll": -float(log_probabilities[np.arange(count), scores.labels].mean()),
+        "nll": -float(true_log_probability(scores, temperature).mean()),
         "clips": count,
         "groups": len(set(scores.groups)),
         "confusion": confusion.tolist(),
     }
-    margins = _margins(scores.logits, temperature)
+    odds = margins(scores.logits, temperature)
     for index, name in enumerate(classes):
         truth = scores.labels == index
         metrics[f"precision_{name}"] = _ratio(hits[index], said[index])
         metrics[f"recall_{name}"] = _ratio(hits[index], present[index])
         metrics[f"f1_{name}"] = _ratio(2 * hits[index], said[index] + present[index])
         metrics[f"average_precision_{name}"] = (
-            float(average_precision_score(truth, margins[:, index])) if truth.any() else None
+            float(average_precision_score(truth, odds[:, index])) if truth.any() else None
         )
     return metrics
+
+
+def true_log_probability(scores: ClipScores, temperature: float) -> np.ndarray:
+    """(N,) log of the calibrated probability of what each clip really is."""
+    log_probabilities = log_softmax(scores.logits.astype(np.float64) / temperature, axis=1)
+    return log_probabilities[np.arange(len(scores)), scores.labels]
 
 
 def group_results(
@@ -191,10 +226,15 @@ def most_wrong(scores: ClipScores, temperature: float, count: int = 10) -> np.nd
     return np.argsort(_true_probability(scores, temperature), kind="stable")[:count]
 
 
+def confidence_bins(scores: ClipScores, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+    """Confidence (N,) in the answers, and the index (N,) of the reliability bin of each."""
+    confidence = softmax(scores.logits, temperature).max(axis=1)
+    return confidence, np.minimum((confidence * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
+
+
 def reliability_bins(scores: ClipScores, temperature: float) -> list[ReliabilityBin]:
     """Returns RELIABILITY_BINS bins of equal width over the confidence in the answer, [0, 1]."""
-    confidence, right = softmax(scores.logits, temperature).max(axis=1), _right(scores)
-    place = np.minimum((confidence * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
+    (confidence, place), right = confidence_bins(scores, temperature), _right(scores)
     bins = []
     for index in range(RELIABILITY_BINS):
         member = place == index
@@ -218,12 +258,12 @@ def precision_recall_curves(
     from sklearn.metrics import precision_recall_curve
 
     _check(scores, classes)
-    margins = _margins(scores.logits, temperature)
+    odds = margins(scores.logits, temperature)
     curves = {}
     for index, name in enumerate(classes):
         truth = scores.labels == index
         if truth.any():
-            precision, recall, _ = precision_recall_curve(truth, margins[:, index])
+            precision, recall, _ = precision_recall_curve(truth, odds[:, index])
             curves[name] = (recall[::-1], precision[::-1])
     return curves
 
@@ -293,20 +333,7 @@ def _right(scores: ClipScores) -> np.ndarray:
 
 
 def _true_probability(scores: ClipScores, temperature: float) -> np.ndarray:
-    probabilities = softmax(scores.logits, temperature)
-    return probabilities[np.arange(len(scores)), scores.labels]
-
-
-def _margins(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """Returns log-odds (N, C) of each class against the rest.
-
-    They order clips as probabilities do, without the ties of probabilities that round to 1.
-    """
-    scaled = logits.astype(np.float64) / temperature
-    margins = np.zeros_like(scaled)
-    for index in range(scaled.shape[1] if scaled.shape[1] > 1 else 0):
-        margins[:, index] = scaled[:, index] - logsumexp(np.delete(scaled, index, axis=1), axis=1)
-    return margins
+    return np.exp(true_log_probability(scores, temperature))
 
 
 def _auc(scores: ClipScores, classes: Sequence[str], temperature: float) -> float | None:
@@ -314,11 +341,8 @@ def _auc(scores: ClipScores, classes: Sequence[str], temperature: float) -> floa
 
     if len(np.unique(scores.labels)) < 2:
         return None
-    judged = range(len(classes))
-    if len(classes) == 2:
-        judged = [list(classes).index(POSITIVE_CLASS) if POSITIVE_CLASS in classes else 0]
-    margins = _margins(scores.logits, temperature)
-    truths = [(scores.labels == index, margins[:, index]) for index in judged]
+    odds = margins(scores.logits, temperature)
+    truths = [(scores.labels == index, odds[:, index]) for index in judged_classes(classes)]
     return float(np.mean([roc_auc_score(truth, margin) for truth, margin in truths if truth.any()]))
 
 

@@ -355,7 +355,7 @@ class Trainer:
         if self.run is not None:
             self.run.say(line)
 
-    def save_best(self, temperature: float, metrics: dict) -> None:
+    def save_best(self, temperature: float, metrics: dict, thresholds: dict | None = None) -> None:
         """Writes the model as it is to best.safetensors, with all that belongs to it."""
         if self.run is None:
             return
@@ -364,6 +364,7 @@ class Trainer:
             "feature_spec": self.train_set.spec.to_dict(),
             "clip_seconds": self.config.clip_seconds,
             "temperature": temperature,
+            "thresholds": thresholds,
             "constants": self.config.constants(),
             "data": self.description,
             "clips_id": self.clips_id(),

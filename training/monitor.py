@@ -12,6 +12,9 @@ from types import TracebackType
 import psutil
 import pynvml
 
+from training.run_progress import FAILED, FINISHED, INTERRUPTED, read_json_lines
+from utils.errors import Interrupted
+
 INTERVAL_SECONDS = 1.0
 SHORTEST_INTERVAL_SECONDS = 0.1  # psutil's percentages are noise over less
 JOIN_SECONDS = 2.0  # a driver that hangs must not hold up the end of a training
@@ -26,7 +29,8 @@ class Monitor:
     resident memory, shared pages counted in each), memory_percent (of the whole machine),
     read_bytes_per_second and write_bytes_per_second (theirs, from and to storage), and gpus: a
     list of utilization_percent, memory_bytes, power_watts, temperature_celsius. A reading that
-    fails is null. Nothing is ever raised: when the file cannot be written, `note` says why.
+    fails is null. The last line says how the run ended. Nothing is ever raised: when the file
+    cannot be written, `note` says why.
     """
 
     def __init__(self, path: Path, *, interval_seconds: float = INTERVAL_SECONDS) -> None:
@@ -48,12 +52,27 @@ class Monitor:
     ) -> None:
         self._stop.set()
         self._thread.join(JOIN_SECONDS)
+        if self.note is None:
+            self._write_end(error)
 
     def _watch(self) -> None:
         try:
             self._write_lines()
         except OSError as error:
             self.note = f"{self._path} cannot be written, machine use is not recorded: {error}"
+
+    def _write_end(self, error: BaseException | None) -> None:
+        """Says how the run ended: the line that `read_progress` looks for."""
+        line = {"ended": FINISHED}
+        if error is not None:
+            stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+            words = str(error).splitlines() or [type(error).__name__]
+            line = {"ended": INTERRUPTED if stopped else FAILED, "reason": words[0]}
+        try:
+            with self._path.open("ab") as file:
+                file.write(json.dumps(line).encode() + b"\n")
+        except OSError as failure:
+            self.note = f"{self._path} cannot be written: {failure}"
 
     def _write_lines(self) -> None:
         offset_seconds = _resume(self._path)
@@ -85,23 +104,6 @@ class Monitor:
 def read_monitor(path: Path) -> list[dict]:
     """Returns the lines of a monitor file; [] without one. Half-written lines are left out."""
     return [line for line in read_json_lines(path) if "seconds" in line]
-
-
-def read_json_lines(path: Path) -> list[dict]:
-    """Returns the objects of a file with one JSON object a line; [] where there is no file.
-
-    A process that was killed leaves half a line, also in the middle of a file that a resumed run
-    went on with: what does not parse is left out.
-    """
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        with contextlib.suppress(json.JSONDecodeError):
-            line = json.loads(text)
-            if isinstance(line, dict):
-                lines.append(line)
-    return lines
 
 
 class _Processes:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from training import charts
 from training.charts import Axis, Series
-from training.curves import epoch_charts, machine_use, wait_fraction
+from training.curves import epoch_charts, learning_chart, machine_use, wait_fraction
 from training.evaluation import (
     ClipScores,
     evaluate_scores,
@@ -24,7 +24,9 @@ from training.evaluation import (
     reliability_bins,
     softmax,
 )
-from training.monitor import read_json_lines, read_monitor
+from training.monitor import read_monitor
+from training.run_progress import read_json_lines
+from training.thresholds import Thresholds
 from training.verdict import verdict, warnings
 from utils.files import write_whole
 
@@ -49,6 +51,7 @@ def write_report(run_dir: Path, *, thumbnails: Thumbnails) -> Path:
     if metrics and (run_dir / "predictions.csv").exists():
         scores, classes = read_predictions(run_dir / "predictions.csv")
         scores = scores if len(scores) else None
+    curve = _read_json(run_dir / "learning_curve.json")
     temperature = metrics.get("temperature") or 1.0
     if scores is not None:
         metrics = {**evaluate_scores(scores, classes, temperature), **metrics}
@@ -63,6 +66,8 @@ def write_report(run_dir: Path, *, thumbnails: Thumbnails) -> Path:
         "verdict": verdict(metrics, scores, classes),
         "warnings": warnings(metrics, data, epochs, scores, classes),
         "comparison": _comparison(metrics, data.get("split")),
+        "thresholds": _thresholds(run_dir),
+        "learning": {"chart": learning_chart(curve), "sentence": curve.get("sentence")},
         "curves": epoch_charts(epochs),
         "machine": machine_use(monitor),
         "wait_fraction": wait_fraction(epochs, metrics),
@@ -93,12 +98,25 @@ def _comparison(metrics: dict, split: str | None) -> list[dict]:
     found = [
         {
             "name": name,
-            "auc": metrics.get(f"{prefix}auc"),
-            "balanced_accuracy": metrics.get(f"{prefix}balanced_accuracy"),
+            **{
+                key: metrics.get(prefix + key)
+                for metric in ("auc", "balanced_accuracy")
+                for key in (metric, f"{metric}_low", f"{metric}_high")
+            },
         }
         for name, prefix in rows
     ]
     return [row for row in found if _known(row["auc"]) or _known(row["balanced_accuracy"])]
+
+
+def _thresholds(run_dir: Path) -> dict | None:
+    """Returns the aim of the thresholds and their cost in words; None without thresholds."""
+    values = _read_json(run_dir / "thresholds.json")
+    if not values:
+        return None
+    chosen = Thresholds.from_dict(values)
+    lines = chosen.sentences()
+    return {"aim": lines[0], "notes": lines[1:]}
 
 
 def _judged(
@@ -175,9 +193,17 @@ def _environment() -> Environment:
     )
     environment.filters["percent"] = lambda value: f"{value:.1%}" if _known(value) else "n/a"
     environment.filters["score"] = lambda value: f"{value:.3f}" if _known(value) else "n/a"
+    environment.globals["spread"] = _spread
     environment.filters["number"] = lambda value: f"{value:.3g}" if _known(value) else "n/a"
+    environment.filters["ln"] = math.log
     environment.filters["clock"] = _clock
     return environment
+
+
+def _spread(values: dict, name: str, form: str = "{:.3f}") -> str:
+    """Returns `0.820 to 0.977`, how far a metric may be off; "" where that is not known."""
+    low, high = values.get(f"{name}_low"), values.get(f"{name}_high")
+    return f"{form.format(low)} to {form.format(high)}" if _known(low) and _known(high) else ""
 
 
 def _read_json(path: Path) -> dict:

@@ -1,7 +1,5 @@
 """Results: what a finished training is worth, written into its run folder."""
 
-import copy
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,19 +7,27 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from training.device import describe_device, seed_step
+from training.cross_validation import (
+    HALVES,
+    Retraining,
+    Sides,
+    join_scores,
+    new_heads,
+    score_halves,
+)
+from training.device import describe_device
 from training.embedding import MemoryStore, embed_recordings
 from training.evaluation import ClipScores, evaluate_scores, fit_temperature, write_predictions
-from training.loop import Trainer
-from training.phases import Phase
+from training.intervals import metric_intervals
+from training.learning_curve import learning_curve
 from training.run_log import RunLog, python_command
 from training.scores import score_clips
-from utils.clips import Clip, group_folds, split_at_random
+from training.thresholds import Aim, Thresholds, choose_thresholds
+from utils.clips import Clip, split_at_random
 from utils.config import Config
-from utils.dataset import ClipDataset
-from utils.duplicates import Duplicates
 from utils.errors import Interrupted
-from utils.feature_store import FeatureStore
+
+HEADLINE = ("auc", "balanced_accuracy")
 
 
 def say_start(run: RunLog, config: Config, data: dict, device: torch.device) -> None:
@@ -63,20 +69,34 @@ def say_start(run: RunLog, config: Config, data: dict, device: torch.device) -> 
 
 
 def say_results(run: RunLog, metrics: dict, report: Path) -> None:
-    """Says the main numbers and what to do next."""
-    how = "each judged by heads that never saw it" if metrics["cross_validated"] else "held out"
+    """Says the main numbers, how far they may be off, and what to do next."""
+    how = "each judged by a network that never saw it"
+    how = how if metrics["cross_validated"] else "held out"
     run.say()
+    run.say(f"validation  {metrics['clips']} clips of {metrics['groups']} groups, {how}")
+    rows = {
+        "accuracy": "accuracy",
+        "balanced accuracy": "balanced_accuracy",
+        "AUC": "auc",
+        "log loss": "nll",
+        "calibration error": "ece",
+    }
+    for name, key in rows.items():
+        run.say(f"  {name:<18} {_with_interval(metrics, key)}")
+    for name, key in (("picture alone", "video_only"), ("sound alone", "sound_only")):
+        run.say(f"  {name:<18} {_headline_words(metrics, key)}")
     run.say(
-        f"validation  accuracy {metrics['accuracy']:.3f}  balanced "
-        f"{metrics['balanced_accuracy']:.3f}  AUC {_number(metrics['auc'])}  calibration error "
-        f"{metrics['ece']:.3f}  ({metrics['clips']} clips of {metrics['groups']} groups, "
-        f"{how})"
+        "random split (flattering: clips of one source on both sides)  "
+        f"{_headline_words(metrics, 'random_split')}"
     )
-    run.say(
-        "random split (flattering: clips of one source on both sides)  balanced "
-        f"{metrics['random_split_balanced_accuracy']:.3f}  AUC "
-        f"{_number(metrics['random_split_auc'])}"
-    )
+    if metrics["seen_source_clips"]:
+        run.say(
+            f"the same {metrics['seen_source_clips']} clips  "
+            f"accuracy {metrics['seen_source_accuracy']:.3f} where their source was in training, "
+            f"{metrics['unseen_source_accuracy']:.3f} where not"
+        )
+    for line in _extra_lines(run):
+        run.say(line)
     run.say(f"report      {report}")
     run.say(
         f"label a video: {python_command()} label_recording.py FILE "
@@ -84,145 +104,161 @@ def say_results(run: RunLog, metrics: dict, report: Path) -> None:
     )
 
 
-def write_results(
-    trainer: Trainer,
-    data: dict,
-    *,
-    duplicates: Duplicates | None = None,
-    left_out: Sequence[Clip] = (),
-) -> dict:
+def _extra_lines(run: RunLog) -> list[str]:
+    """What thresholds and a learning curve have to say, where there are any."""
+    lines = []
+    if run.path("thresholds.json").exists():
+        lines += Thresholds.from_dict(run.read_json("thresholds.json")).sentences()
+    if run.path("learning_curve.json").exists():
+        lines.append(run.read_json("learning_curve.json")["sentence"])
+    return lines
+
+
+def same_source(learned: list[Clip], judged: list[Clip]) -> np.ndarray:
+    """(judged,) bool: whether clips of the same group were learned from."""
+    groups = {clip.recording.group for clip in learned}
+    return np.array([clip.recording.group in groups for clip in judged], bool)
+
+
+def write_results(retraining: Retraining, data: dict) -> dict:
     """The metrics of a trained model, after writing them, its predictions and best.safetensors.
 
-    Where the trunk stayed frozen, heads train in seconds: every group is then judged once, by
-    heads that never saw it, and the network that is kept has learned from all of them. Else the
-    validation clips judge. Beside that stand the numbers of either half alone, and those of clips
-    split at random. `left_out` are clips that training did without because validation shows the
-    same; where groups are judged in turn, each fold does without its own twins instead.
-    Raises Interrupted after Ctrl-C.
+    With folds every group is judged once, by a network that never saw it, and the network that is
+    kept has learned from all of them. Else the validation clips judge. Beside that stand how far
+    the numbers may be off, those of either half alone, of clips split at random, and of clips
+    whose source or spot was in training. Raises Interrupted after Ctrl-C.
     """
     try:
-        return _write_results(trainer, data, duplicates or Duplicates([]), list(left_out))
+        return _write_results(retraining, data)
     except KeyboardInterrupt:
-        raise Interrupted(trainer.how_to_go_on()) from None
+        raise Interrupted(retraining.trainer.how_to_go_on()) from None
 
 
-def can_cross_validate(trainer: Trainer) -> bool:
-    """Whether each group can be judged in turn: heads only, and no validation set of the user's."""
-    own_split = any(clip.recording.validation for clip in trainer.val_set.clips)
-    return trainer.config.cross_validate and trainer.trunk_is_frozen and not own_split
-
-
-def _write_results(
-    trainer: Trainer, data: dict, duplicates: Duplicates, left_out: list[Clip]
-) -> dict:
-    run, progress, config = trainer.run, trainer.progress, trainer.config
-    classes = trainer.train_set.classes
-    cross_validated = can_cross_validate(trainer)
-    if cross_validated:
-        embeddings = trainer.embeddings
-        clips = _all_clips(trainer) + left_out
-        folds = [
-            (duplicates.part_twins(train_clips, val_clips)[0], val_clips)
-            for train_clips, val_clips in group_folds(
-                clips, round(1 / config.val_fraction), config.seed
-            )
-        ]
-    else:
-        embeddings = trainer.embeddings if trainer.trunk_is_frozen else _embed_all(trainer)
-        folds = [(trainer.train_set.clips, trainer.val_set.clips)]
-
-    judged = []
-    for train_clips, val_clips in tqdm(folds, "judge", unit="fold", leave=False):
-        model = trainer.model
-        if cross_validated:
-            model = _new_heads(trainer, train_clips, embeddings)
-        judged.append(_score_halves(model, trainer.val_set.only(val_clips).read_from(embeddings)))
-    scores, video_only, sound_only = (_join(parts) for parts in zip(*judged, strict=True))
+def _write_results(retraining: Retraining, data: dict) -> dict:
+    trainer, config = retraining.trainer, retraining.trainer.config
+    run, progress, classes = trainer.run, trainer.progress, trainer.train_set.classes
+    for name in ("thresholds.json", "learning_curve.json"):  # a resumed run may want them no more
+        run.path(name).unlink(missing_ok=True)
+    folds = retraining.folds()
+    if not folds and config.folds not in ("auto", "0"):
+        run.say(f"data/validation judges alone: FOLDS {config.folds} is not used")
+    sides = folds or [(trainer.train_set.clips, trainer.val_set.clips)]
+    halves = _judge_halves(retraining, sides, trainer.model if not folds else None)
+    scores = halves.pop("")
     temperature = fit_temperature(scores.logits, scores.labels)
-
-    clips = _all_clips(trainer)
-    val_count = max(1, round(config.val_fraction * len(clips)))
-    train_clips, val_clips = split_at_random(clips, val_count, config.seed)
-    model = _new_heads(trainer, train_clips, embeddings)
-    random_split = score_clips(model, trainer.val_set.only(val_clips).read_from(embeddings))
-
     metrics = {
         **evaluate_scores(scores, classes, temperature),
-        **_headline("video_only", video_only, classes),
-        **_headline("sound_only", sound_only, classes),
-        **_headline("random_split", random_split, classes),
+        **metric_intervals(scores, classes, temperature),
         "temperature": temperature,
-        "cross_validated": cross_validated,
+        "cross_validated": bool(folds),
         "demo": data["demo"],
         "best_epoch": progress.best_epoch,
         "training_seconds": progress.total_seconds,
         "wait_fraction": progress.total_wait_seconds / max(progress.total_seconds, 1e-9),
     }
-    if cross_validated:
-        kept = _new_heads(trainer, clips + left_out, embeddings)
-        trainer.model.load_state_dict(kept.state_dict())
-    trainer.save_best(temperature, metrics)
+    for name, part in halves.items():
+        metrics |= _headline(name, part, classes)
+    metrics |= _random_split(retraining, scores)
+    thresholds = None
+    if aim := Aim.of(config):
+        chosen = choose_thresholds(scores, classes, temperature, aim)
+        metrics |= chosen.metrics()
+        thresholds = chosen.to_dict()
+        run.write_json("thresholds.json", thresholds)
+    if config.learning_curve:
+        run.write_json("learning_curve.json", learning_curve(retraining, sides).to_dict())
+    if folds:
+        trainer.model.load_state_dict(retraining.train(retraining.clips).state_dict())
+    trainer.save_best(temperature, metrics, thresholds)
     write_predictions(run.path("predictions.csv"), scores, classes, temperature)
     run.write_json("metrics.json", metrics)
     return metrics
 
 
-def _new_heads(
-    trainer: Trainer, clips: list[Clip], embeddings: FeatureStore | MemoryStore
-) -> nn.Module:
-    """A model with the trunk as it is, and heads trained anew on `clips` to the last epoch."""
-    config = trainer.config
-    model = copy.deepcopy(trainer.model)
-    seed_step(config.seed)
-    model.reset_heads()
-    other = Trainer(model, trainer.train_set.only(clips), None, config, embeddings=embeddings)
-    other.fit([Phase("heads", 0, config.epochs, 0, config.frozen_draws)])
-    return model
+def _judge_halves(
+    retraining: Retraining, sides: list[Sides], model: nn.Module | None
+) -> dict[str, ClipScores]:
+    """Scores by name of HALVES of all judged clips, by `model`, or by one trained for each side."""
+    judged = []
+    for learned, clips in tqdm(sides, "judge", unit="fold", leave=False):
+        judge = model or retraining.train(learned)
+        judged.append(score_halves(judge, retraining.embedded(judge, clips)))
+    return {name: join_scores([part[name] for part in judged]) for name in HALVES}
 
 
-def _score_halves(model: nn.Module, dataset: ClipDataset) -> tuple[ClipScores, ...]:
-    """Scores by both halves, by the picture alone, and by the sound alone where there is one."""
-    with_sound = [clip for clip in dataset.clips if dataset.store.num_rows(clip.key, "mfcc")]
-    return (
-        score_clips(model, dataset),
-        score_clips(model, dataset, hide="sound"),
-        score_clips(model, dataset.only(with_sound), hide="video"),
-    )
+def _random_split(retraining: Retraining, honest: ClipScores) -> dict:
+    """The flattering number, and what of it is owed to sources and spots that training saw, too.
+
+    Heads are trained anew on one side of a random split. Clips of the other side whose source, or
+    spot, was learned from are looked up among the honest answers, too: then only that differs.
+    """
+    trainer, config = retraining.trainer, retraining.trainer.config
+    embeddings = trainer.embeddings if trainer.trunk_is_frozen else _embed_all(retraining)
+    val_count = max(1, round(config.val_fraction * len(retraining.clips)))
+    learned, clips = split_at_random(retraining.clips, val_count, config.seed)
+    model = new_heads(trainer, learned, embeddings)
+    scores = score_clips(model, trainer.val_set.only(clips).read_from(embeddings))
+    honest_index = {span: index for index, span in enumerate(_spans(honest))}
+    metrics = _headline("random_split", scores, trainer.train_set.classes)
+    was_seen = {
+        "source": same_source(learned, clips),
+        "spot": retraining.duplicates.show_same(learned, clips),
+    }
+    for what, seen in was_seen.items():
+        pairs = [
+            (index, honest_index[span])
+            for index, span in enumerate(_spans(scores))
+            if seen[index] and span in honest_index
+        ]
+        with_it, without = np.array(pairs, np.int64).reshape(-1, 2).T
+        metrics |= _seen_metrics(what, scores.only(with_it), honest.only(without))
+    return metrics
 
 
-def _all_clips(trainer: Trainer) -> list[Clip]:
-    return trainer.train_set.clips + trainer.val_set.clips
+def _seen_metrics(what: str, seen: ClipScores, unseen: ClipScores) -> dict:
+    """Accuracy on clips whose source or spot was in training, too, and on those it was not."""
+    found = {}
+    for name, part in ((f"seen_{what}", seen), (f"unseen_{what}", unseen)):
+        right = part.logits.argmax(axis=1) == part.labels
+        found[f"{name}_accuracy"] = float(right.mean()) if len(part) else None
+        found[f"{name}_clips"] = len(part)
+    return found
 
 
-def _join(parts: tuple[ClipScores, ...]) -> ClipScores:
-    return ClipScores(
-        logits=np.concatenate([part.logits for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        recordings=[name for part in parts for name in part.recordings],
-        groups=[name for part in parts for name in part.groups],
-        start_seconds=np.concatenate([part.start_seconds for part in parts]),
-        end_seconds=np.concatenate([part.end_seconds for part in parts]),
-    )
+def _spans(scores: ClipScores) -> list[tuple[str, float]]:
+    return list(zip(scores.recordings, scores.start_seconds.tolist(), strict=True))
 
 
 def _headline(prefix: str, scores: ClipScores, classes: list[str]) -> dict:
-    """AUC and balanced accuracy; None where there is no clip to judge."""
-    judged = evaluate_scores(scores, classes, temperature=1.0) if len(scores) else {}
-    return {f"{prefix}_{name}": judged.get(name) for name in ("auc", "balanced_accuracy")}
+    """HEADLINE metrics with their intervals; None where there is no clip to judge."""
+    judged = {}
+    if len(scores):
+        judged = evaluate_scores(scores, classes, 1.0) | metric_intervals(scores, classes, 1.0)
+    keys = [name + end for name in HEADLINE for end in ("", "_low", "_high")]
+    return {f"{prefix}_{key}": judged.get(key) for key in keys}
 
 
-def _embed_all(trainer: Trainer) -> MemoryStore:
+def _embed_all(retraining: Retraining) -> MemoryStore:
     """Every clip's recording through the trunk as training left it."""
-    store = MemoryStore()
-    clips = trainer.train_set.clips + trainer.val_set.clips
-    embed_recordings(
-        trainer.model.video_encoder,
-        trainer.train_set.store,
-        [clip.key for clip in clips],
-        store,
-        amp=trainer.amp,
-    )
+    store, trainer = MemoryStore(), retraining.trainer
+    keys = [clip.key for clip in retraining.clips]
+    encoder = trainer.model.video_encoder
+    embed_recordings(encoder, trainer.train_set.store, keys, store, amp=trainer.amp)
     return store
+
+
+def _with_interval(metrics: dict, key: str) -> str:
+    """For example `0.909 (0.820 to 0.977)`."""
+    low, high = metrics[f"{key}_low"], metrics[f"{key}_high"]
+    spread = "" if low is None else f" ({low:.3f} to {high:.3f})"
+    return f"{_number(metrics[key])}{spread}"
+
+
+def _headline_words(metrics: dict, prefix: str) -> str:
+    return (
+        f"balanced accuracy {_with_interval(metrics, f'{prefix}_balanced_accuracy')}  "
+        f"AUC {_with_interval(metrics, f'{prefix}_auc')}"
+    )
 
 
 def _number(value: float | None) -> str:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from training.device import describe_device
+from training.run_progress import read_json_lines
 from utils.config import Config
 from utils.errors import UserError
 from utils.files import write_whole
@@ -43,6 +45,7 @@ class RunLog:
     def __init__(self, folder: Path, script: str):
         self.folder = folder
         self.script = script
+        self.on_metrics: Callable[[list[dict]], None] | None = None  # told of each epoch's line
 
     @classmethod
     def create(cls, config: Config, script: str, device: torch.device) -> "RunLog":
@@ -91,6 +94,12 @@ class RunLog:
         """metrics.jsonl, a line per epoch; written anew so that a resumed run repeats none."""
         text = "".join(json.dumps(row) + "\n" for row in history)
         write_whole(self.path("metrics.jsonl"), text.encode())
+        if self.on_metrics is not None:
+            self.on_metrics(history)
+
+    def history(self) -> list[dict]:
+        """The lines of metrics.jsonl, one an epoch."""
+        return read_json_lines(self.path("metrics.jsonl"))
 
     def read_json(self, name: str) -> dict:
         return json.loads(self.path(name).read_text(encoding="utf-8"))

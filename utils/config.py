@@ -53,7 +53,11 @@ class Config:
     modality_dropout: float
     seed: int
     val_fraction: float
-    cross_validate: bool
+    folds: str
+    learning_curve: bool
+    max_game_loss: float | None
+    min_recall: float | None
+    track: bool
     batch_size: int
     epochs: int
     frozen_epochs: int
@@ -109,6 +113,8 @@ RANGES = {
     "modality_dropout": (0.0, 0.5),
     "seed": (0, 2**32 - 1),
     "val_fraction": (0.01, 0.5),
+    "max_game_loss": (0.0, 3600.0),
+    "min_recall": (0.0, 1.0),
     "batch_size": (1, 4096),
     "epochs": (1, 10_000),
     "frozen_epochs": (0, 10_000),
@@ -284,6 +290,8 @@ def _convert(name: str, value: object, kind: type) -> object:
             return _to_size(value)
         if kind is str:
             return str(value)
+        if kind == float | None:
+            return None if str(value).lower() == "none" else _convert(name, value, float)
         if isinstance(value, bool) or (kind is int and float(value) != int(float(value))):
             raise ValueError
         return kind(float(value)) if kind is int else kind(value)
@@ -315,7 +323,7 @@ def _to_size(value: object) -> tuple[int, int]:
 def _check_range(name: str, value: object) -> object:
     if name in CHOICES and value not in CHOICES[name]:
         raise ConfigError(f"{_flag(name)} is one of {', '.join(CHOICES[name])}, not {value!r}")
-    if name in RANGES:
+    if name in RANGES and value is not None:
         lowest, highest = RANGES[name]
         if not lowest <= value <= highest:
             raise ConfigError(f"{_flag(name)} lies between {lowest:g} and {highest:g}, not {value}")
@@ -325,6 +333,8 @@ def _check_range(name: str, value: object) -> object:
         )
     if name == "fine_tune_blocks" and not re.fullmatch("auto|1?[0-9]", value):
         raise ConfigError(f"--fine-tune-blocks takes auto or 0 to 19, not {value!r}")
+    if name == "folds" and not re.fullmatch("auto|0|[2-9]|[1-9][0-9]{1,2}", value):
+        raise ConfigError(f"--folds takes auto, 0 (none) or 2 to 999, not {value!r}")
     return value
 
 
@@ -338,6 +348,11 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             f"--clip-hop-seconds {config.clip_hop_seconds:g} exceeds --clip-seconds "
             f"{config.clip_seconds:g}: what lies between the clips would never be seen"
+        )
+
+    if config.max_game_loss is not None and config.min_recall is not None:
+        raise ConfigError(
+            "--max-game-loss and --min-recall are two aims for one threshold: give one of them"
         )
 
 

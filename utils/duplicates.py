@@ -77,6 +77,14 @@ class Duplicates:
                 merged |= dict.fromkeys(groups, min(groups))
         return merged
 
+    def show_same(self, seen: list[Clip], clips: list[Clip]) -> np.ndarray:
+        """(clips,) bool: whether TWIN_SECONDS or more of a clip are also in some clip of `seen`."""
+        contents = [self.content(clip) for clip in seen]
+        known = np.unique(np.concatenate([np.zeros(0, np.int64), *contents]))
+        return np.array(
+            [np.isin(self.content(clip), known).sum() >= TWIN_SECONDS for clip in clips], bool
+        )
+
     def part_twins(
         self, training: list[Clip], validation: list[Clip]
     ) -> tuple[list[Clip], list[Clip]]:
@@ -84,9 +92,7 @@ class Duplicates:
 
         A class of which none would be left keeps all of its own.
         """
-        contents = [self.content(clip) for clip in validation]
-        held_out = np.unique(np.concatenate([np.zeros(0, np.int64), *contents]))
-        is_twin = [np.isin(self.content(c), held_out).sum() >= TWIN_SECONDS for c in training]
+        is_twin = self.show_same(validation, training).tolist()
         left = {clip.label for clip, twin in zip(training, is_twin, strict=True) if not twin}
         kept, twins = [], []
         for clip, twin in zip(training, is_twin, strict=True):
