@@ -66,8 +66,8 @@ def find_part(target: Path) -> PartFeatures | None:
         part = PartFeatures(folder=target, **json.loads((target / DESCRIPTION).read_bytes()))
         if all(_sum_of(target / column) == part.sums[column] for column in part.rows):
             return part
-    except FileNotFoundError:
-        pass
+    except (OSError, ValueError, TypeError, KeyError):
+        pass  # made anew
     shutil.rmtree(target, ignore_errors=True)
     return None
 
