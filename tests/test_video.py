@@ -110,18 +110,86 @@ def test_colours_follow_the_matrix_that_the_file_names(tmp_path, matrix, reader)
     np.testing.assert_allclose(picture.mean(axis=(0, 1)), (200, 60, 40), atol=3)
 
 
-def test_readers_agree_on_pictures_with_b_frames(tmp_path):
+def test_modes_agree_on_pictures_with_b_frames(tmp_path):
     options = {"bf": "8", "b-pyramid": "normal", "g": "50", "crf": "23"}
     path = media.write_video(
         tmp_path / "a.mp4", size=(180, 320), draw=media.draw_texture, options=options, seconds=4
     )
-    fast, exact = (np.stack(list(read_frames(path, 6, (96, 96), mode=r))) for r in READERS)
-    assert fast.shape == exact.shape == (24, 96, 96, 3)
-    assert fast.dtype == exact.dtype == np.uint8
-    differences = np.abs(fast.astype(int) - exact).mean(axis=(1, 2, 3))
-    assert differences.max() < 3.5
+    modes = ("fast", "exact", "opencv")
+    fast, exact, opencv = (np.stack(list(read_frames(path, 6, (96, 96), mode=m))) for m in modes)
+    assert fast.shape == exact.shape == opencv.shape == (24, 96, 96, 3)
+    assert fast.dtype == opencv.dtype == np.uint8
+    for one, other, limit in ((fast, opencv, 3.5), (exact, opencv, 2.5), (fast, exact, 2.5)):
+        assert np.abs(one.astype(int) - other).mean(axis=(1, 2, 3)).max() < limit
     # One picture off would be seen: neighbours on the grid differ by far more.
-    assert np.abs(exact[1:].astype(int) - exact[:-1]).mean() > 10
+    assert np.abs(opencv[1:].astype(int) - opencv[:-1]).mean() > 10
+
+
+@pytest.mark.parametrize("rate", [25, 30000 / 1001, 50])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_exact_pictures_are_those_shown_at_their_times(tmp_path, name, rate):
+    path = media.write_video(tmp_path / name, fps=rate, tone_hz=None, start_seconds=3)
+    times = [k / rate for k in range(round(2 * rate))]
+    assert_times(times_read(path, 6, "exact"), times_shown(times, 6, len(times) / rate))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("a.mp4", "libx264", {"g": "20", "sc_threshold": "0", "preset": "veryfast"}),
+        ("a.ts", "libx264", {"x264-params": "keyint=20:open-gop=1:scenecut=0:bframes=3"}),
+        ("a.mkv", "libx264", {"g": "20", "sc_threshold": "0", "preset": "veryfast"}),
+        ("a.avi", "mpeg4", {"g": "20", "bf": "2", "sc_threshold": "1000000000"}),
+        ("a.mpg", "mpeg2video", {"g": "20", "bf": "2", "sc_threshold": "1000000000"}),
+    ],
+)
+def test_keyframes_show_the_nearest_one(tmp_path, name, codec, options):
+    path = media.write_video(
+        tmp_path / name, codec=codec, seconds=5, options=options, tone_hz=None, start_seconds=2
+    )
+    with opened(path) as container:
+        stream = video_stream(container)
+        keys = [p for p in packets(container, stream) if p is not None and p.is_keyframe]
+        ticks = [p.dts if p.pts is None else p.pts for p in keys]
+        seconds = [float((tick - ticks[0]) * stream.time_base) for tick in ticks]
+    assert len(seconds) >= 5
+    times = times_read(path, 6, "keyframes")
+    assert len(times) == len(times_read(path, 6, "exact"))
+    assert len(set(times)) == len(seconds)
+    for k, time in enumerate(times):
+        nearest = min(abs(key - k / 6) for key in seconds)
+        # AVI names the decoding times only, one or two pictures before the others.
+        assert abs(time - k / 6) <= nearest + (0.2 if name == "a.avi" else 0.001)
+
+
+def test_keyframes_decode_nothing_else(tmp_path):
+    options = {"g": "20", "sc_threshold": "0", "preset": "veryfast"}
+    path = media.write_video(tmp_path / "a.mp4", seconds=4, options=options, tone_hz=None)
+    with opened(path) as container:
+        stream = video_stream(container)
+        moments = moments_of(packets(container, stream), stream, Clock(stream), 4, mode="keyframes")
+        shown = [moment for moment in moments if moment.picture is not None]
+    assert len(shown) == 5
+    assert all(moment.picture.key_frame for moment in shown)
+
+
+def test_keyframes_of_spliced_streams_follow_each_other(tmp_path):
+    options = {"g": "10", "sc_threshold": "0", "preset": "veryfast"}
+    first = media.write_video(tmp_path / "1.ts", tone_hz=None, options=options)
+    second = media.write_video(tmp_path / "2.ts", tone_hz=None, options=options, start_seconds=900)
+    path = tmp_path / "both.ts"
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    times = times_read(path, 5, "keyframes")
+    assert len(times) == pytest.approx(20, abs=1)
+    off = [abs(time - k / 5) % 2 for k, time in enumerate(times)]
+    assert all(min(seconds, 2 - seconds) <= 0.25 for seconds in off)
+
+
+def test_time_that_damaged_bits_say_does_not_last_for_days(tmp_path):
+    times = [0, 0.04, 0.08, 90_000.0, 90_000.04]
+    path = media.write_video(tmp_path / "a.mp4", times=times, tone_hz=None, options={"bf": "0"})
+    for mode in ("fast", "exact", "opencv", "keyframes"):
+        assert len(times_read(path, 4, mode)) < 4
 
 
 def test_fast_reader_leaves_out_pictures_but_none_that_is_shown(tmp_path):

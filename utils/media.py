@@ -12,7 +12,8 @@ import av
 # encoder), not a pause; the ffmpeg command uses the same 10 s. A step back always is one.
 MAX_STREAM_GAP_SECONDS = 10.0
 MAX_STEP_BACK_SECONDS = 1.0
-# In other files a picture may stand for long (slides), but damaged bits can say "in 26 hours".
+# In other files a picture may stand for long (slides), but no longer than the file says that it
+# lasts itself; damaged bits can say "in 26 hours".
 MAX_FILE_GAP_SECONDS = 3600.0
 # Consecutive failures after which a file is taken to be over; damage is skipped before that.
 MAX_FAILURES = 1000
@@ -117,6 +118,8 @@ def packets(
                     failures = 0
                     yield packet
             break
+        except IndexError:  # of PyAV, at the end of a file in which a stream appeared midway
+            break
         except av.FFmpegError:
             failures += 1
     yield None
@@ -133,6 +136,18 @@ def decoded(context: av.CodecContext, packet: av.Packet | None) -> list:
         if context.is_hwaccel:
             raise MediaError(f"the graphics card can't decode it ({error})") from error
         return []
+
+
+def decoded_alone(context: av.CodecContext, packet: av.Packet) -> list:
+    """Returns the frame of a key packet without waiting for what follows.
+
+    The decoder forgets all before and after it: to one that was left in the dark about what lies
+    between, the next key packet of an open group of pictures would be none.
+    """
+    context.flush_buffers()
+    frames = [*decoded(context, packet), *decoded(context, None)]
+    context.flush_buffers()
+    return frames
 
 
 def frame_rate(stream: av.VideoStream) -> float:
@@ -153,7 +168,10 @@ def duration_seconds(container: av.container.InputContainer, stream: av.stream.S
 def max_gap_seconds(container: av.container.InputContainer) -> float:
     """Returns the longest step between timestamps that is a pause, not a new time base."""
     is_broadcast = container.format.name in ("mpegts", "mpeg")
-    return MAX_STREAM_GAP_SECONDS if is_broadcast else MAX_FILE_GAP_SECONDS
+    if is_broadcast or not container.duration:
+        return MAX_STREAM_GAP_SECONDS if is_broadcast else MAX_FILE_GAP_SECONDS
+    seconds = container.duration / av.time_base
+    return min(MAX_FILE_GAP_SECONDS, max(MAX_STREAM_GAP_SECONDS, seconds))
 
 
 class Clock:

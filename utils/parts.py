@@ -9,7 +9,7 @@ import av
 
 from utils.bars import find_bars
 from utils.media import WHOLE, Cut, Part, duration_seconds, opened, packets, video_stream
-from utils.video import first_picture_seconds
+from utils.video import MAX_KEY_DISTANCE, first_picture_seconds
 
 if TYPE_CHECKING:
     from utils.features import FeatureSpec
@@ -20,7 +20,6 @@ PART_SECONDS = 600.0
 SPLITTABLE_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts")
 # Modes that decode from one picture to the next; the others read on too fast, or by themselves.
 SPLITTABLE_MODES = ("fast", "exact")
-MAX_KEY_PACKETS = 3000  # no key packet in so many, a minute or two: not one to be cut
 
 
 def whole_part() -> Part:
@@ -72,7 +71,7 @@ def _cuts_near(container: av.container.InputContainer, times: list[float]) -> It
             container.seek(round(seconds / stream.time_base), stream=stream)
         except av.FFmpegError:
             continue
-        for packet in islice(packets(container, stream), MAX_KEY_PACKETS):
+        for packet in islice(packets(container, stream), MAX_KEY_DISTANCE):
             if packet is not None and packet.is_keyframe and None not in (packet.pts, packet.pos):
                 yield Cut(packet.pts, packet.pos)
                 break

@@ -21,6 +21,7 @@ from utils.media import (
     Part,
     SplitError,
     decoded,
+    decoded_alone,
     duration_seconds,
     frame_rate,
     opened,
@@ -36,6 +37,9 @@ TIMESTAMP_TOLERANCE_SECONDS = 0.002
 # A picture's successor on screen comes at most this many packets later in the file: H.264 and
 # HEVC reorder 16 pictures at most, each of which may come as two fields.
 LOOKAHEAD_PACKETS = 32
+# A picture is shown at most so long after it is decoded: 32 pictures at 4 a second, and more.
+MAX_REORDER_SECONDS = 10.0
+MAX_KEY_DISTANCE = 3000  # packets without a key, a minute or two: not one to be sought
 # Recordings longer than this are sampled by seeking to key frames, shorter ones read through.
 SEEK_SECONDS = 60.0
 
@@ -254,27 +258,21 @@ def _key_moments(
     context.thread_type, context.thread_count = "NONE", 1
     context.options = {"skip_loop_filter": "all"}
     place = _PacketClock(clock)
-    places: dict[int, float] = {}  # seconds by timestamp of the packets that were decoded
     shown: float | None = None
     end = 0.0
     for packet in incoming:
-        if packet is not None:
-            seconds = place(packet)
-            if seconds is None:
-                continue
-            end = max(end, seconds + (packet.duration or 0) * clock.time_base)
-            if shown is not None and not packet.is_keyframe:
-                continue
-            places[packet.pts] = seconds
-        for frame in decoded(context, packet):
-            seconds = places.pop(frame.pts, None)
-            if seconds is None or (shown is not None and seconds <= shown):
-                continue
-            if shown is None:
-                clock.zero = shown = seconds
-                context.skip_frame = "NONKEY"
-            yield Moment((shown + seconds) / 2 - clock.zero, 0.0, frame)
-            shown = seconds
+        seconds = None if packet is None else place(packet)
+        if seconds is not None:
+            stays = min((packet.duration or 0) * clock.time_base, clock.max_gap_seconds)
+            end = max(end, seconds + stays)
+        if shown is None:
+            for frame in decoded(context, packet)[:1]:
+                clock.zero = shown = clock.raw_seconds(frame) or 0.0
+                yield Moment(0.0, 0.0, frame)
+        elif seconds is not None and seconds > shown and packet.is_keyframe:
+            for frame in decoded_alone(context, packet)[:1]:
+                yield Moment((shown + seconds) / 2 - clock.zero, 0.0, frame)
+                shown = seconds
     if shown is not None:
         yield Moment(max(end, shown + clock.frame_seconds) - clock.zero, 0.0, None)
 
@@ -288,18 +286,19 @@ class _PacketClock:
         self._last: float | None = None
 
     def __call__(self, packet: av.Packet) -> float | None:
-        """Returns None where the time is unknown; else the packet's pts is one that is known."""
+        """Returns None where the time is unknown."""
         clock = self._clock
-        if packet.pts is None or not clock.has_pts:
-            packet.pts = packet.dts
-        if packet.pts is None:
+        ticks = packet.pts if clock.has_pts and packet.pts is not None else packet.dts
+        if ticks is None:
             return None
-        order = (packet.pts if packet.dts is None else packet.dts) * clock.time_base
+        order = (ticks if packet.dts is None else packet.dts) * clock.time_base
         step = 0.0 if self._last is None else order - self._last
         if step < -MAX_STEP_BACK_SECONDS or step > clock.max_gap_seconds:
             self._jumped += step - clock.frame_seconds
         self._last = order
-        return packet.pts * clock.time_base - self._jumped
+        seconds = ticks * clock.time_base
+        is_far_off = abs(seconds - order) > MAX_REORDER_SECONDS  # damaged bits
+        return None if is_far_off else seconds - self._jumped
 
 
 def _moment(frame: av.VideoFrame, clock: Clock) -> Moment:
@@ -413,7 +412,7 @@ def _key_pictures(path: str | os.PathLike, count: int, seconds: float) -> Iterat
     """Yields the different pictures found by seeking to `count` positions, far ones first."""
     with opened(path) as container:
         stream = video_stream(container)
-        stream.codec_context.skip_frame = "NONKEY"
+        context = stream.codec_context
         seen = set()
         start = (container.start_time or 0) / av.time_base
         for index in range(count):
@@ -421,9 +420,11 @@ def _key_pictures(path: str | os.PathLike, count: int, seconds: float) -> Iterat
             position = start + (0.5 + index * 0.6180339887) % 1 * seconds
             try:
                 container.seek(int(position * av.time_base))
-                frame = _first_picture(container, stream)
-            except (av.FFmpegError, MediaError):
+            except av.FFmpegError:
                 continue
-            if frame.pts not in seen:
-                seen.add(frame.pts)
-                yield frame
+            near = islice(packets(container, stream), MAX_KEY_DISTANCE)
+            key = next((p for p in near if p is not None and p.is_keyframe), None)
+            if key is None or key.pts in seen:
+                continue
+            seen.add(key.pts)
+            yield from decoded_alone(context, key)[:1]
