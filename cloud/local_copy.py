@@ -56,12 +56,13 @@ class LocalCopy:
 
     @property
     def base(self) -> dict[str, StoredFile]:
-        """The files at `url` that the folder was last in step with."""
+        """The files at `url` when the folder was last in step with them."""
         return self._bases.get(self._url, {})
 
-    @base.setter
-    def base(self, files: dict[str, StoredFile]) -> None:
-        self._bases[self._url] = files
+    def keep_base(self, files: dict[str, StoredFile]) -> None:
+        """Remembers that these files are at `url`, and here or an earlier state of those here."""
+        self._bases[self._url] = {**self.base, **files}
+        self._save()
 
     def name_there(self, name: str) -> str:
         return _rename(name, LOCAL_WRITER, self._machine)
@@ -80,7 +81,7 @@ class LocalCopy:
             done = pool.map(lambda name: digest_file(self.path(name), on_bytes), new)
             for name, digests in zip(new, done, strict=True):
                 self._known[name] = (stamps[name], digests)
-        self.save()
+        self._save()
         return {name: self.file(name) for name in names}
 
     def file(self, name: str) -> StoredFile:
@@ -92,9 +93,9 @@ class LocalCopy:
 
     def remember(self, name: str, digests: Digests) -> None:
         self._known[name] = (self._stamp(name), digests)
-        self.save()
+        self._save()
 
-    def save(self) -> None:
+    def _save(self) -> None:
         known = {name: (stamp, asdict(digests)) for name, (stamp, digests) in self._known.items()}
         bases = {
             base: {name: asdict(file) for name, file in files.items()}

@@ -73,26 +73,26 @@ class SharedStores:
 def put_store(folder: Path, names: Sequence[str], url: str) -> Copied:
     """Brings the store at `url` in step with the files `names` of `folder`.
 
-    Files that other machines put there stay. Each content is read once here, and the ETag that S3
-    makes of what arrived is held against our own; where S3 makes no such ETag (KMS keys), the
-    object is read back, which costs a download. The caller sees to it that nobody writes the files.
-    Raises S3Error where another machine changed a file of the same name since it was got.
+    What others put there stays, and what is not here any more. Each content is read once here, and
+    the ETag that S3 makes of what arrived is held against our own; where S3 makes no such ETag (KMS
+    keys), the object is read back, which costs a download. The caller sees to it that nobody
+    writes the files. Raises S3Error for a file that others changed too since it was got.
     """
     _refuse_names(names, url)
     url = url.rstrip("/")
-    state = LocalCopy(folder, url)
-    mine = state.files([state.name_there(name) for name in names])
+    local = LocalCopy(folder, url)
+    mine = local.files([local.name_there(name) for name in names])
+    changed = {name: file for name, file in mine.items() if file != local.base.get(name)}
     manifest = _parse(read_json(f"{url}/{MANIFEST}")[0], url)
-    _merge(manifest, mine, state, url)  # refuses a conflict before anything is sent
-    sent = _send([name for name in mine if manifest.get(name) != mine[name]], url, state)
+    _merge(manifest, changed, local, url)  # refuses a conflict before anything is sent
+    sent = _send([name for name in changed if manifest.get(name) != mine[name]], url, local)
 
     def change(theirs: dict) -> dict:
-        merged = _merge(_parse(theirs, url), mine, state, url)
+        merged = _merge(_parse(theirs, url), changed, local, url)
         return {"files": {name: asdict(file) for name, file in merged.items()}}
 
     manifest = _parse(update_json(f"{url}/{MANIFEST}", change), url)
-    state.base = mine  # what others put there is no business of this folder, until it is got
-    state.save()
+    local.keep_base(changed)
     _delete_orphans(url, manifest)
     return sent
 
@@ -109,25 +109,30 @@ def get_store(url: str, folder: Path) -> Copied:
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".*.partial*"):  # by a fetch that was killed
         left.unlink()
-    state = LocalCopy(folder, url)
+    local = LocalCopy(folder, url)
     attempts_left = ATTEMPTS
     while True:
         manifest = _parse(read_json(f"{url}/{MANIFEST}")[0], url)
         try:
-            copied = _fetch(manifest, _outdated(manifest, state, url), state, url)
+            copied = _fetch(manifest, _outdated(manifest, local, url), local, url)
             break
         except S3ObjectError:  # somebody put a newer manifest, and old contents went
             attempts_left -= 1
             if not attempts_left:
                 raise
-    state.base = manifest
-    state.save()
+    local.keep_base(manifest)
     return copied
 
 
 def _say(what: str, copied: Copied, url: str) -> None:
     size = f"{copied.size_bytes / 1e9:.2f} GB in {copied.files} files"
-    print(f"{what:<11} {size if copied.files else 'nothing new'} · {url}")
+    _print(f"{what:<11} {size if copied.files else 'nothing new'} · {url}")
+
+
+def _print(line: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(line)  # a bar may be there
 
 
 def _parse(manifest: dict, url: str) -> dict[str, StoredFile]:
@@ -150,53 +155,44 @@ def _refuse_names(names: Sequence[str], url: str) -> None:
 
 
 def _merge(
-    theirs: dict[str, StoredFile], mine: dict[str, StoredFile], state: LocalCopy, url: str
+    theirs: dict[str, StoredFile], changed: dict[str, StoredFile], local: LocalCopy, url: str
 ) -> dict[str, StoredFile]:
-    """The next manifest, from that on S3, the files here, and what both were when last in step."""
-    for name in mine.keys() & theirs.keys():
-        if theirs[name] not in (mine[name], state.base.get(name)):
-            raise S3Error(
-                f"{name} was changed by another machine too, as where a cache folder was copied: "
-                f"remove {state.folder} to start again from the store",
-                url,
-            )
-    removed = {
-        name
-        for name, file in state.base.items()
-        if file == theirs.get(name) and not state.path(name).exists()
-    }
-    return {name: file for name, file in {**theirs, **mine}.items() if name not in removed}
+    """The next manifest, from that on S3 and what changed here since both were in step."""
+    for name in changed.keys() & theirs.keys():
+        if theirs[name] not in (changed[name], local.base.get(name)):
+            raise _conflict(name, local, url)
+    return {**theirs, **changed}
 
 
-def _send(names: list[str], url: str, state: LocalCopy) -> Copied:
+def _send(names: list[str], url: str, local: LocalCopy) -> Copied:
     """Sends the contents that S3 does not hold, until what arrived is what is here."""
     sent_files = sent_bytes = 0
     waiting = list(names)
     there = {item.url: item for item in list_objects(url)}
     for attempt in range(ATTEMPTS):
-        waiting = [name for name in waiting if not _has_arrived(name, url, there, state)]
+        waiting = [name for name in waiting if not _has_arrived(name, url, there, local)]
         if not waiting:
             return Copied(sent_files, sent_bytes)
         if attempt:
-            print(f"{waiting[0]} arrived damaged on S3: sent again")
-        total = sum(state.file(name).size_bytes for name in waiting)
+            _print(f"{waiting[0]} arrived damaged on S3: sent again")
+        total = sum(local.file(name).size_bytes for name in waiting)
         with progress_bar("send the store", total) as on_bytes:
             for name in waiting:
                 with contextlib.suppress(S3DamagedError):  # S3 refused it, so it is not there
-                    put_file(state.path(name), _content_url(url, name, state.file(name)), on_bytes)
+                    put_file(local.path(name), _content_url(url, name, local.file(name)), on_bytes)
         sent_files, sent_bytes = sent_files + len(waiting), sent_bytes + total
         there = {item.url: item for item in list_objects(url)}
-    raise S3DamagedError(DAMAGED, _content_url(url, waiting[0], state.file(waiting[0])))
+    raise S3DamagedError(DAMAGED, _content_url(url, waiting[0], local.file(waiting[0])))
 
 
-def _has_arrived(name: str, url: str, there: dict[str, S3Object], state: LocalCopy) -> bool:
-    file = state.file(name)
+def _has_arrived(name: str, url: str, there: dict[str, S3Object], local: LocalCopy) -> bool:
+    file = local.file(name)
     item = there.get(_content_url(url, name, file))
     if item is None or item.size_bytes != file.size_bytes:
         return False
-    if item.etag.strip('"') == state.etag(name):
+    if item.etag.strip('"') == local.etag(name):
         return True
-    copy = state.folder / f".{name}.partial"  # the ETag may be no MD5: only the content can tell
+    copy = local.folder / f".{name}.partial"  # the ETag may be no MD5: only the content can tell
     try:
         get_file(item, copy)
         return digest_file(copy).sha256 == file.sha256
@@ -206,30 +202,26 @@ def _has_arrived(name: str, url: str, there: dict[str, S3Object], state: LocalCo
         copy.unlink(missing_ok=True)
 
 
-def _outdated(manifest: dict[str, StoredFile], state: LocalCopy, url: str) -> list[str]:
+def _outdated(manifest: dict[str, StoredFile], local: LocalCopy, url: str) -> list[str]:
     """Names to fetch, those that describe others last."""
-    here = state.files([name for name in manifest if state.path(name).exists()])
+    here = local.files([name for name in manifest if local.path(name).exists()])
     names = []
     for name, theirs in manifest.items():
         mine = here.get(name)
-        if mine == theirs or (mine and theirs == state.base.get(name)):
+        if mine == theirs or (mine and theirs == local.base.get(name)):
             continue
-        if mine and mine != state.base.get(name):
-            raise S3Error(
-                f"{name} was changed by another machine too, as where a cache folder was copied: "
-                f"remove {state.folder} to start again from the store",
-                url,
-            )
+        if mine and mine != local.base.get(name):
+            raise _conflict(name, local, url)
         names.append(name)
     return sorted(names, key=lambda name: (not name.endswith(".npy"), name))
 
 
-def _fetch(manifest: dict[str, StoredFile], names: list[str], state: LocalCopy, url: str) -> Copied:
+def _fetch(manifest: dict[str, StoredFile], names: list[str], local: LocalCopy, url: str) -> Copied:
     total = sum(manifest[name].size_bytes for name in names)
-    free = shutil.disk_usage(state.folder).free
+    free = shutil.disk_usage(local.folder).free
     if total > free:
         raise S3Error(
-            f"is {total / 1e9:.1f} GB more than is here, and {state.folder} has room for "
+            f"is {total / 1e9:.1f} GB more than is here, and {local.folder} has room for "
             f"{free / 1e9:.1f}: make room, or pass another --cache-dir",
             url,
         )
@@ -239,7 +231,7 @@ def _fetch(manifest: dict[str, StoredFile], names: list[str], state: LocalCopy, 
             content_url = _content_url(url, name, manifest[name])
             if content_url not in there:
                 raise S3ObjectError("is named by the manifest and is not there", content_url)
-            _fetch_file(there[content_url], name, manifest[name], state, on_bytes)
+            _fetch_file(there[content_url], name, manifest[name], local, on_bytes)
     return Copied(len(names), total)
 
 
@@ -247,17 +239,18 @@ def _fetch_file(
     item: S3Object,
     name: str,
     file: StoredFile,
-    state: LocalCopy,
+    local: LocalCopy,
     on_bytes: Callable[[int], None],
 ) -> None:
-    partial = state.folder / f".{name}.partial"
+    partial = local.folder / f".{name}.partial"
     try:
         for _ in range(ATTEMPTS):
             get_file(item, partial, on_bytes)
             digests = digest_file(partial)
             if digests.sha256 == file.sha256:
-                os.replace(partial, state.path(name))
-                state.remember(name, digests)
+                os.replace(partial, local.path(name))
+                local.remember(name, digests)
+                local.keep_base({name: file})
                 return
             on_bytes(-file.size_bytes)
     finally:
@@ -280,7 +273,15 @@ def _delete_orphans(url: str, manifest: dict[str, StoredFile]) -> None:
         delete(orphans)
     except S3Error as error:  # the store is whole all the same; an instance may not delete
         size = sum(item.size_bytes for item in orphans) / 1e9
-        print(f"{url}: {size:.1f} GB of old contents stay: {error.strerror}")
+        _print(f"{url}: {size:.1f} GB of old contents stay: {error.strerror}")
+
+
+def _conflict(name: str, local: LocalCopy, url: str) -> S3Error:
+    return S3Error(
+        f"{name} was changed by another machine too, as where a cache folder was copied: "
+        f"remove {local.folder} to start again from the store",
+        url,
+    )
 
 
 def _content_url(url: str, name: str, file: StoredFile) -> str:

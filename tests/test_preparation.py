@@ -600,6 +600,9 @@ class Cloud:
         yield place
         shutil.rmtree(place)
 
+    def stop(self) -> None:
+        pass
+
 
 def test_remote_recordings_are_fetched_once_a_few_at_a_time_and_deleted(tmp_path, data, shelf):
     for k in range(20):

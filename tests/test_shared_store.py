@@ -119,13 +119,13 @@ def test_lost_notes_of_the_folder_cost_reading_and_no_sending(url, tmp_path):
         assert put(tmp_path / "a", url) == get_store(url, tmp_path / "a") == Copied(0, 0)
 
 
-def test_file_that_went_here_goes_there(url, tmp_path):
+def test_file_that_was_lost_here_is_not_lost_there_and_comes_back(url, tmp_path):
     write(tmp_path / "a", old_npy=b"old", new_npy=b"new")
     put(tmp_path / "a", url)
     (tmp_path / "a/old.npy").unlink()
     put(tmp_path / "a", url)
-    get_store(url, tmp_path / "b")
-    assert names_in(tmp_path / "b") == ["new.npy"]
+    assert get_store(url, tmp_path / "a") == Copied(1, 3)
+    assert contents(tmp_path / "a") == {"old.npy": b"old", "new.npy": b"new"}
 
 
 # --- several machines
@@ -161,6 +161,48 @@ def test_many_machines_at_once_lose_nothing(url, tmp_path):
     assert errors == []
     get_store(url, tmp_path / "all")
     assert names_in(tmp_path / "all") == [f"{k}.npy" for k in range(6)]
+
+
+def test_what_others_changed_meanwhile_is_neither_undone_nor_a_conflict(url, tmp_path):
+    write(tmp_path / "a", a_npy=b"a")
+    put(tmp_path / "a", url)
+    get_store(url, tmp_path / "b")
+    write(tmp_path / "a", a_npy=b"a, longer")
+    put(tmp_path / "a", url)
+    write(tmp_path / "b", b_npy=b"b")
+    assert put(tmp_path / "b", url) == Copied(1, 1)
+    get_store(url, tmp_path / "b")
+    assert contents(tmp_path / "b") == {"a.npy": b"a, longer", "b.npy": b"b"}
+
+
+def test_get_that_was_interrupted_between_two_puts_of_others_is_no_conflict(s3, url, tmp_path):
+    write(tmp_path / "a", a_npy=b"1", b_npy=b"1")
+    put(tmp_path / "a", url)
+    get_store(url, tmp_path / "b")
+    write(tmp_path / "a", a_npy=b"2", b_npy=b"2")
+    put(tmp_path / "a", url)
+    with s3.faulty(one_after(0, "denied", "GET", "b.npy")), pytest.raises(S3Error):
+        get_store(url, tmp_path / "b")
+    write(tmp_path / "a", a_npy=b"3", b_npy=b"3")
+    put(tmp_path / "a", url)
+    get_store(url, tmp_path / "b")
+    assert contents(tmp_path / "b") == contents(tmp_path / "a")
+
+
+def test_two_machines_that_both_say_main_do_not_meet(url, tmp_path):
+    for name in ("a", "b"):
+        files = {"frames-main-00000_npy": b"%s" % name.encode(), "index-main_jsonl": name.encode()}
+        write(tmp_path / name, **files)
+        put(tmp_path / name, url)
+    for name, other in (("a", "b"), ("b", "a")):
+        get_store(url, tmp_path / name)
+        found = contents(tmp_path / name)
+        assert len(found) == 4
+        assert found["frames-main-00000.npy"] == name.encode()  # still its own
+        others = [file for file in found if "main" not in file]
+        assert {found[file] for file in others} == {other.encode()}
+        assert get_store(url, tmp_path / name) == Copied(0, 0)
+        assert put(tmp_path / name, url) == Copied(0, 0)
 
 
 def test_change_of_one_file_by_two_machines_is_refused_and_overwrites_nothing(url, tmp_path):

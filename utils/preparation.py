@@ -174,6 +174,9 @@ class _Preparation:
                 busy = [self._futures[r] for r in waiting if not self._futures[r].done()]
                 wait(busy, LOOK_SECONDS, FIRST_COMPLETED)
             shutil.rmtree(self._incoming, ignore_errors=True)  # parts that no recording has now
+        except BaseException:
+            source.stop()  # or Ctrl-C would wait for downloads of many gigabytes
+            raise
         finally:
             pool.close()
             threads.shutdown(cancel_futures=True)
