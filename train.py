@@ -96,7 +96,9 @@ def main() -> int:
         if options.resume:
             trainer.resume()
         trainer.fit(phases)
-        metrics = write_results(trainer, description)
+        metrics = write_results(
+            trainer, description, duplicates=data.duplicates, left_out=data.left_out
+        )
     report = write_report(run.folder, thumbnails=data.prepared.thumbnails)
     say_results(run, metrics, report)
     return 0

@@ -235,11 +235,23 @@ def test_start_is_said_and_kept_with_the_rejected_files(config, capsys):
     rejected = [{"path": "ads/broken.mp4", "reason": "no picture"}]
     data = {"weights": "the file w.pth", "train": side, "validation": side, "rejected": rejected}
     data |= {"from_scratch": True, "demo": True}
+    data["duplicates"] = {
+        "merged_groups": 4,
+        "merged_into": 2,
+        "left_out_clips": 3,
+        "examples": ["ads/a.mp4 at 2 s is ads/b.mp4 at 9 s (sound, 14 s)"],
+    }
     say_start(run, config, data, CPU)
     said = capsys.readouterr().out
     for words in ("the file w.pth", "9 clips of 3 recordings in 2 groups", "SEED=42", "CPU"):
         assert words in said
     for words in ("WARNING", "from scratch", "demo set", "ads/broken.mp4: no picture"):
+        assert words in said
+    for words in (
+        "4 groups that share content into 2",
+        "3 clips of training",
+        "is ads/b.mp4 at 9 s",
+    ):
         assert words in said
     assert run.path("run.log").read_text() == said
     assert run.read_json("data.json") == data

@@ -1,6 +1,7 @@
 """Results: what a finished training is worth, written into its run folder."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from training.run_log import RunLog, python_command
 from utils.clips import Clip, group_folds, split_at_random
 from utils.config import Config
 from utils.dataset import ClipDataset
+from utils.duplicates import Duplicates
 from utils.errors import Interrupted
 from utils.feature_store import FeatureStore
 
@@ -37,6 +39,18 @@ def say_start(run: RunLog, config: Config, data: dict, device: torch.device) -> 
         run.say("data        the made demo set: what comes out says nothing about real recordings")
     for item in data["rejected"]:
         run.say(f"set aside   {item['path']}: {item['reason']}")
+    shared = data["duplicates"]
+    if shared["merged_groups"]:
+        run.say(
+            f"merged      {shared['merged_groups']} groups that share content into "
+            f"{shared['merged_into']}, so that no side knows the other's"
+        )
+    if shared["left_out_clips"]:
+        run.say(
+            f"left out    {shared['left_out_clips']} clips of training that validation shows, too"
+        )
+    for example in shared["examples"]:
+        run.say(f"the same    {example}")
     for side in ("train", "validation"):
         parts = [
             f"{name}: {d['clips']} clips of {d['recordings']} recordings in {d['groups']} groups"
@@ -69,16 +83,24 @@ def say_results(run: RunLog, metrics: dict, report: Path) -> None:
     )
 
 
-def write_results(trainer: Trainer, data: dict) -> dict:
+def write_results(
+    trainer: Trainer,
+    data: dict,
+    *,
+    duplicates: Duplicates | None = None,
+    left_out: Sequence[Clip] = (),
+) -> dict:
     """The metrics of a trained model, after writing them, its predictions and best.safetensors.
 
     Where the trunk stayed frozen, heads train in seconds: every group is then judged once, by
     heads that never saw it, and the network that is kept has learned from all of them. Else the
     validation clips judge. Beside that stand the numbers of either half alone, and those of clips
-    split at random. Raises Interrupted after Ctrl-C.
+    split at random. `left_out` are clips that training did without because validation shows the
+    same; where groups are judged in turn, each fold does without its own twins instead.
+    Raises Interrupted after Ctrl-C.
     """
     try:
-        return _write_results(trainer, data)
+        return _write_results(trainer, data, duplicates or Duplicates([]), list(left_out))
     except KeyboardInterrupt:
         raise Interrupted(trainer.how_to_go_on()) from None
 
@@ -89,13 +111,21 @@ def can_cross_validate(trainer: Trainer) -> bool:
     return trainer.config.cross_validate and trainer.trunk_is_frozen and not own_split
 
 
-def _write_results(trainer: Trainer, data: dict) -> dict:
+def _write_results(
+    trainer: Trainer, data: dict, duplicates: Duplicates, left_out: list[Clip]
+) -> dict:
     run, progress, config = trainer.run, trainer.progress, trainer.config
     classes = trainer.train_set.classes
     cross_validated = can_cross_validate(trainer)
     if cross_validated:
         embeddings = trainer.embeddings
-        folds = group_folds(_all_clips(trainer), round(1 / config.val_fraction), config.seed)
+        clips = _all_clips(trainer) + left_out
+        folds = [
+            (duplicates.part_twins(train_clips, val_clips)[0], val_clips)
+            for train_clips, val_clips in group_folds(
+                clips, round(1 / config.val_fraction), config.seed
+            )
+        ]
     else:
         embeddings = trainer.embeddings if trainer.trunk_is_frozen else _embed_all(trainer)
         folds = [(trainer.train_set.clips, trainer.val_set.clips)]
@@ -128,7 +158,7 @@ def _write_results(trainer: Trainer, data: dict) -> dict:
         "wait_fraction": progress.total_wait_seconds / max(progress.total_seconds, 1e-9),
     }
     if cross_validated:
-        kept = _new_heads(trainer, clips, embeddings)
+        kept = _new_heads(trainer, clips + left_out, embeddings)
         trainer.model.load_state_dict(kept.state_dict())
     trainer.save_best(temperature, metrics)
     write_predictions(run.path("predictions.csv"), scores, classes, temperature)

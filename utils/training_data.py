@@ -1,14 +1,16 @@
 """Training data: from the data folder to the two datasets of a training."""
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.clips import check_groups, split_by_group
+from utils.clips import Clip, check_groups, split_by_group
 from utils.config import Config
 from utils.dataset import ClipDataset
 from utils.demo_data import is_demo_set, make_demo_set
+from utils.duplicates import Duplicates, Repeat, find_duplicates, regrouped
 from utils.fetching import FETCHED, Place
 from utils.preparation import prepare_recordings
 from utils.prepared_set import PreparedSet
@@ -22,6 +24,8 @@ from utils.recordings import (
 )
 from utils.sources import Folder, Source, open_source
 
+NUM_EXAMPLES = 5
+LATE_SECONDS = 2.0  # that recorders round a time by
 DEFAULT_DATA_DIR = "data"  # the only folder for which the demo set steps in
 
 
@@ -33,6 +37,9 @@ class TrainingData:
     train_set: ClipDataset
     val_set: ClipDataset
     is_demo: bool
+    duplicates: Duplicates
+    merged_groups: dict[str, str]  # what each group that shares content with others became
+    left_out: list[Clip]  # of training, because validation shows the same
 
     @property
     def classes(self) -> list[str]:
@@ -60,8 +67,28 @@ class TrainingData:
                 {"path": item.recording.name, "reason": item.reason}
                 for item in self.prepared.rejected
             ],
+            "duplicates": {
+                "merged_groups": len(self.merged_groups),
+                "merged_into": len(set(self.merged_groups.values())),
+                "left_out_clips": len(self.left_out),
+                "examples": self._examples(),
+            },
             "no_sound": sum(store.num_rows(key, "mfcc") == 0 for key in self.keys),
         }
+
+    def _examples(self) -> list[str]:
+        """The longest content that recordings share, a line for each two of them."""
+        names = {key: recording.name for recording, key in self.prepared.keys.items()}
+        longest: dict[tuple[str, str], Repeat] = {}
+        for repeat in sorted(self.duplicates.repeats, key=lambda repeat: repeat.seconds):
+            if repeat.first != repeat.second:
+                longest[repeat.first, repeat.second] = repeat
+        shown = sorted(longest.values(), key=lambda repeat: -repeat.seconds)[:NUM_EXAMPLES]
+        return [
+            f"{names[repeat.first]} at {repeat.first_seconds:.0f} s is {names[repeat.second]} at "
+            f"{repeat.second_seconds:.0f} s ({repeat.by}, {repeat.seconds:.0f} s)"
+            for repeat in shown
+        ]
 
     def _describe_side(self, dataset: ClipDataset) -> dict:
         side = {}
@@ -102,14 +129,37 @@ def load_training_data(
         workers=config.workers,
         max_rejected=config.max_rejected,
     )
-    clips = prepared.clips(
+    _say_labels_behind_the_end(prepared)
+    duplicates = find_duplicates(
+        prepared.store, prepared.spec, list(prepared.keys.values()), config.cache_dir
+    )
+    merged = duplicates.merged_groups(_cut(prepared, config))
+    prepared = regrouped(prepared, merged)
+    training, validation = split_by_group(_cut(prepared, config), config.val_fraction, config.seed)
+    kept, left_out = duplicates.part_twins(training, validation)
+    train_set, val_set = (
+        ClipDataset(side, classes, prepared.spec, prepared.store) for side in (kept, validation)
+    )
+    return TrainingData(prepared, train_set, val_set, is_demo, duplicates, merged, left_out)
+
+
+def _cut(prepared: PreparedSet, config: Config) -> list[Clip]:
+    return prepared.clips(
         config.clip_seconds, config.clip_hop_seconds, margin_seconds=config.label_margin_seconds
     )
-    train_set, val_set = (
-        ClipDataset(side, classes, prepared.spec, prepared.store)
-        for side in split_by_group(clips, config.val_fraction, config.seed)
-    )
-    return TrainingData(prepared, train_set, val_set, is_demo)
+
+
+def _say_labels_behind_the_end(prepared: PreparedSet) -> None:
+    """Says where labels go on after their recording has ended, as those of another file would."""
+    late = []
+    for recording in prepared.keys:
+        edges = {edge for s in recording.spans for edge in (s.start_seconds, s.end_seconds)}
+        end, length = max(edges - {math.inf}), prepared.seconds(recording)
+        if end > length + LATE_SECONDS:
+            late.append(f"{recording.name} ({end:.0f} s of {length:.0f})")
+    if late:
+        more = f" and {len(late) - 1} more" * (len(late) > 1)
+        print(f"labels go on after the end of {late[0]}{more}: are they of another file?")
 
 
 def _find_or_make(
