@@ -57,7 +57,7 @@ def kill_a_worker() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lost", ["nothing", "a process", "a node"])
+@pytest.mark.parametrize("lost", ["a process", "a node"])
 def test_every_recording_is_in_the_store_once(shelf, tmp_path, cluster, lost):
     cache = tmp_path / "cache"
     done = []
