@@ -4,6 +4,7 @@
     python prepare_data.py --script train.py        the frames that train.py wants
     python prepare_data.py s3://bucket/archive --store s3://bucket/prepared --price 0.526
     python prepare_data.py list.txt --frames keyframes --fps 1     a cheap look at an archive
+    python prepare_data.py /nfs/archive --cache-dir /nfs/cache --ray=auto      on a Ray cluster
     python prepare_data.py --status                 what is prepared, pending and rejected
     python prepare_data.py --verify                 checks the store's bytes; damaged recordings are
                                                     made again by the next run
@@ -115,6 +116,13 @@ def _read_options() -> tuple[argparse.Namespace, Config]:
         help="s3://bucket/prefix to take prepared recordings from, and to put them to",
     )
     parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="decode on a Ray cluster whose nodes share these folders [RAY_ADDRESS, or this one]",
+    )
+    parser.add_argument(
         "--price", type=float, metavar="DOLLARS", help="of an hour of this machine, for the bill"
     )
     parser.add_argument(
@@ -151,6 +159,7 @@ def _prepare(
         max_rejected=config.max_rejected,
         price_per_hour=options.price,
         retry_rejected=options.retry_rejected,
+        cluster=options.ray,
     )
 
 

@@ -121,16 +121,19 @@ class S3Folder:
     def size_bytes(self, name: str) -> int:
         return self.stamp(name)[0]
 
-    def download(self, name: str, path: Path) -> None:
+    def download(
+        self, name: str, path: Path, on_bytes: Callable[[int], None] | None = None
+    ) -> None:
         """Writes the object to `path`, in parallel parts that are all of one version of it.
 
+        `on_bytes` is called often, from several threads; what it raises ends the download.
         One that was replaced since it was listed is taken as it is now, and `stamp` says so.
         Raises S3ObjectError where it can't be had.
         """
         self.stamp(name)
         for _ in range(3):
             try:
-                get_file(self._objects[name], path)
+                get_file(self._objects[name], path, on_bytes)
                 return
             except S3ChangedError:
                 self._objects[name] = head(self._url(name))

@@ -5,6 +5,7 @@ import functools
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
 
@@ -39,9 +40,10 @@ class QuietHandler(WSGIRequestHandler):
 class S3Server:
     """A running server. `requests` lists `(method, path)`; `fault` may spoil the next ones.
 
-    `fault(method, path)` returns None, `busy`, `denied`, `cut` (the content ends half way),
-    `spoil` (a byte of the content is changed, on its way here or there), (status, code) or
-    (status, code, headers) of an error, or a function to call before the request is answered.
+    `fault(method, path)` returns None, `busy`, `denied`, `cut` (the content ends half way), `slow`
+    (it takes twelve seconds), `spoil` (a byte of the content is changed, on its way here or there),
+    (status, code) or (status, code, headers) of an error, or a function to call before the request
+    is answered, which may return one of these.
     """
 
     def __init__(self):
@@ -122,7 +124,7 @@ class S3Server:
             return [_spoilt(answer)]
         if fault == "cut":
             return [answer[: len(answer) // 2]]  # fewer than the header says: the connection ends
-        return [answer]
+        return _slowly(answer) if fault == "slow" else [answer]
 
 
 def one_after(first: int, fault: str | tuple | Callable, method: str, part: str = "") -> Fault:
@@ -143,6 +145,13 @@ def some_after(
             return fault if first <= next(seen) < first + count else None
 
     return choose
+
+
+def _slowly(content: bytes) -> Iterator[bytes]:
+    step = max(1, len(content) // 24)
+    for start in range(0, len(content), step):
+        time.sleep(0.5)
+        yield content[start : start + step]
 
 
 def _spoilt(content: bytes) -> bytes:

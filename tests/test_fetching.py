@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from utils import fetching
-from utils.fetching import Fetching
+from utils.fetching import Fetching, Stopped
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,7 +29,7 @@ class SlowPlace:
     def size_bytes(self, name: str) -> int:
         return 10
 
-    def download(self, name: str, path: Path) -> None:
+    def download(self, name: str, path: Path, on_bytes=None) -> None:
         path.write_bytes(name.encode()[:10])
         self.meanwhile()
 
@@ -179,3 +179,32 @@ def test_file_that_no_disk_holds_is_refused_before_it_is_fetched(disk, tmp_path)
     disk(10)
     with Fetching(SlowPlace(), tmp_path).fetch(["ads/a.mp4"]):
         pass
+
+
+# --- stopping
+
+
+def test_download_and_wait_for_room_are_ended_from_another_thread(disk, tmp_path):
+    disk(2 * 10 + 4)  # room for one
+    begun = threading.Event()
+
+    class EndlessPlace(SlowPlace):
+        def download(self, name: str, path: Path, on_bytes) -> None:
+            begun.set()
+            while True:
+                on_bytes(1)
+                time.sleep(0.01)
+
+    source = Fetching(EndlessPlace(), tmp_path)
+
+    def fetch() -> None:
+        with source.fetch(["ads/a.mp4"]):
+            pass
+
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(fetch) for _ in range(2)]
+        assert begun.wait(10)
+        source.stop()
+        for future in futures:
+            assert isinstance(future.exception(10), Stopped)
+    assert os.listdir(tmp_path) == []

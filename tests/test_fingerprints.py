@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageFilter
 from scipy.fft import dctn
 
-from utils.fingerprints import hash_pictures
+from utils.fingerprints import SOUND_STEP, hash_pictures, hash_sounds
 
 
 def pictures(count: int, height: int = 96, width: int = 96) -> np.ndarray:
@@ -93,3 +93,61 @@ def test_hashing_is_a_small_part_of_decoding():
         hash_pictures(frames)
         seconds.append(time.process_time() - started)
     assert min(seconds) / len(frames) < 200e-6  # 17 microseconds where nothing else runs
+
+
+# Sounds
+
+
+def sound(seed: int, seconds: float = 20.0) -> np.ndarray:
+    """(rows, 20) MFCC of another melody each, at 31.25 rows a second."""
+    rng = np.random.default_rng(seed)
+    notes = rng.normal(0, 20, (int(seconds * 4) + 2, 20))
+    rows = np.arange(int(seconds * 31.25)) / 31.25 * 4
+    first, part = rows.astype(int), (rows % 1)[:, None]
+    return notes[first] * (1 - part) + notes[first + 1] * part
+
+
+def sound_distance(first: np.ndarray, second: np.ndarray) -> float:
+    one, two = hash_sounds(first), hash_sounds(second)
+    length = min(len(one), len(two))
+    return float(np.bitwise_count(one[:length] ^ two[:length]).mean())
+
+
+def test_other_sounds_differ_in_about_half_the_bits():
+    distances = [sound_distance(sound(k), sound(k + 50)) for k in range(20)]
+    assert min(distances) >= 24
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m + np.eye(20)[0] * 30,
+        lambda m: m * 0.8,
+        lambda m: m + np.random.default_rng(0).normal(0, 4, m.shape),
+        lambda m: m[2:],
+        lambda m: m.astype(np.float16),
+    ],
+    ids=["louder", "compressed", "noise", "half a step later", "as stored"],
+)
+def test_changed_sound_keeps_nearly_all_bits(change):
+    distances = [sound_distance(sound(k), change(sound(k))) for k in range(10)]
+    assert np.mean(distances) <= 10
+
+
+def test_sound_a_step_later_has_the_hashes_of_a_step_later():
+    mfcc = sound(0).astype(np.float16)
+    assert np.array_equal(hash_sounds(mfcc[SOUND_STEP:]), hash_sounds(mfcc)[1:])
+
+
+def test_silence_and_hum_have_the_hash_zero():
+    hum = np.random.default_rng(0).normal(0, 1.5, (600, 20)) + 100 * np.arange(20)
+    assert not hash_sounds(np.zeros((600, 20), np.float16)).any()
+    assert not hash_sounds(hum).any()
+    assert hash_sounds(sound(0)).all()
+
+
+def test_sound_too_short_or_of_too_few_coefficients_has_no_hash():
+    assert hash_sounds(sound(0)[:40]).shape == (0,)
+    assert hash_sounds(sound(0)[:41]).shape == (1,)
+    assert hash_sounds(sound(0)[:, :16]).shape == (0,)
+    assert hash_sounds(np.zeros((0, 20), np.float16)).dtype == np.uint64

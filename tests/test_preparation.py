@@ -405,7 +405,7 @@ def test_finished_parts_of_a_stopped_run_are_not_decoded_again(
     shutil.rmtree(data / "../cache")
     in_parts(3)
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "_add_to_store", raises(KeyboardInterrupt))
+        patch.setattr(preparation, "add_to_store", raises(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             prepare(data)
     incoming_folder = open_feature_store(data / "../cache", SPEC).folder / "incoming"
@@ -423,7 +423,7 @@ def test_finished_parts_of_a_stopped_run_are_not_decoded_again(
 def test_run_stopped_in_the_middle_goes_on_where_it_was(data, decoded, monkeypatch):
     undisturbed = files_below(prepare(data).store.folder)
     shutil.rmtree(data / "../cache")
-    add = preparation._add_to_store
+    add = preparation.add_to_store
 
     def stop_at_the_third(store, *arguments):
         if len(store) == 2:
@@ -431,7 +431,7 @@ def test_run_stopped_in_the_middle_goes_on_where_it_was(data, decoded, monkeypat
         add(store, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "_add_to_store", stop_at_the_third)
+        patch.setattr(preparation, "add_to_store", stop_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             prepare(data)
     assert len(open_feature_store(data / "../cache", SPEC)) == 2
@@ -599,6 +599,9 @@ class Cloud:
         self.most = max(self.most, len(os.listdir(self._room)))
         yield place
         shutil.rmtree(place)
+
+    def stop(self) -> None:
+        pass
 
 
 def test_remote_recordings_are_fetched_once_a_few_at_a_time_and_deleted(tmp_path, data, shelf):

@@ -23,6 +23,7 @@ from training.thresholds import Thresholds
 from training.weights import new_model
 from utils.config import Config
 from utils.dataset import ClipDataset
+from utils.duplicates import Duplicates, Repeat
 from utils.errors import Interrupted
 
 CPU = torch.device("cpu")

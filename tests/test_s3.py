@@ -197,6 +197,19 @@ def test_progress_adds_up_to_the_size_whatever_breaks(s3, bucket, tmp_path):
     assert (sum(sent), sum(came)) == (size, size)
 
 
+@pytest.mark.parametrize("size", [1000, 3 * PART_BYTES])
+def test_what_progress_raises_ends_a_download(s3, bucket, tmp_path, size):
+    s3.put(bucket, **{"d/a.mp4": bytes(size)})
+
+    def stop(_: int) -> None:
+        raise InterruptedError("enough")
+
+    s3.requests.clear()
+    with pytest.raises(InterruptedError, match="enough"):
+        S3Folder(f"s3://{bucket}/d").download("a.mp4", tmp_path / "a", stop)
+    assert os.listdir(tmp_path) == []
+
+
 def test_folder_can_be_handed_to_another_process(s3, bucket):
     s3.put(bucket, **{"d/a.mp4": b"content"})
     folder = S3Folder(f"s3://{bucket}/d")

@@ -1,6 +1,9 @@
 """Recordings on S3 are prepared once, whichever machine does it, and never fill the disk."""
 
 import json
+import os
+import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,6 +192,22 @@ def test_denied_access_stops_in_one_line_and_what_was_done_by_then_is_on_s3(
     s3.requests.clear()
     assert prepare(bucket, tmp_path / "new").code == 0
     assert 0 < len(fetched_videos(s3)) < len(VIDEOS)
+
+
+def test_control_c_does_not_wait_for_downloads(s3, bucket, tmp_path):
+    s3.put(bucket, **{"data/ads/big.mp4": bytes(12 << 20)})
+    pressed = []
+
+    def press() -> str:
+        pressed.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+        return "slow"
+
+    with s3.faulty(one_after(0, press, "GET", "big.mp4")):
+        done = prepare(bucket, tmp_path)
+    assert done.code == 130, done.err
+    assert time.monotonic() - pressed[0] < 8
+    assert list((tmp_path / "fetched").iterdir()) == []
 
 
 def test_recordings_of_a_folder_go_to_a_shared_store_too(s3, clips_folder, tmp_path):

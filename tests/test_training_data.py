@@ -162,3 +162,60 @@ def test_one_class_is_refused_before_anything_is_decoded(config, four, tmp_path)
     with pytest.raises(DataError, match=r"one class only \(ads\)"):
         load_training_data(config)
     assert not (tmp_path / "cache").exists()
+
+
+def write_recording(path: Path, number: int, seconds: float = 8.0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    media.write_video(
+        path,
+        seconds=seconds,
+        fps=8,
+        size=(32, 48),
+        draw=lambda s, *size: media.draw_time(11 * number + s, *size),
+        tone_hz=None,
+    )
+
+
+def test_labelled_recordings_alone_become_two_datasets(config, tmp_path, capsys):
+    folder = tmp_path / "data" / "recordings"
+    for number in range(3):
+        write_recording(folder / f"game{number}.mp4", number)
+        (folder / f"game{number}.edl").write_text("2 5 3\n")
+    (folder / "game2.edl").write_text("2 5 3\n70 90 3\n")
+    data = load_training_data(dataclasses.replace(config, label_margin_seconds=0.25))
+    said = capsys.readouterr().out
+    assert "ads: 3 recordings in 3 groups · games: 3 recordings in 3 groups" in said
+    assert "labels go on after the end of recordings/game2.mp4 (90 s of 8): " in said
+    assert data.classes == ["ads", "games"]
+    train, validation = data.train_set, data.val_set
+    for dataset, recordings in ((train, 2), (validation, 1)):
+        assert len({clip.recording.group for clip in dataset.clips}) == recordings
+        for clip, label in zip(dataset.clips, dataset.labels, strict=True):
+            inside = clip.start_seconds >= 2.25 and clip.end_seconds <= 4.75
+            outside = clip.end_seconds <= 1.75 or clip.start_seconds >= 5.25
+            assert inside if data.classes[label] == "ads" else outside
+    sides = data.describe("none", True)
+    hours = {name: sides["train"][name]["hours"] * 3600 for name in data.classes}
+    assert hours == pytest.approx({"ads": 2 * 3.0, "games": 2 * 5.0})
+
+
+def test_what_validation_shows_too_is_left_out_of_training_and_said(config, tmp_path):
+    folder = tmp_path / "data"
+    for number in range(2):
+        write_recording(folder / f"ads/{number}.mp4", number)
+        write_recording(folder / f"games/{number}.mp4", 10 + number)
+        write_recording(folder / f"validation/ads/{number}.mp4", 20 + number)
+        write_recording(folder / f"validation/games/{number}.mp4", 30 + number)
+    write_recording(folder / "validation/ads/same.mp4", 1, seconds=7.0)
+    data = load_training_data(config)
+    assert {clip.recording.name for clip in data.left_out} == {"ads/1.mp4"}
+    learned = {clip.recording.name for clip in data.train_set.clips}
+    assert {"ads/0.mp4", "games/0.mp4", "games/1.mp4"} <= learned
+    shared = data.describe("none", True)["duplicates"]
+    assert shared["left_out_clips"] == len(data.left_out) >= 5
+    assert shared["merged_groups"] == 0
+    assert shared["examples"] == [
+        "ads/1.mp4 at 0 s is validation/ads/same.mp4 at 0 s (picture, 7 s)"
+    ] or (
+        shared["examples"] == ["validation/ads/same.mp4 at 0 s is ads/1.mp4 at 0 s (picture, 7 s)"]
+    )

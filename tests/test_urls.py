@@ -4,6 +4,8 @@ import errno
 import os
 import pickle
 from io import BytesIO
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from file_server import FileServer
@@ -109,14 +111,21 @@ def test_busy_server_is_asked_again(server, tmp_path, status):
 
 
 def test_wait_is_what_the_server_asks_for_and_bounded(server, monkeypatch):
-    waits = []
-    monkeypatch.setattr(urls.time, "sleep", waits.append)
-    monkeypatch.setattr(
-        urls, "_open", lambda *_: (_ for _ in ()).throw(urls._Broken("busy", 10_000))
-    )
-    with pytest.raises(UrlError):
-        read_url(f"{server.url}/a.mp4")
-    assert waits == [urls.LONGEST_WAIT_SECONDS] * (urls.ATTEMPTS - 1)
+    clock = [0.0]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    fake = SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep)
+    monkeypatch.setattr(urls, "time", fake)
+    monkeypatch.setattr(urls, "ATTEMPTS", 2)
+    for asked_seconds, waited_seconds in ((7, 7), (10_000, urls.LONGEST_WAIT_SECONDS)):
+        clock[0] = 0.0
+        busy = urls._Broken("busy", asked_seconds)
+        monkeypatch.setattr(urls, "_open", Mock(side_effect=busy))
+        with pytest.raises(UrlError):
+            read_url(f"{server.url}/a.mp4")
+        assert clock[0] == pytest.approx(waited_seconds)
 
 
 def test_connection_that_breaks_often_goes_on_for_as_long_as_something_comes(server, tmp_path):
@@ -216,6 +225,17 @@ def test_full_disk_stays_a_full_disk_and_is_not_tried_again(server):
     with pytest.raises(OSError, match="No space left"):
         urls._download(f"{server.url}/a.mp4", FullDisk())
     assert len(server.requests) == 1
+
+
+def test_what_progress_raises_ends_a_download_and_a_wait(server, tmp_path, monkeypatch):
+    def stop(_: int) -> None:
+        raise InterruptedError("enough")
+
+    with pytest.raises(InterruptedError, match="enough"):
+        download_url(f"{server.url}/a.mp4", tmp_path / "file", stop)
+    monkeypatch.setattr(urls, "FIRST_WAIT_SECONDS", 1000)
+    with pytest.raises(InterruptedError, match="enough"):
+        download_url("http://127.0.0.1:9/a.mp4", tmp_path / "file", stop)
 
 
 def test_secrets_of_a_url_are_not_shown():

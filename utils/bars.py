@@ -17,6 +17,7 @@ MIN_PICTURES = 6
 MAX_LUMA = 26
 MAX_SPREAD = 14
 NOISE_DIVISOR = 100  # a hundredth of a row may be noise, at either end; a logo is wider
+EVERY_PIXEL = 4  # of a row whose evenness is looked at: sorting all takes longer than decoding
 # The picture must begin at the bar's edge: that much brighter, along most of the edge, in a
 # fair part of the pictures. A night sky ends in a ragged line, a vignette in a slow ramp.
 EDGE_STEP_LUMA = 20
@@ -49,7 +50,7 @@ def find_bars(path: str | os.PathLike) -> Crop | None:
 def bars_of(pictures: Sequence[av.VideoFrame]) -> Crop | None:
     """Returns what `find_bars` does, judged by the different ones of some pictures in order."""
     different = list({id(picture): picture for picture in pictures}.values())
-    step = max(1, len(different) // SAMPLES)
+    step = math.ceil(len(different) / SAMPLES)
     return _bars_in([luma_of(p) for p in different[::step]], displayed_size(pictures[0]))
 
 
@@ -84,10 +85,12 @@ def _bars_in(lumas: list[np.ndarray], size: tuple[int, int]) -> Crop | None:
         return None
     height, width = lumas[0].shape
     lumas = [luma for luma in lumas if luma.shape == (height, width)]
-    rows, columns = (0, height), (0, width)
-    for _ in range(2):  # twice, as a box's upper edge is measured along the width found after it
-        rows = _bar_pair([luma[:, slice(*columns)] for luma in lumas])
-        columns = _bar_pair([luma[slice(*rows)].T for luma in lumas])
+    rows = _bar_pair(lumas)
+    columns = _bar_pair([luma[slice(*rows)].T for luma in lumas])
+    if columns != (0, width):  # a box's upper edge is measured along the width found after it
+        found, rows = rows, _bar_pair([luma[:, slice(*columns)] for luma in lumas])
+        if rows != found:
+            columns = _bar_pair([luma[slice(*rows)].T for luma in lumas])
     if rows == (0, height) and columns == (0, width):
         return None
     top, bottom = _even_inwards(rows, size[0] / height)
@@ -106,8 +109,8 @@ def _bar_pair(lumas: list[np.ndarray]) -> tuple[int, int]:
         dark &= np.count_nonzero(luma > MAX_LUMA, axis=1) <= noise
     if dark.all():
         return everything
-    first = _num_even(lumas, slice(0, int(np.argmin(dark)), 1), noise)
-    after = _num_even(lumas, slice(-1, -1 - int(np.argmin(dark[::-1])), -1), noise)
+    first = _num_even(lumas, slice(0, int(np.argmin(dark)), 1))
+    after = _num_even(lumas, slice(-1, -1 - int(np.argmin(dark[::-1])), -1))
     if min(first, after) < MIN_FRACTION * height:
         return everything
     if abs(first - after) > MAX_ASYMMETRY * height:
@@ -123,11 +126,13 @@ def _bar_pair(lumas: list[np.ndarray]) -> tuple[int, int]:
     return first, height - after
 
 
-def _num_even(lumas: list[np.ndarray], dark_rows: slice, noise: int) -> int:
+def _num_even(lumas: list[np.ndarray], dark_rows: slice) -> int:
     """Returns how many dark rows, from the edge on, are of one brightness in each picture."""
     even = np.ones(len(lumas[0][dark_rows]), bool)
     for luma in lumas:
-        rows = np.partition(luma[dark_rows], (noise, -1 - noise), axis=1)
+        rows = luma[dark_rows, ::EVERY_PIXEL]
+        noise = rows.shape[1] // NOISE_DIVISOR
+        rows = np.partition(rows, (noise, -1 - noise), axis=1)
         # Not a difference of uint8, which would wrap; neither exceeds MAX_LUMA.
         even &= rows[:, -1 - noise] <= rows[:, noise].astype(int) + MAX_SPREAD
     return len(even) if even.all() else int(np.argmin(even))

@@ -58,6 +58,12 @@ class ContentHashes:
         with self._lock:
             self._known[name] = self._new[name] = [stamp, digest]
 
+    def take_new(self) -> dict[str, list]:
+        """[stamp, hash] by name of what was learned here, for another to learn and save."""
+        with self._lock:
+            new, self._new = self._new, {}
+        return new
+
     def save(self, *, now: bool = True) -> None:
         """Writes what was learned; with `now=False` only every few seconds."""
         with self._lock:

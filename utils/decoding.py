@@ -32,6 +32,14 @@ class Decoded:
     lasting: bool = False  # whether the same bytes would give this reason again
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a recording: a key in the store, or a reason why not."""
+
+    key: str | None
+    reason: str | None = None
+
+
 def unreadable(error: OSError, source: Source) -> str:
     """Why a recording's files can't be read; raises the error where others can't be, either."""
     of_one_file = isinstance(error, FileNotFoundError) or not source.is_remote

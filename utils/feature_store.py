@@ -134,7 +134,7 @@ class FeatureStore:
         """The store, open for `add`. Raises StoreError while another process is this writer."""
         if not re.fullmatch(r"[A-Za-z0-9_.]+", writer):  # a dash ends the name in those of files
             raise ValueError(f"{writer!r} is not a writer's name: letters, digits, _ and . only")
-        with self._locked(writer):
+        with self._locked("lock", fcntl.LOCK_SH), self._locked(f"lock-{writer}"):
             self.refresh()
             self._writer = writer
             try:
@@ -186,9 +186,7 @@ class FeatureStore:
     @contextlib.contextmanager
     def all_locked(self) -> Iterator[None]:
         """While nobody can write the store. Raises StoreError where anyone does."""
-        with contextlib.ExitStack() as locks:
-            for writer in sorted({LOCAL_WRITER, *self._writers()}):
-                locks.enter_context(self._locked(writer))
+        with self._locked("lock"):
             yield
 
     def files(self) -> list[str]:
@@ -343,11 +341,11 @@ class FeatureStore:
         self._index_bytes[writer] = self._index_bytes.get(writer, 0) + len(text)
 
     @contextlib.contextmanager
-    def _locked(self, writer: str) -> Iterator[None]:
+    def _locked(self, name: str, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / f"lock-{writer}", "w") as lock:
+        with open(self.folder / name, "w") as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, kind | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise StoreError(
                     f"{self.folder} is being written by another run: wait for it, "

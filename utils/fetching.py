@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -31,8 +31,15 @@ class Place(Protocol):
     def size_bytes(self, name: str) -> int:
         """What `download` will write."""
 
-    def download(self, name: str, path: Path) -> None:
-        """Writes the file to `path`, or makes a link to it there."""
+    def download(self, name: str, path: Path, on_bytes: Callable[[int], None]) -> None:
+        """Writes the file to `path`, or makes a link to it there.
+
+        Calls `on_bytes` often, from any thread, and ends with what that raises.
+        """
+
+
+class Stopped(Exception):
+    """The fetching was ended from another thread."""
 
 
 class Fetching:
@@ -43,6 +50,7 @@ class Fetching:
         self._work_dir = Path(work_dir)
         self.name = place.name
         self.is_remote = place.is_remote
+        self._stopped = False
 
     def list_files(self) -> list[str]:
         return self._place.list_files()
@@ -57,13 +65,22 @@ class Fetching:
     def fetch(self, names: Sequence[str]) -> Iterator[Path]:
         """Waits for room on the disk, as long as other fetched files are in use in this process."""
         size_bytes = sum(map(self._place.size_bytes, names))
-        with _folder_of_our_own(self._work_dir) as folder, _Room(folder, size_bytes) as room:
+        room = _Room(self._work_dir, size_bytes, self._go_on)
+        with room, _folder_of_our_own(self._work_dir) as folder:
             for name in names:
                 path = folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._place.download(name, path)
+                self._place.download(name, path, self._go_on)
             room.filled()
             yield folder
+
+    def stop(self) -> None:
+        """Ends the fetches that are under way in other threads, in a second or so, for good."""
+        self._stopped = True
+
+    def _go_on(self, _: int = 0) -> None:
+        if self._stopped:
+            raise Stopped
 
 
 class _Room:
@@ -73,13 +90,16 @@ class _Room:
     in_use = 0  # fetches of this process, until their files are deleted
     promised_bytes = 0  # to those that are still downloading
 
-    def __init__(self, folder: Path, size_bytes: int):
-        self._folder = folder
+    def __init__(self, work_dir: Path, size_bytes: int, go_on: Callable[[], None]):
+        self._work_dir = work_dir
         self._size_bytes = self._promised = size_bytes
+        self._go_on = go_on  # raises what ends the waiting
 
     def __enter__(self) -> "_Room":
+        self._work_dir.mkdir(parents=True, exist_ok=True)
         with _Room.changed:
             while not self._is_there():
+                self._go_on()
                 _Room.changed.wait(LOOK_SECONDS)
             _Room.in_use += 1
             _Room.promised_bytes += self._promised
@@ -92,14 +112,13 @@ class _Room:
             self._promised = 0
 
     def __exit__(self, *_) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)  # before the next one looks
         self.filled()
         with _Room.changed:
             _Room.in_use -= 1
             _Room.changed.notify_all()
 
     def _is_there(self) -> bool:
-        free_bytes = shutil.disk_usage(self._folder).free - _Room.promised_bytes
+        free_bytes = shutil.disk_usage(self._work_dir).free - _Room.promised_bytes
         if _Room.in_use:
             return self._size_bytes + SPARE_BYTES <= free_bytes
         if self._size_bytes <= free_bytes:
@@ -108,7 +127,7 @@ class _Room:
             errno.ENOSPC,
             f"{self._size_bytes / 1e9:.1f} GB are to be fetched, and there is room for "
             f"{free_bytes / 1e9:.1f}",
-            str(self._folder.parent),
+            str(self._work_dir),
         )
 
 
@@ -118,7 +137,6 @@ def _folder_of_our_own(work_dir: Path) -> Iterator[Path]:
 
     A lock on the folder tells these apart, as the system takes it off a process that ends.
     """
-    work_dir.mkdir(parents=True, exist_ok=True)
     for left in work_dir.glob(f"{FETCHED}-*"):
         with _locked(left) as is_ours:
             if is_ours:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -70,10 +71,12 @@ class FileList:
     def size_bytes(self, name: str) -> int:
         return self.stamp(name)[1] if _is_url(self._places[name]) else 0
 
-    def download(self, name: str, path: Path) -> None:
+    def download(
+        self, name: str, path: Path, on_bytes: Callable[[int], None] = lambda _: None
+    ) -> None:
         place = self._places[name]
         if _is_url(place):
-            self._stamps[name] = download_url(place, path)
+            self._stamps[name] = download_url(place, path, on_bytes)
         else:
             path.symlink_to(self._path(name))
 

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.feature_store import Column
+from utils.feature_store import Column, FeatureStore
 from utils.features import FeatureSpec, read_features
 from utils.files import write_whole
 from utils.fingerprints import hash_pictures
 from utils.media import Part
 
+INCOMING = "incoming"  # the folder of a store
 DESCRIPTION = "part.json"
 READ_BYTES = 1 << 22
 
@@ -65,8 +66,8 @@ def find_part(target: Path) -> PartFeatures | None:
         part = PartFeatures(folder=target, **json.loads((target / DESCRIPTION).read_bytes()))
         if all(_sum_of(target / column) == part.sums[column] for column in part.rows):
             return part
-    except FileNotFoundError:
-        pass
+    except (OSError, ValueError, TypeError, KeyError):
+        pass  # made anew
     shutil.rmtree(target, ignore_errors=True)
     return None
 
@@ -79,6 +80,19 @@ def read_rows(parts: list[PartFeatures], column: str, kind: Column) -> Iterator[
             shape = (part.rows[column], *kind.row_shape)
             rows = np.memmap(part.folder / column, kind.dtype, "r", shape=shape)
             yield from (rows[i : i + block_rows] for i in range(0, len(rows), block_rows))
+
+
+def add_to_store(store: FeatureStore, key: str, parts: list[PartFeatures]) -> None:
+    """Adds a recording to a store, and removes its parts."""
+    columns = [name for name in store.columns if name != "mfcc" or any(p.heard for p in parts)]
+    info = {
+        "num_frames": sum(part.rows["frames"] for part in parts),
+        "has_sound": "mfcc" in columns,
+        "aspect_ratio": parts[0].aspect_ratio,
+    }
+    arrays = {name: read_rows(parts, name, store.columns[name]) for name in columns}
+    store.add(key, arrays, info)
+    shutil.rmtree(parts[0].folder.parent, ignore_errors=True)
 
 
 def drop_unfinished(incoming: Path) -> None:

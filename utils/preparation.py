@@ -7,17 +7,17 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
+from utils.cluster import prepare_on_cluster
 from utils.content_hashes import ContentHashes
-from utils.decoding import DISK_FULL, Decoded, Decoder, unreadable
+from utils.decoding import DISK_FULL, Decoded, Decoder, Outcome, unreadable
 from utils.feature_store import FeatureStore, StoreError
 from utils.features import FeatureSpec
-from utils.incoming import PartFeatures, drop_unfinished, read_rows
+from utils.incoming import INCOMING, add_to_store, drop_unfinished
 from utils.prepared_set import PreparedSet, Rejected, open_feature_store, write_spec
 from utils.processes import WorkerPool
 from utils.progress import Progress, ProgressBar
@@ -27,15 +27,6 @@ from utils.sources import Source
 
 AHEAD = 2  # recordings or parts that are fetched and waiting, beside one for each worker
 LOOK_SECONDS = 0.2  # between two looks at what got ready
-INCOMING = "incoming"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a recording: a key in the store, or a reason why not."""
-
-    key: str | None
-    reason: str | None = None
 
 
 def prepare_recordings(
@@ -49,13 +40,15 @@ def prepare_recordings(
     price_per_hour: float | None = None,
     retry_rejected: bool = False,
     after_each: Callable[[], None] = lambda: None,
+    cluster: str | None = None,
 ) -> PreparedSet:
     """Decodes what the store does not hold yet, one process per core, with a progress bar.
 
     A recording is known by the content of its files, not by name or date. Unreadable ones, and
     copies of a file in another class or group, are set aside and listed in rejected.csv beside the
     store. `after_each` is called when a recording is in the store and nothing is being written to
-    it. Whatever ends this, the next call goes on with the parts that are not finished. Raises
+    it. `cluster` is the address of a Ray cluster to do it on, as `prepare_on_cluster` takes it.
+    Whatever ends this, the next call goes on with the parts that are not finished. Raises
     DataError where more than the fraction `max_rejected` is set aside, or a class is left without
     a recording, and StoreError where another run is preparing.
     """
@@ -81,9 +74,25 @@ def prepare_recordings(
                 ),
                 price_per_hour=price_per_hour,
             )
-            preparation = _Preparation(store, spec, rejects, progress)
-            workers = workers or os.cpu_count() or 1
-            outcomes.update(preparation.run(pending, source, hashes, workers, after_each))
+            if cluster is None:
+                preparation = _Preparation(store, spec, rejects, progress)
+                workers = workers or os.cpu_count() or 1
+                outcomes.update(preparation.run(pending, source, hashes, workers, after_each))
+            else:
+                outcomes.update(
+                    prepare_on_cluster(
+                        pending,
+                        source,
+                        store,
+                        spec,
+                        address=cluster,
+                        workers=workers,
+                        hashes=hashes,
+                        rejects=rejects,
+                        progress=progress,
+                    )
+                )
+            tqdm.write(progress.summary())
     return _settle(outcomes, store, spec, max_rejected)
 
 
@@ -165,12 +174,14 @@ class _Preparation:
                 busy = [self._futures[r] for r in waiting if not self._futures[r].done()]
                 wait(busy, LOOK_SECONDS, FIRST_COMPLETED)
             shutil.rmtree(self._incoming, ignore_errors=True)  # parts that no recording has now
+        except BaseException:
+            source.stop()  # or Ctrl-C would wait for downloads of many gigabytes
+            raise
         finally:
             pool.close()
             threads.shutdown(cancel_futures=True)
             hashes.save()
             bar.close()
-        tqdm.write(self._progress.summary())
         return outcomes
 
     def _tasks_left(self, recordings: Iterable[Recording], decoder: Decoder) -> int:
@@ -198,7 +209,7 @@ class _Preparation:
         """Brings features into the store, or remembers why there are none."""
         key, reason = decoded.key, decoded.reason or self._rejects.get(decoded.key)
         if reason is None and key not in self._store:
-            _add_to_store(self._store, key, decoded.parts)
+            add_to_store(self._store, key, decoded.parts)
         if decoded.lasting and self._rejects.get(key) is None:
             self._rejects.add(key, reason)
         if key is not None:
@@ -206,17 +217,6 @@ class _Preparation:
         seconds = 0.0 if reason else self._store.num_rows(key, "frames") / self._spec.fps
         self._progress.ended(recording.name, seconds)
         return Outcome(key, reason)
-
-
-def _add_to_store(store: FeatureStore, key: str, parts: list[PartFeatures]) -> None:
-    columns = [name for name in store.columns if name != "mfcc" or any(p.heard for p in parts)]
-    info = {
-        "num_frames": sum(part.rows["frames"] for part in parts),
-        "has_sound": "mfcc" in columns,
-        "aspect_ratio": parts[0].aspect_ratio,
-    }
-    arrays = {name: read_rows(parts, name, store.columns[name]) for name in columns}
-    store.add(key, arrays, info)
 
 
 def _settle(

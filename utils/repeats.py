@@ -12,8 +12,9 @@ BLOCK_PAIRS = 1 << 18
 APART_SECONDS = 10.0  # in one sequence: less is the same scene going on
 BLUR_SECONDS = 3.0  # a shot that lasts is alike at the offsets next to its own, too
 REACH_SECONDS = 60.0  # how far around alike hashes a run is followed
-# A fixed camera is like itself at any time: a run is evidence where it changes within a second or
-# two by so many bits, and by so many times those in which the two sequences differ.
+# A fixed camera is like itself at any time: a run is evidence where it changes after a second and
+# after two by so many bits, and by so many times those in which the two sequences differ.
+NEWS_SECONDS = (1.0, 2.0)
 MIN_NEW_BITS, NEWS_RATIO = 8.0, 1.8
 
 
@@ -53,15 +54,19 @@ def find_runs(hashes: Sequence[np.ndarray], rate: float, likeness: Likeness) -> 
     steps = _Steps(hashes, rate, likeness)
     found = [_alike(steps, *pairs, likeness) for pairs in _near_pairs(steps)]
     found = np.concatenate(found) if found else np.zeros((0, 4), np.int64)
-    runs = [run for place in _places(found) for run in _follow(steps, *place, likeness)]
+    runs = [
+        run
+        for place in _places(found, steps.count(REACH_SECONDS))
+        for run in _follow(steps, *place, likeness)
+    ]
     return _best(runs, steps.count(BLUR_SECONDS))
 
 
 class _Steps:
     """All hashes one after another, with the sequence of each and where that starts.
 
-    `news` is how many bits change within a second or two, on average over the seconds of
-    `likeness` that begin with a step.
+    `news` is how many bits change after NEWS_SECONDS, on average in the seconds of `likeness` that
+    begin with a step.
     """
 
     def __init__(self, hashes: Sequence[np.ndarray], rate: float, likeness: Likeness):
@@ -80,13 +85,17 @@ class _Steps:
         return np.bitwise_count(self.values[first] ^ self.values[second])
 
     def _news(self, window: int) -> np.ndarray:
-        """(n,) float32; a sequence's end borrows from the next, which only makes it looked at."""
-        changes = np.zeros(len(self.values), np.float32)
-        for seconds in (1.0, 2.0):
+        """(n,) float32; the end of a sequence borrows from the next, which is then looked at."""
+        news = np.zeros(len(self.values), np.float32)
+        for seconds in NEWS_SECONDS:
             shift = self.count(seconds)
-            changes[:-shift] += np.bitwise_count(self.values[shift:] ^ self.values[:-shift]) / 2
-        sums = np.cumsum(np.concatenate([changes, np.zeros(window)]), dtype=np.float64)
-        return ((sums[window:] - sums[:-window]) / window).astype(np.float32)
+            later = np.append(self.values[shift:], np.zeros(min(shift, len(news)), np.uint64))
+            changes = np.append(np.bitwise_count(self.values ^ later), np.zeros(window, np.uint8))
+            sums = np.concatenate([[0], np.cumsum(changes, dtype=np.int64)])
+            # Of pairs within the window: what comes behind it is not shared.
+            pairs = window - shift
+            news += (sums[pairs:][: len(news)] - sums[: len(news)]) / pairs
+        return news / len(NEWS_SECONDS)
 
 
 def _near_pairs(steps: _Steps) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -134,15 +143,15 @@ def _alike(steps: _Steps, first: np.ndarray, second: np.ndarray, likeness: Liken
     return np.stack([one, two, second - steps.starts[two] - place, place], axis=1)
 
 
-def _places(found: np.ndarray) -> Iterator[tuple[int, int, int, int, int]]:
-    """(first, second, offset, lowest and highest place) for each sequence, sequence and offset."""
+def _places(found: np.ndarray, reach: int) -> Iterator[tuple[int, int, int, int, int]]:
+    """(first, second, offset, lowest and highest place), of places at most `reach` apart."""
     found = found[np.lexsort(found.T[::-1])]
-    new = np.flatnonzero((np.diff(found[:, :3], axis=0) != 0).any(axis=1)) + 1
+    steps_apart = np.diff(found, axis=0)
+    new = np.flatnonzero((steps_apart[:, :3] != 0).any(axis=1) | (steps_apart[:, 3] > reach)) + 1
     edges = [0, *new.tolist(), len(found)]
     for start, stop in zip(edges, edges[1:], strict=False):
-        if start == stop:
-            return
-        yield (*map(int, found[start, :3]), int(found[start, 3]), int(found[stop - 1, 3]))
+        if start < stop:
+            yield (*map(int, found[start, :3]), int(found[start, 3]), int(found[stop - 1, 3]))
 
 
 def _follow(
@@ -179,7 +188,7 @@ def _follow(
 def _new_bits(values: np.ndarray, steps: _Steps) -> float:
     """Mean distance of hashes to those one and two seconds later."""
     means = []
-    for seconds in (1.0, 2.0):
+    for seconds in NEWS_SECONDS:
         shift = steps.count(seconds)
         before, after = values[:-shift], values[shift:]
         shown = (before != 0) & (after != 0)

@@ -47,6 +47,9 @@ class Source(Protocol):
     def fetch(self, names: Sequence[str]) -> AbstractContextManager[Path]:
         """A folder in which `names` lie at their places; downloads are deleted at the exit."""
 
+    def stop(self) -> None:
+        """Ends what `fetch` is doing in other threads; this source fetches no more."""
+
 
 def open_source(
     text: str, work_dir: str | Path, s3_folder: Callable[[str], Place] | None = None
@@ -98,6 +101,9 @@ class Folder:
     @contextlib.contextmanager
     def fetch(self, names: Sequence[str]) -> Iterator[Path]:
         yield self._path
+
+    def stop(self) -> None:
+        pass
 
     def _walk(self) -> Iterator[str]:
         # A folder is listed once below each folder at the top, so that links can't loop, and one

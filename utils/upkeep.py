@@ -8,7 +8,8 @@ from pathlib import Path
 
 from utils.feature_store import FeatureStore
 from utils.features import FeatureSpec
-from utils.preparation import INCOMING, content_hashes, known_outcome
+from utils.incoming import INCOMING
+from utils.preparation import content_hashes, known_outcome
 from utils.prepared_set import SPEC, open_feature_store, store_columns
 from utils.recordings import Recording
 from utils.rejects import Rejects

@@ -63,14 +63,15 @@ def read_url(url: str) -> bytes:
     return content.getvalue()
 
 
-def download_url(url: str, path: Path) -> Stamp:
+def download_url(url: str, path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> Stamp:
     """Writes the content to `path`, all of one version, whose stamp is returned.
 
-    A connection that breaks is taken up again where it broke, if the server can do that. Raises
+    A connection that breaks is taken up again where it broke, if the server can do that.
+    `on_bytes` is called often, and what it raises ends the download. Otherwise raises
     UrlFileError where the server refuses the file, UrlError where it can't be reached.
     """
     with open(path, "wb") as file:
-        return _download(url, file)
+        return _download(url, file, on_bytes)
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class _Broken(Exception):
         self.wait_seconds = wait_seconds
 
 
-def _download(url: str, file: BinaryIO) -> Stamp:
+def _download(url: str, file: BinaryIO, on_bytes: Callable[[int], None] = lambda _: None) -> Stamp:
     version = ""
 
     def go_on() -> Stamp:
@@ -109,16 +110,22 @@ def _download(url: str, file: BinaryIO) -> Stamp:
             file.seek(head.start)
             file.truncate()
             version = head.version
-            while block := answer.read(BLOCK_BYTES):
+            while block := answer.read1(BLOCK_BYTES):
                 file.write(block)
+                on_bytes(len(block))
             if head.size_bytes not in (None, file.tell()):
                 raise _Broken("the connection broke")
             return head.stamp
 
-    return _persist(url, go_on, file.tell)
+    return _persist(url, go_on, file.tell, on_bytes)
 
 
-def _persist(url: str, attempt: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
+def _persist(
+    url: str,
+    attempt: Callable[[], T],
+    progress: Callable[[], int] = lambda: 0,
+    on_bytes: Callable[[int], None] = lambda _: None,
+) -> T:
     """What `attempt` returns, once it does; gives up after ATTEMPTS without progress."""
     from http.client import HTTPException
 
@@ -136,7 +143,10 @@ def _persist(url: str, attempt: Callable[[], T], progress: Callable[[], int] = l
         if failures == ATTEMPTS:
             raise UrlError(f"can't be read ({problem}): check the network, and run again", url)
         wait_seconds = max(wait_seconds, FIRST_WAIT_SECONDS * 2**failures)
-        time.sleep(min(wait_seconds, LONGEST_WAIT_SECONDS))
+        end = time.monotonic() + min(wait_seconds, LONGEST_WAIT_SECONDS)
+        while (left_seconds := end - time.monotonic()) > 0:
+            on_bytes(0)  # which may end it
+            time.sleep(min(left_seconds, 1))
 
 
 def _open(url: str, headers: dict[str, str]):
