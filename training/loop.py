@@ -97,6 +97,7 @@ class Trainer:
 
         Raises Interrupted after Ctrl-C or SIGTERM, with everything saved.
         """
+        self._check_alike()
         if self._resumed is None:
             self._set_statistics()
         elif self._resumed["phase"] not in (names := [phase.name for phase in phases]):
@@ -126,6 +127,18 @@ class Trainer:
             f"saved. Go on with: {command} {self.run.script} "
             f"--resume {shlex.quote(str(self.run.folder))}"
         )
+
+    def _check_alike(self) -> None:
+        """Raises TrainingError where another process holds other clips or weights."""
+        digest = hashlib.sha256(self.clips_id().encode())
+        for tensor in self.model.state_dict().values() if self.ranks.size > 1 else ():
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        own = int(digest.hexdigest()[:8], 16)
+        if self.ranks.sum([own]) != [own * self.ranks.size]:
+            raise TrainingError(
+                "the processes hold different clips or weights: give all machines the same videos "
+                "and the same --weights FILE"
+            )
 
     def _load(self, folder: Path) -> None:
         state = load_state(folder / "last.ckpt")
