@@ -159,8 +159,9 @@ class Trainer:
 
     def _set_statistics(self) -> None:
         """Gives the model the training set's mean and deviation of what its halves are fed."""
-        embedded = self.embeddings and self.train_set.read_from(self.embeddings)
-        pooled = pooled_statistics(embedded) if embedded else None
+        pooled = None
+        if self.embeddings is not None:
+            pooled = pooled_statistics(self.train_set.read_from(self.embeddings))
         self.model.set_statistics(pooled, mfcc_statistics(self.train_set))
         self.best_weights = _copy_weights(self.model)
 
