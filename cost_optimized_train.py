@@ -87,9 +87,9 @@ def main() -> int:
     ranks = join_ranks()
     with ranks.in_turn():
         data = load_training_data(config, S3Folder)
+        weights, weights_note = find_weights(config.weights)
 
     device = choose_device()
-    weights, weights_note = find_weights(config.weights)
     model = new_model(config, len(data.classes), weights).to(device)
     phases = plan_phases(config, from_scratch=weights is None, has_gpu=device.type == "cuda")
 

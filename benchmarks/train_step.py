@@ -19,7 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -233,9 +233,12 @@ def count_steps(
 def first_batches(
     dataset: ClipDataset, config: SimpleNamespace, device: torch.device, count: int
 ) -> list[Batch]:
-    """On the device."""
+    """With pictures and sound on the device; what a step sums up first stays here."""
     batches = batches_of(dataset, config, device).epoch(0)
-    ready = [batch.to(device) for batch in itertools.islice(batches, count)]
+    ready = [
+        replace(batch, video=batch.video.to(device), mfcc=batch.mfcc.to(device))
+        for batch in itertools.islice(batches, count)
+    ]
     batches.close()
     return ready
 

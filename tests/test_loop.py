@@ -18,6 +18,7 @@ from models.late_fusion import LateFusionClassifier
 from models.mobilenet_v2 import NUM_BLOCKS
 from training import loop, step
 from training.checkpoint import load_checkpoint, load_state
+from training.distributed import Ranks
 from training.loop import Trainer
 from training.phases import Phase
 from training.progress import TrainingError
@@ -334,6 +335,17 @@ def test_smaller_parts_are_remembered_by_a_resumed_run(config, sets, monkeypatch
     resumed.resume(run.folder)
     resumed.fit(CASES["heads"])
     assert seen[0] == 1
+
+
+def test_processes_that_began_differently_are_refused(config, sets):
+    class Others(Ranks):
+        def sum(self, numbers):
+            return [2 * number + 1 for number in numbers]
+
+    trainer = make_trainer(config, sets)
+    trainer.ranks = Others(size=2)
+    with pytest.raises(TrainingError, match="different clips or weights"):
+        trainer.fit(CASES["heads"])
 
 
 # Best weights

@@ -72,13 +72,23 @@ def update(step: Step, batch: Batch) -> tuple[list[float], torch.Tensor]:
 
 @pytest.mark.parametrize("phase", [HEADS, FINE_TUNE], ids=lambda phase: phase.name)
 @pytest.mark.parametrize("micro_batch", [1, 2, 4])
-def test_parts_add_up_to_the_whole_batch(config, sets, phase, micro_batch):
+def test_parts_add_up_to_the_whole_batch(config, sets, phase, micro_batch, monkeypatch):
+    monkeypatch.setattr(Step, "_part_size", lambda self, batch: self.micro_batch)
     batch = batch_of(sets, phase)
     whole, expected = update(make_step(config, sets, phase), batch)
     parts, found = update(make_step(config, sets, phase, micro_batch=micro_batch), batch)
     assert expected.norm() > 1e-2
     assert parts == pytest.approx(whole, rel=1e-4)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("phase", "expected"), [(HEADS, [6]), (FINE_TUNE, [2, 2, 2])])
+def test_processor_looks_at_a_chunk_of_frames_at_a_time(config, sets, phase, expected):
+    step, seen = make_step(config, sets, phase), []
+    see = step.model.forward_features
+    step.model.forward_features = lambda video, *rest: seen.append(len(video)) or see(video, *rest)
+    step.run(batch_of(sets, phase), POSITION, 0)  # of six frames each
+    assert seen == expected
 
 
 def test_loss_is_that_of_the_definition(config, sets):
@@ -199,6 +209,6 @@ def test_rows_of_other_processes_leave_the_random_changes_of_a_clip_alone(config
     watch(step)
     step.run(batch, POSITION, 0)
     step.run(batch.part(slice(count, None)), POSITION, count)
-    (video, mask), (rest, rest_mask) = seen
-    assert torch.equal(rest, video[count:])
-    assert torch.equal(rest_mask, mask[count:])
+    video, mask = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    assert torch.equal(video[6:], video[count:6])
+    assert torch.equal(mask[6:], mask[count:6])

@@ -102,6 +102,7 @@ class Trainer:
 
         Raises Interrupted after Ctrl-C or SIGTERM, with everything saved.
         """
+        self._check_alike()
         if self._resumed is None:
             self._set_statistics()
         elif self._resumed["phase"] not in (names := [phase.name for phase in phases]):
@@ -132,6 +133,18 @@ class Trainer:
             f"--resume {shlex.quote(str(self.run.folder))}"
         )
 
+    def _check_alike(self) -> None:
+        """Raises TrainingError where another process holds other clips or weights."""
+        digest = hashlib.sha256(self.clips_id().encode())
+        for tensor in self.model.state_dict().values() if self.ranks.size > 1 else ():
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        own = int(digest.hexdigest()[:8], 16)
+        if self.ranks.sum([own]) != [own * self.ranks.size]:
+            raise TrainingError(
+                "the processes hold different clips or weights: give all machines the same videos "
+                "and the same --weights FILE"
+            )
+
     def _load(self, folder: Path) -> None:
         state = load_state(folder / "last.ckpt")
         if state["clips"] != self.clips_id():
@@ -151,8 +164,9 @@ class Trainer:
 
     def _set_statistics(self) -> None:
         """Gives the model the training set's mean and deviation of what its halves are fed."""
-        embedded = self.embeddings and self.train_set.read_from(self.embeddings)
-        pooled = pooled_statistics(embedded) if embedded else None
+        pooled = None
+        if self.embeddings is not None:
+            pooled = pooled_statistics(self.train_set.read_from(self.embeddings))
         self.model.set_statistics(pooled, mfcc_statistics(self.train_set))
         self.best_weights = _copy_weights(self.model)
 

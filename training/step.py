@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.encoders import FRAMES_PER_CHUNK
 from training.device import autocast, seed_step
 from training.distributed import Ranks
 from training.phases import Phase, make_optimizer
@@ -133,8 +134,9 @@ class Step:
             seed_step(*position, self.ranks.rank)
         self.optimizer.zero_grad(set_to_none=True)
         result = torch.zeros(2, device=self.device)
-        for start in range(0, len(batch) if batch else 0, self.micro_batch):
-            part = batch.part(slice(start, start + self.micro_batch)).to(self.device)
+        size = self._part_size(batch)
+        for start in range(0, len(batch) if batch else 0, size):
+            part = batch.part(slice(start, start + size)).to(self.device)
             video = part.video if self.pictures is None else self.pictures[part.video]
             if self.phase.blocks:
                 video = augment_frames(video, frame_draws)
@@ -148,6 +150,15 @@ class Step:
             right = (logits.argmax(1) == part.labels).sum()
             result += torch.stack([joint_loss.detach() * totals[0], right])
         return result
+
+    def _part_size(self, batch: Batch | None) -> int:
+        """Clips looked at together: as many as fit, on a processor a chunk of the encoder's.
+
+        More would only keep the chunks' feature maps until the last of them: 5 GB for 8 clips.
+        """
+        if batch is None or self.device.type != "cpu" or self.phase.blocks == 0:
+            return self.micro_batch
+        return min(self.micro_batch, max(1, FRAMES_PER_CHUNK // batch.video.shape[1]))
 
     def _losses(
         self,
