@@ -1,6 +1,6 @@
 """Pools that stand in for one of processes, which takes a second to start."""
 
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class InThisProcess:
@@ -17,3 +17,13 @@ class InThisProcess:
         return future
 
     def close(self) -> None: ...
+
+
+class InThreads(ThreadPoolExecutor):
+    """Does the work in threads, in turn."""
+
+    def submit(self, work, *arguments, progress=None) -> Future:
+        return super().submit(work, *arguments, progress or (lambda _: None))
+
+    def close(self) -> None:
+        self.shutdown()

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import media
 import pytest
-from pools import InThisProcess
+from pools import InThisProcess, InThreads
 
 from utils import decoding
 from utils.audio import MfccSpec
 from utils.content_hashes import ContentHashes
 from utils.decoding import Decoder, unreadable
 from utils.features import FeatureSpec
+from utils.media import WHOLE, MediaError, Part, SplitError
+from utils.processes import WorkerLost
 from utils.progress import Progress
 from utils.recordings import Recording
 from utils.sources import Folder
@@ -103,6 +105,40 @@ def test_reason_of_the_content_lasts_and_that_of_the_place_does_not(data, tmp_pa
     decoded = decoder.decode(RECORDING, yes)
     assert not decoded.lasting
     assert decoded.reason == "can't be read: No such file or directory"
+
+
+@pytest.mark.parametrize("error", [SplitError("no key"), MediaError("damage"), WorkerLost("crash")])
+def test_part_that_fails_leaves_the_decision_to_the_whole(data, tmp_path, monkeypatch, error):
+    parts = [Part(k, 4) for k in range(4)]
+    monkeypatch.setattr(decoding, "split_recording", lambda *_: parts)
+    begun = []
+    decode = decoding.decode_part
+
+    def decode_or_fail(path, spec, part, *arguments):
+        begun.append(part)
+        if part == parts[1]:
+            raise error
+        return decode(path, spec, WHOLE, *arguments)
+
+    monkeypatch.setattr(decoding, "decode_part", decode_or_fail)
+    decoder = make_decoder(Folder(data), tmp_path)
+    with InThreads(1) as pool:
+        decoder._pool = pool
+        decoded = decoder.decode(RECORDING, yes)
+    assert decoded.reason is None
+    assert [part.rows["frames"] for part in decoded.parts] == [8]
+    assert begun[:2] == parts[:2]
+    assert begun[-1] == WHOLE
+
+
+def test_recording_whose_hashing_was_lost_is_tried_by_the_next_run(data, tmp_path, monkeypatch):
+    def lost(*_):
+        raise WorkerLost("killed")
+
+    monkeypatch.setattr(decoding, "hash_file", lost)
+    decoded = make_decoder(Folder(data), tmp_path).decode(RECORDING, yes)
+    assert decoded.reason == "killed"
+    assert not decoded.lasting
 
 
 def test_one_missing_object_is_set_aside_and_a_lost_network_ends_the_run(data):

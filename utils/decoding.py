@@ -10,7 +10,7 @@ from pathlib import Path
 from utils.content_hashes import ContentHashes, hash_file
 from utils.features import FeatureSpec, check_length
 from utils.incoming import PartFeatures, decode_part, find_part, part_folder
-from utils.media import MediaError, Part, SplitError
+from utils.media import MediaError, Part
 from utils.parts import split_recording, whole_part
 from utils.processes import WorkerLost, WorkerPool
 from utils.progress import Progress
@@ -101,6 +101,8 @@ class Decoder:
                         return Decoded(key, [])
             except OSError as error:
                 return Decoded(key, [], unreadable(error, self._source))
+            except WorkerLost as error:  # while it was hashed: not for what it holds
+                return Decoded(key, [], str(error))
             decoded = self._decode_file(folder / names[0], recording.name, key)
         return decoded if self._is_unchanged(names, stamps) else Decoded(key, [], CHANGED)
 
@@ -126,7 +128,10 @@ class Decoder:
             self._progress.opened(name, seconds)
             try:
                 features = self._decode_parts(path, name, key, parts)
-            except SplitError:
+            except (MediaError, WorkerLost):
+                # A SplitError, or damage. Which part fails first is chance: the whole decides.
+                if len(parts) == 1:
+                    raise
                 self._progress.restart(name)
                 features = self._decode_parts(path, name, key, [whole_part()])
             check_length(sum(part.rows["frames"] for part in features), self._spec)
@@ -155,11 +160,12 @@ class Decoder:
         while waiting:
             self._tasks_left[name] = len(waiting)
             finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            if any(future.exception() for future in finished):
+            errors = [error for future in finished if (error := future.exception())]
+            if errors:
                 for future in waiting:
                     future.cancel()
                 wait(waiting)  # the file must stay until none reads it
-                break
+                raise errors[0]
         return [done[part] or futures[part].result() for part in parts]
 
 
