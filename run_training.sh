@@ -48,6 +48,7 @@ main() {
   [[ $# -eq 0 ]] || shift
   case "$verb" in
     local) run_local "$@" ;;
+    prepare) run_prepare "$@" ;;
     check) run_check "$@" ;;
     status) run_light show_runs.py "$@" ;;
     monitor) run_light watch_run.py "$@" ;;
@@ -56,7 +57,7 @@ main() {
     aws) die "aws: training in the cloud is not part of this version; here it is: ./run_training.sh local" ;;
     help | -h | --help) print_help ;;
     "") print_help; exit 2 ;;
-    *) die "unknown verb '$verb': it is one of local, status, monitor, check, test, lock, help" ;;
+    *) die "unknown verb '$verb': it is one of local, prepare, status, monitor, check, test, lock, help" ;;
   esac
 }
 
@@ -68,6 +69,7 @@ Trains a classifier that tells advertisements from the game, on this machine.
   ./run_training.sh local train.py                   train with another script
   ./run_training.sh local -- --epochs 3              change constants; `-- --help` lists them
   ./run_training.sh local train.py -- --fps 4 --resume
+  ./run_training.sh prepare [SOURCE]                 decode recordings beforehand; --help says more
   ./run_training.sh status                           the trainings: how far, how good, how they ended
   ./run_training.sh monitor [RUN]                    losses, processor, memory and GPU, live
   ./run_training.sh check                            what training needs, what was found, the cure
@@ -101,6 +103,12 @@ run_local() {
     launch+=(-m torch.distributed.run --standalone --nproc-per-node "$gpus")
   fi
   exec "${launch[@]}" "$script" "$@" # takes this process over, with its signals and its exit code
+}
+
+run_prepare() {
+  [[ "${1:-}" != "--" ]] || shift
+  set_up default
+  exec "$PYTHON" prepare_data.py "$@"
 }
 
 # Prints how many NVIDIA GPUs a program would see.
@@ -278,15 +286,15 @@ find_pipenv() {
 }
 
 install_packages() {
-  local python="$1" groups="$2" dev=() made_from
-  [[ "$groups" == default ]] || dev=(--dev)
+  local python="$1" groups="$2" categories="packages" made_from
+  [[ "$groups" == default ]] || categories="packages dev-packages cluster tracking"
   # A half-written package looks installed to pip: what was interrupted begins anew.
   if [[ -f "$UNFINISHED" ]] || ! fingerprint >/dev/null; then rm -rf "$VENV"; fi
   check_disk
   echo "Setting up the environment in $ROOT/$VENV, once. It takes some minutes."
   find_pipenv "$python"
   touch "$UNFINISHED"
-  run_step "installing the packages" "${PIPENV[@]}" sync --python "$python" ${dev[@]+"${dev[@]}"}
+  run_step "installing the packages" "${PIPENV[@]}" sync --python "$python" --categories "$categories"
   made_from="$(fingerprint)" || fail
   echo "$made_from $groups" >"$WORK/stamp"
   mv "$WORK/stamp" "$STAMP"

@@ -191,6 +191,14 @@ def test_script_that_knows_no_ranks_is_started_once(clone):
     assert last_line(done.stdout) == script_line("cost_optimized_train.py", cwd=clone.folder)
 
 
+def test_prepare_hands_over_what_follows(clone):
+    (clone.folder / "prepare_data.py").write_text(TRAINING)
+    for dashes in ([], ["--"]):
+        done = clone.run("prepare", *dashes, "archive", "--status")
+        expected = ("prepare_data.py", "archive", "--status")
+        assert last_line(done.stdout) == script_line(*expected, cwd=clone.folder)
+
+
 def test_overrides_alone_go_to_the_default_script(clone):
     done = clone.run("local", "--", "--resume")
     assert last_line(done.stdout) == script_line(
@@ -212,7 +220,7 @@ def test_second_run_sets_nothing_up(clone):
     start = time.perf_counter()
     done = clone.run("local")
     seconds = time.perf_counter() - start
-    assert clone.synced() == [f"sync --python {sys._base_executable}"]
+    assert clone.synced() == [f"sync --python {sys._base_executable} --categories packages"]
     assert done.stdout == script_line("cost_optimized_train.py", cwd=clone.folder) + "\n"
     assert seconds < 3
 
@@ -245,7 +253,7 @@ def test_tests_need_the_development_packages_and_training_takes_either(clone):
     assert done.returncode == 1
     assert "shellcheck" in last_line(done.stderr)
     clone.run("local")
-    assert clone.synced() == [f"sync --python {sys._base_executable} --dev"]
+    assert clone.synced() == [f"sync --python {sys._base_executable} --categories packages dev-packages cluster tracking"]
 
 
 def test_environment_whose_python_is_gone_is_made_anew(clone):
@@ -375,7 +383,7 @@ def test_mistake_gets_one_line_and_exit_code_2(clone, arguments, message):
 def test_help_teaches_every_verb(clone, arguments, code):
     done = clone.run(*arguments)
     assert done.returncode == code
-    for verb in ("local", "status", "monitor", "check", "test", "lock"):
+    for verb in ("local", "prepare", "status", "monitor", "check", "test", "lock"):
         assert f"./run_training.sh {verb}" in done.stdout
 
 

@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-GROUPS = {"packages": "default", "dev-packages": "develop"}
+GROUPS = {
+    "packages": "default",
+    "dev-packages": "develop",
+    "cluster": "cluster",
+    "tracking": "tracking",
+}
 # pipenv hashes a Pipfile without a [[source]] as if it named this one.
 PIPENV_SOURCE = {"name": "pypi", "url": "https://pypi.org/simple", "verify_ssl": True}
 CURE = "run ./run_training.sh lock"

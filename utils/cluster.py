@@ -212,7 +212,7 @@ def _connected(address: str) -> Iterator:
         import ray
     except ImportError as error:
         raise ClusterError(
-            "--ray needs Ray, which is not installed: run `pipenv sync --categories cluster`"
+            "--ray needs Ray, which is not installed: run .venv/bin/python -m pip install ray"
         ) from error
     root = Path(__file__).resolve().parent.parent
     known = address or os.environ.get("RAY_ADDRESS")
