@@ -119,6 +119,8 @@ def luma_of(frame: av.VideoFrame) -> np.ndarray:
     """Returns (height, width) uint8, full range, upright, a whole number of times smaller than the
     picture. Raises MediaError."""
     parts = max(1, round(max(frame.height, frame.width) / LUMA_SIZE))
+    if parts == 1 and frame.format.name in PLANAR_LUMA_FORMATS:
+        return np.rot90(_full_range(frame, _luma_plane(frame)), quarter_turns(frame))
     height, width = frame.height // parts, frame.width // parts
     try:
         small = frame.reformat(width, height, "gray", interpolation="AREA", threads=1)
@@ -130,17 +132,21 @@ def luma_of(frame: av.VideoFrame) -> np.ndarray:
 def full_range_edges(frame: av.VideoFrame) -> tuple[np.ndarray, ...]:
     """Returns the first and the last row and the first and the last column, of the stored picture,
     each a line of uint8 luma in full range. Costs next to nothing for usual formats."""
-    if frame.format.name in PLANAR_LUMA_FORMATS:
-        plane = frame.planes[0]
-        luma = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
-        luma = luma[: frame.height, : frame.width]
-    else:
-        luma = luma_of(frame)
+    is_planar = frame.format.name in PLANAR_LUMA_FORMATS
+    luma = _luma_plane(frame) if is_planar else luma_of(frame)
     edges = luma[0], luma[-1], luma[:, 0], luma[:, -1]
-    is_full = frame.format.name not in PLANAR_LUMA_FORMATS or frame.format.name.startswith("yuvj")
-    if is_full or frame.color_range == av.video.reformatter.ColorRange.JPEG:
-        return edges
-    return tuple(FULL_RANGE[edge] for edge in edges)
+    return tuple(_full_range(frame, edge) for edge in edges) if is_planar else edges
+
+
+def _luma_plane(frame: av.VideoFrame) -> np.ndarray:
+    plane = frame.planes[0]
+    luma = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+    return luma[: frame.height, : frame.width]
+
+
+def _full_range(frame: av.VideoFrame, luma: np.ndarray) -> np.ndarray:
+    is_full = frame.color_range == av.video.reformatter.ColorRange.JPEG
+    return luma if is_full or frame.format.name.startswith("yuvj") else FULL_RANGE[luma]
 
 
 def quarter_turns(frame: av.VideoFrame) -> int:
