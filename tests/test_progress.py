@@ -47,8 +47,11 @@ def test_what_was_prepared_before_counts_as_done_and_not_as_speed(clock):
 def test_parts_of_an_earlier_run_count_as_done_and_not_as_speed(clock):
     progress = Progress({"a": 100}, clock=clock)
     progress.opened("a", 7200.0)
+    progress.found("a", 3600.0)
     clock.now += 10
-    progress.decoded("a", 3600.0)
+    progress.decoded("a", 1800.0)
+    assert progress.line() == "1.5/2.0 h · 180x real time · ETA 0:10 · 0 rejected"
+    progress.decoded("a", 1800.0)
     progress.ended("a", 7200.0)
     assert progress.line() == "2.0/2.0 h · 360x real time · ETA 0:00 · 0 rejected"
 

@@ -149,6 +149,8 @@ class Decoder:
 
         targets = {part: part_folder(self._incoming / key, part) for part in parts}
         done = {part: find_part(target) for part, target in targets.items()}
+        found_frames = sum(part.rows["frames"] for part in done.values() if part)
+        self._progress.found(name, found_frames / self._spec.fps)
         futures = {
             part: self._pool.submit(
                 decode_part, path, self._spec, part, targets[part], progress=progress

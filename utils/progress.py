@@ -29,6 +29,7 @@ class Progress:
         self._started = clock()
         self._lengths_seconds: dict[str, float] = {}  # as the container says, then as decoded
         self._decoded_seconds: dict[str, float] = {}
+        self._found_seconds: dict[str, float] = {}  # in finished parts of an earlier run
         self._ended: set[str] = set()
         self.num_rejected = 0
 
@@ -41,9 +42,14 @@ class Progress:
         """So much more of a recording was decoded."""
         self._decoded_seconds[name] = self._decoded_seconds.get(name, 0.0) + seconds
 
+    def found(self, name: str, seconds: float) -> None:
+        """So much of a recording was decoded by an earlier run."""
+        self._found_seconds[name] = seconds
+
     def restart(self, name: str) -> None:
         """What was decoded of a recording was in vain."""
         self._decoded_seconds.pop(name, None)
+        self._found_seconds.pop(name, None)
 
     def ended(self, name: str, seconds: float) -> None:
         """A recording is prepared, in all its seconds, or rejected (0)."""
@@ -98,10 +104,12 @@ class Progress:
 
     def _done_seconds(self) -> float:
         """Of recordings in the store or in the works; those of an earlier run's parts count too."""
-        decoded = self._decoded_seconds.copy()
+        decoded, found = self._decoded_seconds.copy(), self._found_seconds.copy()
         lengths = self._lengths_seconds.copy()
         return sum(
-            seconds if name in self._ended else min(seconds, decoded.get(name, 0.0))
+            seconds
+            if name in self._ended
+            else min(seconds, decoded.get(name, 0.0) + found.get(name, 0.0))
             for name, seconds in lengths.items()
         )
 
