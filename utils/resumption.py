@@ -16,9 +16,10 @@ ON_RESUME: dict[str, str | None] = {
     # What the clips are.
     "clip_seconds": _CLIPS,
     "clip_hop_seconds": _CLIPS,
+    "label_margin_seconds": _CLIPS,
     "fps": _CLIPS,
     "frame_size": _CLIPS,
-    "reader": _CLIPS,
+    "frames": _CLIPS,
     "crop_bars": _CLIPS,
     "sample_rate": _CLIPS,
     "n_mfcc": _CLIPS,
@@ -46,7 +47,12 @@ ON_RESUME: dict[str, str | None] = {
     "weight_decay": None,
     "label_smoothing": None,
     "patience": None,
-    "cross_validate": None,
+    # How it is judged, which comes after it has learned.
+    "folds": None,
+    "learning_curve": None,
+    "max_game_loss": None,
+    "min_recall": None,
+    "track": None,
     # How the machine is used.
     "workers": None,
     "mixed_precision": None,
