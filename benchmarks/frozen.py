@@ -38,6 +38,7 @@ from utils.clips import Clip
 from utils.config import Config, read_options
 from utils.dataset import ClipDataset
 from utils.feature_store import Column, FeatureStore
+from utils.labels import Span
 from utils.recordings import Recording
 
 CLIPS, QUICK_CLIPS = 72_000, 7_200
@@ -101,10 +102,11 @@ def make_archive(config: Config, num_clips: int) -> tuple[ClipDataset, FeatureSt
             embeddings.add(str(number), {COLUMN: blocks}, {})
             sound = rng.normal(0, 20, (steps, spec.mfcc.n_mfcc)).astype(np.float16)
             store.add(str(number), {"mfcc": [sound]}, {})
-            path = Path(label, f"{number}.mp4")
-            recording = Recording(str(path), path, label, str(path), False)
+            spans = (Span(0.0, math.inf, label),)
+            recording = Recording(f"{label}/{number}.mp4", (), spans, f"{label}/{number}", False)
             clips += [
-                Clip(recording, str(number), k * seconds, (k + 1) * seconds) for k in range(count)
+                Clip(recording, str(number), k * seconds, (k + 1) * seconds, label)
+                for k in range(count)
             ]
             bar.update(count)
     return ClipDataset(clips, ["ads", "games"], spec, store), embeddings

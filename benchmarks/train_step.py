@@ -37,6 +37,7 @@ from training.step import ClassWeights, Step
 from utils.clips import Clip
 from utils.dataset import Batch, ClipDataset, TrainingBatches
 from utils.feature_store import Column, FeatureStore
+from utils.labels import Span
 from utils.recordings import Recording
 
 SCRIPT = Path(__file__).parent.parent / "cost_optimized_train.py"
@@ -192,9 +193,10 @@ def make_datasets(
             made = rng.normal(size=(num_frames, EMBEDDING_SIZE)).clip(0)
             embeddings.add(str(number), {"embeddings": [made]}, {})
             label = ("ads", "games")[number % 2]
-            recording = Recording(str(number), Path(str(number)), label, str(number), False)
+            spans = (Span(0.0, math.inf, label),)
+            recording = Recording(str(number), (), spans, str(number), False)
             clips += [
-                Clip(recording, str(number), start, start + config.clip_seconds)
+                Clip(recording, str(number), start, start + config.clip_seconds, label)
                 for start in starts.tolist()
             ]
     dataset = ClipDataset(clips, ["ads", "games"], spec, store)

@@ -102,7 +102,7 @@ def test_missing_ray_is_one_line_with_the_cure(shelf, tmp_path, monkeypatch):
         return really_import(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_ray)
-    with pytest.raises(ClusterError, match="run `pipenv sync --categories cluster`"):
+    with pytest.raises(ClusterError, match="-m pip install ray"):
         prepare(shelf, tmp_path / "cache", "")
 
 

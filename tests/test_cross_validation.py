@@ -20,7 +20,7 @@ def clips(tmp_path_factory):
 
 
 def count(clips, label: str) -> int:
-    return len({clip.recording.group for clip in clips if clip.recording.label == label})
+    return len({clip.recording.group for clip in clips if clip.label == label})
 
 
 @pytest.mark.parametrize(("share", "ads", "games"), [(0.1, 1, 1), (0.25, 3, 2), (0.5, 6, 3)])

@@ -187,7 +187,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def prepared(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(preparation, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(preparation, "WorkerPool", InThisProcess)
     source = Folder(data)
     recordings = find_recordings(source)
     return prepare_recordings(

@@ -253,7 +253,9 @@ def test_tests_need_the_development_packages_and_training_takes_either(clone):
     assert done.returncode == 1
     assert "shellcheck" in last_line(done.stderr)
     clone.run("local")
-    assert clone.synced() == [f"sync --python {sys._base_executable} --categories packages dev-packages cluster tracking"]
+    assert clone.synced() == [
+        f"sync --python {sys._base_executable} --categories packages dev-packages cluster tracking"
+    ]
 
 
 def test_environment_whose_python_is_gone_is_made_anew(clone):

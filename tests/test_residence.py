@@ -1,5 +1,7 @@
 """Where pictures lie makes no difference to a batch."""
 
+import dataclasses
+
 import pytest
 import torch
 from trainings import make_config, make_sets
@@ -42,7 +44,7 @@ def test_pictures_looked_up_by_row_are_those_of_the_files(sets, embedded, monkey
 
 def test_padding_looks_up_a_black_picture(sets):
     clips = sets.train_set.clips
-    short = [type(clips[0])(clips[0].recording, clips[0].key, 0.0, 1.0), clips[1]]
+    short = [dataclasses.replace(clips[0], end_seconds=1.0), clips[1]]
     rows = RowStore(sets.train_set, CPU)
     batch = next(whole_batches(sets.train_set.only(short).read_from(rows, "frames"), 2))
     assert not batch.video_mask.all()

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from test_progress import end_with, write_run
+from test_run_progress import end_with, write_run
 from trainings import ROOT, run_script
 
 import show_runs

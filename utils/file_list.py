@@ -7,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from tqdm import tqdm
-
 from utils.errors import UserError
 from utils.files import stamp_file
 from utils.urls import Stamp, UrlFileError, download_url, read_url, show_url, stamp_url
@@ -88,6 +86,8 @@ class FileList:
                 self._stamps[name] = stamp_url(self._places[name])
             except UrlFileError as error:
                 self._stamps[name] = error
+
+        from tqdm import tqdm  # here, since check_setup.py runs where nothing is installed
 
         missing = [n for n, p in self._places.items() if _is_url(p) and n not in self._stamps]
         pool = ThreadPoolExecutor(CONNECTIONS)
