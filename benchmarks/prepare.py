@@ -51,7 +51,7 @@ from utils.video import probe
 
 SPEC = FeatureSpec(4.0, (96, 96), "fast", True, MfccSpec())  # of cost_optimized_train.py
 CLIP_SECONDS = 10.0
-ROUNDS, QUICK_ROUNDS = 3, 1
+WORKER_ROUNDS = 3
 QUICK_EVERY = 12
 LONG_SECONDS, QUICK_LONG_SECONDS = 3 * 3600, 900
 LONG_SIZE = (720, 1280)
@@ -65,13 +65,14 @@ def main() -> None:
     )
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--checkpoint", type=Path, help="of a model to compare the modes by")
+    parser.add_argument("--rounds", type=int, default=3, help="over all recordings [3]")
     parser.add_argument("--quick", action="store_true", help="a few files, once")
     options = parser.parse_args()
 
     source = Folder(options.data_dir)
     recordings = find_recordings(source)[:: QUICK_EVERY if options.quick else 1]
     paths = [Path(options.data_dir, recording.name) for recording in recordings]
-    rounds = QUICK_ROUNDS if options.quick else ROUNDS
+    rounds = 1 if options.quick else options.rounds
     speeds = measure_loaders(paths, rounds)
     print_table(speeds, len(paths), rounds)
     figures = {
@@ -84,7 +85,9 @@ def main() -> None:
     figures |= {f"{name}_times_real_time": mean(values) for name, values in speeds.items()}
     if options.checkpoint:
         figures |= compare_answers(load_checkpoint(options.checkpoint), paths)
-    figures["two_workers_over_one"] = measure_workers(recordings, source, rounds)
+    figures["two_workers_over_one"] = measure_workers(
+        recordings, source, 1 if options.quick else WORKER_ROUNDS
+    )
     with tempfile.TemporaryDirectory() as folder:
         long = make_long(paths[0], folder, QUICK_LONG_SECONDS if options.quick else LONG_SECONDS)
         figures |= measure_long(long)

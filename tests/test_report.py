@@ -283,6 +283,20 @@ def test_names_of_files_groups_and_classes_never_become_markup(tmp_path):
     assert f"{evil}/source_0.mp4" in page.text
 
 
+def test_shared_content_is_counted_and_named(tmp_path):
+    shared = {"merged_groups": 4, "merged_into": 2, "left_out_clips": 3, "examples": ["a is <b>"]}
+    run = make_run(tmp_path / "run", make_scores(), duplicates=shared)
+    page = write_report(run, thumbnails=no_thumbnails).read_text()
+    assert "several groups share" in page
+    assert "4 groups were merged into 2" in page
+    assert "3 clips were left out of training" in page
+    assert "<li>a is &lt;b&gt;</li>" in page
+    run = make_run(tmp_path / "other", make_scores())
+    assert (
+        "share" not in write_report(run).read_text().partition('id="data"')[2].partition("<h2")[0]
+    )
+
+
 def test_a_name_that_is_no_utf8_does_not_stop_the_report(tmp_path):
     rejected = [{"path": "ads/\udcff.mp4", "reason": "no picture"}]
     run = make_run(tmp_path / "run", make_scores(), rejected=rejected)

@@ -77,11 +77,15 @@ class TrainingData:
         }
 
     def _examples(self) -> list[str]:
-        """The longest content that recordings share, a line for each two of them."""
+        """The longest content that recordings of several groups share, a line for each two."""
         names = {key: recording.name for recording, key in self.prepared.keys.items()}
+        groups = {key: recording.group for recording, key in self.prepared.keys.items()}
+        merged = set(self.merged_groups.values())
         longest: dict[tuple[str, str], Repeat] = {}
         for repeat in sorted(self.duplicates.repeats, key=lambda repeat: repeat.seconds):
-            if repeat.first != repeat.second:
+            if len({groups[repeat.first], groups[repeat.second]}) == 2 or (
+                groups[repeat.first] in merged and repeat.first != repeat.second
+            ):
                 longest[repeat.first, repeat.second] = repeat
         shown = sorted(longest.values(), key=lambda repeat: -repeat.seconds)[:NUM_EXAMPLES]
         return [
