@@ -43,6 +43,7 @@ START_MINUTES = 10.0  # boot, and the packages of the lock: 2.5 minutes on two i
 DISK_DOLLARS_GB_MONTH = 0.08  # gp3
 HOURS_A_MONTH = 730.0
 FPS, FRAME_BYTES = 4, 96 * 96 * 3  # of cost_optimized_train.py
+ENLARGING = (144 / 96) ** 2  # its TRUNK_SIZE over the size that benchmarks.frozen measures at
 CLIP_HOP_SECONDS = 5.0
 MEASURED_CLIPS = 72_000  # that head_epoch_seconds was measured with
 HEAD_EPOCHS = 8 * (1 + 5 + 1 + 1)  # the first training, five folds, a random split, the kept one
@@ -92,7 +93,7 @@ def total_hours(
 ) -> float:
     """Hours that an instance is rented for: start, decoding, the trunk over all frames, heads."""
     decoding = video_hours / (decoding_rate(prepare) * instance.vcpus)
-    frames_per_hour = frozen["frames_per_second"] * 3600 * instance.vcpus / cores
+    frames_per_hour = frozen["frames_per_second"] / ENLARGING * 3600 * instance.vcpus / cores
     trunk = video_hours * 3600 * FPS / frames_per_hour
     clips = video_hours * 3600 / CLIP_HOP_SECONDS
     heads = HEAD_EPOCHS * frozen["head_epoch_seconds"] * clips / MEASURED_CLIPS / 3600
@@ -114,7 +115,8 @@ def say_assumptions(prepare: dict, frozen: dict, cores: int, video_hours: float)
         f"{video_hours:g} hours of video; measured here, {cores} cores:\n"
         f"  decoding at {decoding_rate(prepare):.0f}x real time a core, the slower of the clips "
         "and of a made recording of 1280x720\n"
-        f"  trunk at {frozen['frames_per_second']:.0f} frames/s, "
+        f"  trunk at {frozen['frames_per_second']:.0f} frames/s of 96x96, taken as "
+        f"{frozen['frames_per_second'] / ENLARGING:.0f} at the 144x144 that they are enlarged to; "
         f"{frozen['head_epoch_seconds']:.1f} s for an epoch of the heads over "
         f"{MEASURED_CLIPS:,} clips\n"
         "assumed:\n"
