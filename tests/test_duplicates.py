@@ -17,9 +17,10 @@ from utils.duplicates import Duplicates, Repeat, find_duplicates, regrouped
 from utils.features import FeatureSpec
 from utils.preparation import prepare_recordings
 from utils.recordings import Recording, Span, find_recordings
+from utils.repeats import Likeness
 from utils.sources import Folder
 
-SPEC = FeatureSpec(4.0, (48, 64), "pyav", False, MfccSpec())
+SPEC = FeatureSpec(4.0, (48, 64), "fast", False, MfccSpec())
 
 
 def make_clips(label: str, group: str, count: int = 3) -> list[Clip]:
@@ -222,3 +223,6 @@ def test_same_spot_in_another_encoding_and_the_same_sound_are_found_in_videos(
     with pytest.raises(TypeError):
         find_duplicates(prepared.store, SPEC, keys[1:], tmp_path)
     assert json.loads((tmp_path / "duplicates.json").read_bytes()) == kept
+    monkeypatch.setattr(duplicates, "PICTURES", Likeness(seconds=9.0, bits=1.0))
+    with pytest.raises(TypeError):  # an answer to another question
+        find_duplicates(prepared.store, SPEC, keys, tmp_path)

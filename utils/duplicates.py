@@ -105,10 +105,11 @@ def find_duplicates(
 ) -> Duplicates:
     """What the recordings with these keys share, by their pictures and by their sound.
 
-    The answer is kept in `cache_dir` until the keys change.
+    The answer is kept in `cache_dir` until the keys change, or what counts as alike.
     """
     keys = sorted(set(keys))
-    text = json.dumps([VERSION, spec.id, keys])
+    alike = [dataclasses.astuple(likeness) for likeness in (PICTURES, SOUNDS)]
+    text = json.dumps([VERSION, spec.id, alike, keys])
     known = hashlib.sha256(text.encode()).hexdigest()[:16]
     path = Path(cache_dir, "duplicates.json")
     kept = json.loads(path.read_bytes()) if path.exists() else {}
