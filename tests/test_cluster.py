@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 from preparing import run, write_recordings
+from ray.cluster_utils import Cluster
 
 from utils.audio import MfccSpec
 from utils.cluster import ClusterError
@@ -17,15 +18,13 @@ from utils.prepared_set import PreparedSet, open_feature_store
 from utils.recordings import find_recordings
 from utils.sources import Folder
 
-ray_utils = pytest.importorskip("ray.cluster_utils")
-
 SPEC = FeatureSpec(4.0, (32, 48), "fast", False, MfccSpec())
 
 
 @pytest.fixture
 def cluster():
     """A head that works nothing, and two nodes of one core."""
-    cluster = ray_utils.Cluster(
+    cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
     )
     cluster.nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]

@@ -1,6 +1,5 @@
 """What a run writes reaches TensorBoard and MLflow, and neither can end a training."""
 
-import importlib.util
 import json
 import sqlite3
 import sys
@@ -18,8 +17,6 @@ from training.tracking import URI_VARIABLE, Tracking, TrackingError, check_track
 from utils.config import Config
 from utils.errors import Interrupted
 
-HAS_MLFLOW = importlib.util.find_spec("mlflow") is not None
-needs_mlflow = pytest.mark.skipif(not HAS_MLFLOW, reason="mlflow is not installed")
 ROWS = [{"phase": "heads", "epoch": n, "train_loss": 1 / n, "val_auc": None} for n in (1, 2, 3)]
 
 
@@ -111,7 +108,6 @@ def test_missing_package_is_said_before_training_with_the_cure(tmp_path, monkeyp
     assert list(runs.iterdir()) == []
 
 
-@needs_mlflow
 def test_server_that_does_not_answer_is_said_before_training(config, monkeypatch):
     monkeypatch.setenv(URI_VARIABLE, "http://someone:secret@127.0.0.1:9")
     with pytest.raises(TrackingError, match=r"does not answer at http://127\.0\.0\.1:9 ") as error:
@@ -125,7 +121,6 @@ def stored(database: Path, query: str) -> list[tuple]:
         return connection.execute(query).fetchall()
 
 
-@needs_mlflow
 @pytest.mark.slow
 def test_mlflow_holds_the_run_with_its_constants_metrics_and_files(config, tmp_path):
     config = make_config(tmp_path, track=True)

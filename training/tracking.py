@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -109,20 +110,20 @@ class Tracking:
             tracker.is_lost = True
 
 
-class _Tracker:
+class _Tracker(ABC):
     """What takes numbers from a run."""
 
     name: str
     is_lost = False
 
-    def log_epochs(self, history: Sequence[dict]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def log_epochs(self, history: Sequence[dict]) -> None: ...
 
-    def finish(self, metrics: dict) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def finish(self, metrics: dict) -> None: ...
 
-    def close(self, state: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def close(self, state: str) -> None: ...
 
 
 class _TensorBoard(_Tracker):
