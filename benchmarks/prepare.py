@@ -268,9 +268,8 @@ def make_long(path: Path, folder: str, seconds: float) -> Path:
         target.mux(video.encode(None))
     long = Path(folder, "long", "ads", "long.mp4")
     long.parent.mkdir(parents=True)
-    shutil.copy(once, long.with_name("once.mp4"))
     with av.open(str(long), "w") as target:
-        stream, offset, step = None, 0, 0
+        stream, offset, end = None, 0, 0
         while stream is None or offset * stream.time_base < seconds:
             with av.open(str(once)) as source:
                 video = source.streams.video[0]
@@ -279,12 +278,11 @@ def make_long(path: Path, folder: str, seconds: float) -> Path:
                     if packet.size:
                         packet.pts += offset
                         packet.dts += offset
-                        step = packet.duration
-                        end = packet.pts + step
+                        # The last picture shown is not the last one in the file.
+                        end = max(end, packet.pts + packet.duration)
                         packet.stream = stream
                         target.mux(packet)
                 offset = end
-    long.with_name("once.mp4").unlink()
     return long
 
 
