@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.figures import write_figures
 from models.late_fusion import LateFusionClassifier
 from models.mobilenet_v2 import EMBEDDING_SIZE, NUM_BLOCKS
-from training.device import amp_dtype, choose_device
+from training.device import amp_dtype, choose_device, keep_freed_memory
 from training.phases import Phase
 from training.residence import settle
 from training.step import ClassWeights, Step
@@ -82,6 +82,7 @@ def main() -> None:
     config = read_constants(SCRIPT)
     config.batch_size = options.batch_size or config.batch_size
     device = choose_device()
+    keep_freed_memory()
 
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,9 @@
 """Randomness is a function of a position, and precision one of the device."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -66,3 +70,23 @@ def test_gpu_is_chosen_where_there_is_one(monkeypatch, available, expected):
 
 def test_processor_is_described_with_its_threads():
     assert describe_device(CPU) == f"CPU, {torch.get_num_threads()} threads"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
+def test_freed_memory_is_used_again_instead_of_fetched_anew():
+    program = """
+import resource, sys, torch
+from training.device import keep_freed_memory
+keep_freed_memory()
+torch.ones(4 << 20)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    torch.ones(4 << 20)  # 16 MB, 4096 pages
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 4096
+    without = [*command[:2], program.replace("\nkeep_freed_memory()", "")]
+    done = subprocess.run(without, capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 2 * 4096

@@ -1,12 +1,32 @@
 """Device: where training runs, in which precision, and from which seed."""
 
+import contextlib
+import ctypes
+
 import numpy as np
 import torch
+
+# Of <malloc.h>: from which size on memory comes from the system and goes back to it at once, and
+# how much that is free stays with the process; 32 MB is the most that the first can be.
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
+KEPT_BLOCK_BYTES, KEPT_BYTES = 32 << 20, 1 << 30
 
 
 def choose_device() -> torch.device:
     """The first CUDA device, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def keep_freed_memory() -> None:
+    """Lets this process keep what a training step frees for the next one, with glibc.
+
+    Otherwise each feature map is fetched from the system anew, page by page, which took a fifth of
+    the processor's time of a fine-tuning step.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library has other ways
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_THRESHOLD, KEPT_BLOCK_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def describe_device(device: torch.device) -> str:

@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from training.checkpoint import load_state, save_checkpoint, save_state
-from training.device import amp_dtype
+from training.device import amp_dtype, keep_freed_memory
 from training.distributed import Ranks
 from training.embedding import MemoryStore
 from training.evaluation import evaluate_scores, fit_temperature
@@ -102,6 +102,7 @@ class Trainer:
 
         Raises Interrupted after Ctrl-C or SIGTERM, with everything saved.
         """
+        keep_freed_memory()
         self._check_alike()
         if self._resumed is None:
             self._set_statistics()

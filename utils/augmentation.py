@@ -63,5 +63,5 @@ def mask_mfcc(
     first = (draw[:, 3] * (n - count + 1)).long()
     row = torch.arange(n, device=mfcc.device)
     dropped = (row >= first[:, None]) & (row < (first + count)[:, None])
-    mean = (mfcc * mfcc_mask[:, :, None]).sum(1, keepdim=True) / length.clamp(min=1).view(b, 1, 1)
+    mean = mfcc_mask[:, None].to(mfcc.dtype) @ mfcc / length.clamp(min=1).view(b, 1, 1)
     return torch.where(dropped[:, None, :], mean, mfcc), mfcc_mask & ~masked
