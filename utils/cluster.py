@@ -6,7 +6,7 @@ import re
 import shutil
 import socket
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from utils.content_hashes import ContentHashes
@@ -16,7 +16,7 @@ from utils.feature_store import FeatureStore, StoreError
 from utils.features import FeatureSpec
 from utils.incoming import INCOMING, add_to_store, drop_unfinished
 from utils.prepared_set import open_feature_store
-from utils.processes import WorkerPool
+from utils.processes import WorkerLost, WorkerPool
 from utils.progress import Progress, ProgressBar
 from utils.recordings import Recording
 from utils.rejects import Rejects
@@ -91,7 +91,7 @@ def prepare_on_cluster(
     recording whose worker is lost is given to another. Raises ClusterError.
     """
     cache_dir = store.folder.parent.parent
-    with _connected(address) as ray:
+    with _connected(address, PACKAGES) as ray:
         crew = _Crew(ray, workers, os.getcwd(), str(cache_dir), source, spec)
         bar = ProgressBar(progress)
         outcomes: dict[Recording, Outcome] = {}
@@ -115,6 +115,51 @@ def prepare_on_cluster(
             hashes.save()
             bar.close()
     return outcomes
+
+
+def map_on_cluster(
+    function: Callable,
+    items: Sequence,
+    common: object,
+    *,
+    address: str,
+    packages: Sequence[str] = PACKAGES,
+) -> Iterator[tuple]:
+    """(item, `function(item, common)`) as they get ready on the nodes of a Ray cluster.
+
+    `common` is sent to each node once. In the place of the result stands WorkerLost where workers
+    were lost with an item time and again. `address` and folders are as for `prepare_on_cluster`;
+    `packages` of ours are sent along. Raises ClusterError, and what the function raised.
+    """
+    with _connected(address, packages) as ray:
+        task = ray.remote(num_cpus=1, max_retries=MAX_LOSSES - 1)(_in_folder)
+        folder, shared = os.getcwd(), ray.put(common)
+        coming, running = deque(items), {}
+        ahead = 2 * int(ray.cluster_resources().get("CPU", 1))
+        try:
+            while coming or running:
+                while coming and len(running) < ahead:
+                    item = coming.popleft()
+                    running[task.remote(folder, function, item, shared)] = item
+                for reference in ray.wait(list(running), timeout=LOOK_SECONDS)[0]:
+                    yield running.pop(reference), _taken(ray, reference)
+        finally:
+            for reference in running:
+                ray.cancel(reference, force=True)
+
+
+def _in_folder(folder: str, function: Callable, item: object, common: object) -> object:
+    os.chdir(folder)  # paths are the driver's
+    return function(item, common)
+
+
+def _taken(ray, reference) -> object:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    except ray.exceptions.RayError:
+        return WorkerLost(f"{MAX_LOSSES} workers of the cluster were lost with it")
 
 
 class _Crew:
@@ -206,7 +251,7 @@ def _free_writer(store: FeatureStore) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _connected(address: str) -> Iterator:
+def _connected(address: str, packages: Sequence[str]) -> Iterator:
     """The ray module, connected to a cluster. Raises ClusterError with the cure."""
     try:
         import ray
@@ -222,7 +267,7 @@ def _connected(address: str) -> Iterator:
             _knock(known)
             ray.init(
                 **options,
-                runtime_env={"py_modules": [str(root / name) for name in PACKAGES]},
+                runtime_env={"py_modules": [str(root / name) for name in packages]},
                 logging_level="ERROR",
                 log_to_driver=False,
             )
