@@ -83,6 +83,16 @@ def test_spans_of_one_label_that_touch_or_overlap_are_joined():
     assert spans("a.csv", text) == [(0, 70, "ads"), (80, 90, "games")]
 
 
+def test_infinite_end_is_the_end_of_the_recording():
+    text = as_json((0, 10, "ads"), (10, math.inf, "replays"))
+    assert spans("a.json", text) == [(0, 10, "ads"), (10, INF, "replays")]
+
+
+def test_times_that_differ_by_rounding_touch():
+    text = as_json((0, 0.1 + 0.2, "ads"), (0.3, 1, "games"))
+    assert spans("a.json", text) == [(0, 0.3, "ads"), (0.3, 1, "games")]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [

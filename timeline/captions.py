@@ -16,7 +16,7 @@ _CONFIDENCE = re.compile(r"(.+) \d{1,3} %((?: \(unsure\))?)")
 def caption(part: Shown) -> str:
     """For example `ads 97 %` or `games 55 % (unsure)`."""
     mark = part.title.removeprefix(part.label)
-    return f"{part.label} {part.confidence:.0%}".replace("%", " %") + mark
+    return f"{part.label} {part.confidence * 100:.0f} %{mark}"
 
 
 def srt(timeline: Timeline) -> str:

@@ -20,6 +20,8 @@ def ffmetadata(timeline: Timeline) -> str:
     lines = [f"{FFMETADATA_START}1"]
     for part in shown(timeline):
         title = re.sub(r"([=;#\\])", r"\\\1", part.title)
+        if title.endswith("\\"):  # FFmpeg (8.0) takes the line break behind it for an escaped one
+            title += " "
         lines += ["[CHAPTER]", "TIMEBASE=1/1000", f"START={part.start_ms}", f"END={part.end_ms}"]
         lines += [f"title={title}"]
     return "\n".join(lines) + "\n"
@@ -30,18 +32,19 @@ def matroska_xml(timeline: Timeline) -> str:
 
     UIDs come from the recording and the time, so that writing again gives the same ones, and files
     that are joined have different ones. Nothing is hidden: Jellyfin takes a chapter that is called
-    `ads` for a commercial.
+    `ads` for a commercial. ChapterSkipType (6 is an advertisement) is left out: no player was found
+    that reads it, and mkvmerge before 2022 refuses a file with an element that it does not know.
     """
     root = ElementTree.Element("Chapters")
     edition = _add(root, "EditionEntry")
+    _add(edition, "EditionUID", _uid(timeline, -1))
     _add(edition, "EditionFlagHidden", 0)
     _add(edition, "EditionFlagDefault", 1)
-    _add(edition, "EditionUID", _uid(timeline, -1))
     for part in shown(timeline):
         atom = _add(edition, "ChapterAtom")
-        _add(atom, "ChapterUID", _uid(timeline, part.start_ms))
         _add(atom, "ChapterTimeStart", f"{clock(part.start_ms)}000000")  # nanoseconds
         _add(atom, "ChapterTimeEnd", f"{clock(part.end_ms)}000000")
+        _add(atom, "ChapterUID", _uid(timeline, part.start_ms))
         _add(atom, "ChapterFlagHidden", 0)
         _add(atom, "ChapterFlagEnabled", 1)
         display = _add(atom, "ChapterDisplay")
@@ -87,6 +90,7 @@ def read_ffmetadata(text: str) -> Iterator[Row]:
 
 def read_matroska_xml(text: str) -> Iterator[Row]:
     """The chapters of the default edition, or of the first; chapters within chapters are not."""
+    text = re.sub(r"^<\?xml.*?\?>", "", text)  # Comskip's is not well-formed, and says Latin-1
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
