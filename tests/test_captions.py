@@ -53,11 +53,11 @@ def test_ffmpeg_reads_each_caption_at_its_time(seed, name, tmp_path):
 def test_captions_of_others_are_read():
     text = (
         "\ufeff1\r\n00:00:00,000 --> 00:00:10,5  X1:40 X2:600\r\nads\r\n\r\n\r\n"
-        "2\r\n0:00:10.500 --> 1:00:00,000\r\nhalf\r\ntime\r\n"
+        "2\r\n0:00:10.500 --> 1:00:00,000\r\nhalf\r\n50 % time\r\n"
     )
     assert read_spans("a.srt", text.encode()) == (
         Span(0.0, 10.5, "ads"),
-        Span(10.5, 3600.0, "half time"),
+        Span(10.5, 3600.0, "half 50 % time"),
     )
 
 

@@ -120,6 +120,7 @@ def test_times_that_differ_by_rounding_touch():
         ("a.json", as_json((1, float("nan"), "ads")), "segment 1 has the time nan"),
         ("a.json", as_json((1, None, "ads")), "segment 1 has the time None"),
         ("a.json", as_json((1, True, "ads")), "segment 1 has the time True"),
+        ("a.json", as_json((1, 10**400, "ads")), "segment 1 has the time 1000"),
         ("a.json", as_json((1, 2, None)), "segment 1 has no label"),
         ("a.csv", b"\xff\xfe1\x00", "is not text in UTF-8"),
     ],

@@ -111,6 +111,7 @@ def changed(**changes: object) -> str:
         (changed(segments=[{}]), "is damaged (KeyError: 'start_seconds')"),
         (changed(zero_seconds=None), "is damaged (TypeError"),
         (changed(duration_seconds="long"), "is damaged (ValueError"),
+        (changed(duration_seconds=10**400), "is damaged (OverflowError"),
     ],
 )
 def test_file_that_holds_no_timeline_is_refused(text, says):

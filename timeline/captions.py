@@ -10,7 +10,7 @@ from utils.labels import Row
 
 _TIME = r"((?:\d+:)?\d{1,2}:\d{1,2}[.,]\d{1,3})"
 _TIMING = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
-_CONFIDENCE = re.compile(r"(.+) \d{1,3} %((?: \(unsure\))?)")
+_CONFIDENCE = re.compile(r"^(.+) \d{1,3} %((?: \(unsure\))?)$")
 
 
 def caption(part: Shown) -> str:

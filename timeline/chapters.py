@@ -5,9 +5,10 @@ import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from operator import attrgetter
 
 from timeline.captions import webvtt
-from timeline.player_times import Shown, clock, label_of, shown
+from timeline.player_times import clock, label_of, shown
 from timeline.timeline import Timeline
 from utils.labels import Row
 
@@ -20,7 +21,7 @@ def ffmetadata(timeline: Timeline) -> str:
     lines = [f"{FFMETADATA_START}1"]
     for part in shown(timeline):
         title = re.sub(r"([=;#\\])", r"\\\1", part.title)
-        if title.endswith("\\"):  # FFmpeg (8.0) takes the line break behind it for an escaped one
+        if title.endswith("\\"):  # FFmpeg (8.1) takes the line break behind it for an escaped one
             title += " "
         lines += ["[CHAPTER]", "TIMEBASE=1/1000", f"START={part.start_ms}", f"END={part.end_ms}"]
         lines += [f"title={title}"]
@@ -33,7 +34,7 @@ def matroska_xml(timeline: Timeline) -> str:
     UIDs come from the recording and the time, so that writing again gives the same ones, and files
     that are joined have different ones. Nothing is hidden: Jellyfin takes a chapter that is called
     `ads` for a commercial. ChapterSkipType (6 is an advertisement) is left out: no player was found
-    that reads it, and mkvmerge before 2022 refuses a file with an element that it does not know.
+    that reads it, and an mkvmerge that does not know it refuses the file.
     """
     root = ElementTree.Element("Chapters")
     edition = _add(root, "EditionEntry")
@@ -52,8 +53,9 @@ def matroska_xml(timeline: Timeline) -> str:
         _add(display, "ChapterLanguage", "und")
     ElementTree.indent(root)
     text = ElementTree.tostring(root, encoding="unicode")
-    head = '<?xml version="1.0" encoding="UTF-8"?>\n'
-    return f'{head}<!DOCTYPE Chapters SYSTEM "matroskachapters.dtd">\n{text}\n'
+    # A comment, as mkvextract writes it: a parser may want a DTD that is not there.
+    head = '<!-- <!DOCTYPE Chapters SYSTEM "matroskachapters.dtd"> -->'
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{head}\n{text}\n'
 
 
 def ogm(timeline: Timeline) -> str:
@@ -70,7 +72,7 @@ def ogm(timeline: Timeline) -> str:
 
 def webvtt_chapters(timeline: Timeline) -> str:
     """Cues for `<track kind="chapters">` (w3.org/TR/webvtt1, 2.5 chapter titles)."""
-    return webvtt(timeline, Shown.title.fget)
+    return webvtt(timeline, attrgetter("title"))
 
 
 def read_ffmetadata(text: str) -> Iterator[Row]:
@@ -109,7 +111,7 @@ def read_matroska_xml(text: str) -> Iterator[Row]:
 
 
 def read_ogm(text: str) -> Iterator[Row]:
-    """The chapters of mkvmerge's simple file; an unnamed one has its number as a label."""
+    """The chapters of mkvmerge's simple file."""
     starts = re.findall(r"^\s*CHAPTER(\d+)\s*=\s*(\S+)", text, re.MULTILINE)
     names = dict(re.findall(r"^\s*CHAPTER(\d+)NAME\s*=(.*)", text, re.MULTILINE))
     chapters = ((f"CHAPTER{n}", start, None, names.get(n, "")) for n, start in starts)

@@ -51,6 +51,19 @@ FORMATS = {
     "vlc": Format(".xspf", playlists.xspf, True, "VLC, which plays what is not a break"),
 }
 
+_FROM_FIRST_PICTURE = (".json", ".csv")
+_READERS: dict[str, Callable[[str], Iterable[Row]]] = {".srt": captions.read_srt}
+# How a file begins says more than its suffix: three of these kinds are called .txt.
+_STARTS: tuple[tuple[str, Callable[[str], Iterable[Row]]], ...] = (
+    (chapters.FFMETADATA_START, chapters.read_ffmetadata),
+    (edits.COMSKIP_HEADER, edits.read_comskip),
+    (r"CHAPTER\d+\s*=", chapters.read_ogm),
+    (r"<(\?xml|!|Chapters)", chapters.read_matroska_xml),
+    ("WEBVTT", captions.read_webvtt),
+    ("#EXTM3U", playlists.read_hls),
+)
+_READABLE = tuple(format.suffix for name, format in FORMATS.items() if name != "vlc")
+
 
 def write_timeline(
     timeline: Timeline, path: Path, name: str, *, started_at: datetime | None = None
@@ -114,20 +127,6 @@ def read_spans(
         read = partial(read, frame_rate=frame_rate)
     spans = to_spans(name, read(text)) if read else parse_labels(name, data)
     return _moved(spans, 0.0 if suffix in _FROM_FIRST_PICTURE else zero_seconds, duration_seconds)
-
-
-_FROM_FIRST_PICTURE = (".json", ".csv")
-_READERS: dict[str, Callable[[str], Iterable[Row]]] = {".srt": captions.read_srt}
-# How a file begins says more than its suffix: three of these kinds are called .txt.
-_STARTS: tuple[tuple[str, Callable[[str], Iterable[Row]]], ...] = (
-    (chapters.FFMETADATA_START, chapters.read_ffmetadata),
-    (edits.COMSKIP_HEADER, edits.read_comskip),
-    (r"CHAPTER\d+\s*=", chapters.read_ogm),
-    (r"<(\?xml|!|Chapters)", chapters.read_matroska_xml),
-    ("WEBVTT", captions.read_webvtt),
-    ("#EXTM3U", playlists.read_hls),
-)
-_READABLE = tuple(format.suffix for name, format in FORMATS.items() if name != "vlc")
 
 
 def _moved(spans: Iterable[Span], by_seconds: float, duration_seconds: float) -> tuple[Span, ...]:

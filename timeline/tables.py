@@ -70,7 +70,7 @@ def from_json(name: str, data: bytes) -> Timeline:
         )
     try:
         return _timeline(document)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         detail = f"{type(error).__name__}: {error}"
         raise TimelineError(
             f"{name} is damaged ({detail}): remove it and label the recording again"

@@ -144,7 +144,7 @@ def _seconds(place: str, time: str | float) -> float:
     if isinstance(time, str) and time.startswith("#"):
         raise ValueError(f"{place} counts frames ({time}): write seconds or h:mm:ss")
     seconds = math.nan
-    if isinstance(time, int | float) and not isinstance(time, bool):
+    if isinstance(time, int | float) and not isinstance(time, bool) and time < 1e15:
         seconds = float(time)
     elif isinstance(time, str) and re.fullmatch(r"-?(\d+:){0,2}\d+(\.\d*)?", time):
         sign = -1 if time.startswith("-") else 1
