@@ -32,9 +32,9 @@ def test_srt_has_numbers_commas_and_empty_lines():
 
 
 def test_webvtt_escapes_what_would_be_markup():
-    timeline = made_timeline(("<b> & --> c", 2.0))
+    timeline = made_timeline(("<b> & --> 'c'", 2.0))
     assert webvtt(timeline) == (
-        "WEBVTT\n\n00:00:00.000 --> 00:00:02.000\n&lt;b&gt; &amp; --&gt; c 90 %\n"
+        "WEBVTT\n\n00:00:00.000 --> 00:00:02.000\n&lt;b&gt; &amp; --&gt; 'c' 90 %\n"
     )
 
 

@@ -131,6 +131,25 @@ title=Commercial Segment\r
     )
 
 
+def test_chapters_of_comskip_for_matroska_are_ads_and_games():
+    atom = """
+		<ChapterAtom>
+			<ChapterDisplay>
+				<ChapterString>{}</ChapterString>
+			</ChapterDisplay>
+			<ChapterTimeStart>{}</ChapterTimeStart>
+		</ChapterAtom>"""
+    text = (
+        '<?xml version="1.0" encoding="ISO - 8859 - 1"?>\n<Chapters>\n\t<EditionEntry>\n'
+        f"\t\t<EditionUID>1</EditionUID>{atom.format('Show', '0:00:00.00')}"
+        f"{atom.format('Commercial', '0:02:00.00')}\n\t</EditionEntry>\n</Chapters>"
+    )
+    assert read_spans("a.mkvtoolnix.chapters", text.encode(), duration_seconds=180.5) == (
+        Span(0.0, 120.0, "games"),
+        Span(120.0, 180.5, "ads"),
+    )
+
+
 def test_metadata_file_may_hold_more_than_chapters():
     text = """;FFMETADATA1
 title=the whole film

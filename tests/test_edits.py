@@ -74,6 +74,7 @@ def test_comskip_frame_divided_by_the_rate_of_the_header_is_the_time(rate):
     assert first * 100 / int(hundredths) == pytest.approx(11000, abs=0.05)
     assert last * 100 / int(hundredths) == pytest.approx(11100, abs=0.05)
     assert last == int(frames)
+    assert int(hundredths) == round(100 * (rate or 25))
 
 
 def test_comskip_without_breaks_has_a_header_alone():
@@ -82,10 +83,15 @@ def test_comskip_without_breaks_has_a_header_alone():
 
 
 def test_file_of_comskip_is_read():
-    """What Comskip 0.83 left beside a recording, and what older ones do."""
+    """What Comskip 0.82 left beside a recording with a break, and what older ones do."""
     new = (
-        b"FILE PROCESSING COMPLETE  43200 FRAMES AT  2997\r\n-------------------\r\n0\t2997\r\n\r\n"
+        b"FILE PROCESSING COMPLETE   9998 FRAMES AT  2500\r\n-------------------\r\n"
+        b"3000\t4513\r\n9997\t9998\r\n\r\n"
     )
-    assert read_spans("a.txt", new)[0] == Span(0.0, 100.0, "ads")
+    assert read_spans("a.txt", new, duration_seconds=400.0) == (
+        Span(0.0, 120.0, "games"),
+        Span(120.0, 180.52, "ads"),
+        Span(180.52, 400.0, "games"),
+    )
     old = b"FILE PROCESSING COMPLETE\n-------------------------------\n12645     17792\n"
     assert read_spans("a.txt", old, frame_rate=25.0)[1] == Span(505.8, 711.68, "ads")

@@ -45,6 +45,11 @@ def test_times_count_from_the_start_of_the_file():
     assert [(p.start_ms, p.end_ms) for p in shown(timeline)] == [(0, 11500), (11500, 16500)]
 
 
+def test_nothing_is_shown_past_the_end_of_the_recording():
+    timeline = made_timeline(("games", 10.0), ("ads", 5.0), duration_seconds=12.0)
+    assert [(p.start_ms, p.end_ms) for p in shown(timeline)] == [(0, 10000), (10000, 12000)]
+
+
 def test_gap_that_is_no_part_of_a_frame_stays():
     first, _, last = made_timeline(("ads", 5.0), ("games", 5.0), ("ads", 5.0)).segments
     timeline = made_timeline(("games", 15.0), segments=(first, last))
@@ -85,6 +90,8 @@ def test_label_is_one_line_of_text(text, line):
         ("Commercial Segment", "ads"),
         ("Ad break 3", "ads"),
         ("Show Segment", "games"),
+        ("Show", "games"),
+        ("show", "show"),
         ("Chapter 4", "games"),
         ("adverse weather", "adverse weather"),
         ("half time show (unsure)", "half time show"),

@@ -54,6 +54,8 @@ def read_comskip(text: str, frame_rate: float | None = None) -> Iterator[Row]:
             if not re.fullmatch(r"\s*\d+(\.\d*)?\s+\d+(\.\d*)?\s*", line):
                 raise ValueError(f"line {number} is {line.strip()!r}, not `first last` in frames")
             first, last = map(float, line.split())
+            if last - first == 1:  # with which Comskip often ends its list, and means nothing by it
+                continue
             yield f"line {number}", first / rate, last / rate, BREAK_LABEL
 
 
