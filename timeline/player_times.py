@@ -12,7 +12,7 @@ from utils.labels import BREAK_LABEL, REST_LABEL
 FALLBACK_FRAME_RATE = 25.0  # of a recording that does not say how many pictures it has a second
 
 UNSURE_MARK = " (unsure)"
-# What other programs call chapters; Comskip: Show or Show Segment, Commercial or Commercial Segment.
+# What other programs call chapters. Comskip: Show (Segment) and Commercial (Segment).
 BREAK_TITLE = re.compile(r"(ad|advert|advertisement|commercial)s?( segment| break)?( \d+)?", re.I)
 REST_TITLE = re.compile(r"(?i:show segment|chapter \d+)|Show")
 _NOT_TEXT = {"Cc", "Cs", "Zl", "Zp"}  # control, half a surrogate pair, line and paragraph
