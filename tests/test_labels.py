@@ -83,6 +83,16 @@ def test_spans_of_one_label_that_touch_or_overlap_are_joined():
     assert spans("a.csv", text) == [(0, 70, "ads"), (80, 90, "games")]
 
 
+def test_infinite_end_is_the_end_of_the_recording():
+    text = as_json((0, 10, "ads"), (10, math.inf, "replays"))
+    assert spans("a.json", text) == [(0, 10, "ads"), (10, INF, "replays")]
+
+
+def test_times_that_differ_by_rounding_touch():
+    text = as_json((0, 0.1 + 0.2, "ads"), (0.3, 1, "games"))
+    assert spans("a.json", text) == [(0, 0.3, "ads"), (0.3, 1, "games")]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
@@ -110,6 +120,7 @@ def test_spans_of_one_label_that_touch_or_overlap_are_joined():
         ("a.json", as_json((1, float("nan"), "ads")), "segment 1 has the time nan"),
         ("a.json", as_json((1, None, "ads")), "segment 1 has the time None"),
         ("a.json", as_json((1, True, "ads")), "segment 1 has the time True"),
+        ("a.json", as_json((1, 10**400, "ads")), "segment 1 has the time 1000"),
         ("a.json", as_json((1, 2, None)), "segment 1 has no label"),
         ("a.csv", b"\xff\xfe1\x00", "is not text in UTF-8"),
     ],

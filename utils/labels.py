@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -16,6 +16,8 @@ LABEL_SUFFIXES = (".json", ".csv", ".edl")
 BREAK_LABEL, REST_LABEL = "ads", "games"
 EDL_ACTIONS = {"0": BREAK_LABEL, "1": None, "2": None, "3": BREAK_LABEL}  # mute and scene: ignored
 COLUMNS = ("start_seconds", "end_seconds", "label")
+
+Row = tuple[str, str | float, str | float, str]  # place in the file, start, end, label
 
 
 class LabelError(UserError):
@@ -38,14 +40,27 @@ def parse_labels(name: str, data: bytes) -> tuple[Span, ...]:
     One that names anything else says all there is: what it leaves out is not labelled. Touching and
     overlapping spans of one label are joined. Raises LabelError.
     """
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise LabelError(f"{name} is not text in UTF-8: save it as that") from None
     suffix = PurePosixPath(name).suffix.lower()
     read = {".edl": _read_edl, ".csv": _read_csv, ".json": _read_json}[suffix]
+    return to_spans(name, read(decode_text(name, data)))
+
+
+def decode_text(name: str, data: bytes) -> str:
+    """The content of the text file `name`, without a byte order mark. Raises LabelError."""
     try:
-        spans = _joined(_checked(read(text)))
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise LabelError(f"{name} is not text in UTF-8: save it as that") from None
+
+
+def to_spans(name: str, rows: Iterable[Row]) -> tuple[Span, ...]:
+    """The spans that the rows of the file `name` say, as `parse_labels` returns them.
+
+    A row that ends at math.inf lasts to the end of the recording. A ValueError of the rows, or of
+    what they say, becomes a LabelError with the name of the file.
+    """
+    try:
+        spans = _joined(_checked(rows))
     except ValueError as error:
         raise LabelError(f"{name}: {error}") from None
     if all(span.label == BREAK_LABEL for span in spans):
@@ -53,10 +68,7 @@ def parse_labels(name: str, data: bytes) -> tuple[Span, ...]:
     return tuple(spans)
 
 
-_Row = tuple[str, str | float, str | float, str]  # place in the file, start, end, label
-
-
-def _read_edl(text: str) -> Iterator[_Row]:
+def _read_edl(text: str) -> Iterator[Row]:
     """Lines `start end action` (kodi.wiki/view/Edit_decision_list; MPlayer's have 0 and 1)."""
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
@@ -73,7 +85,7 @@ def _read_edl(text: str) -> Iterator[_Row]:
             yield f"line {number}", words[0], words[1], EDL_ACTIONS[words[2]]
 
 
-def _read_csv(text: str) -> Iterator[_Row]:
+def _read_csv(text: str) -> Iterator[Row]:
     """Rows of COLUMNS in this order, or in any with a header; spreadsheets put ; or tabs."""
     first = text.partition("\n")[0]
     delimiter = next((mark for mark in ";\t" if mark in first), ",")
@@ -101,7 +113,7 @@ def _read_csv(text: str) -> Iterator[_Row]:
         yield f"line {number}", start, end, label
 
 
-def _read_json(text: str) -> Iterator[_Row]:
+def _read_json(text: str) -> Iterator[Row]:
     """`{"segments": [{"start_seconds": 1.5, "end_seconds": 9, "label": "ads"}]}` and any more."""
     try:
         segments = json.loads(text)["segments"]
@@ -114,10 +126,11 @@ def _read_json(text: str) -> Iterator[_Row]:
         yield f"segment {number}", start, end, label
 
 
-def _checked(rows: Iterator[_Row]) -> list[Span]:
+def _checked(rows: Iterable[Row]) -> list[Span]:
     spans = []
     for place, start, end, label in rows:
-        start_seconds, end_seconds = _seconds(place, start), _seconds(place, end)
+        start_seconds = _seconds(place, start)
+        end_seconds = math.inf if end == math.inf else _seconds(place, end)
         if end_seconds <= start_seconds:
             raise ValueError(f"{place} ends at {end} and starts at {start}: it must end later")
         if not isinstance(label, str) or not label.strip():
@@ -131,7 +144,7 @@ def _seconds(place: str, time: str | float) -> float:
     if isinstance(time, str) and time.startswith("#"):
         raise ValueError(f"{place} counts frames ({time}): write seconds or h:mm:ss")
     seconds = math.nan
-    if isinstance(time, int | float) and not isinstance(time, bool):
+    if isinstance(time, int | float) and not isinstance(time, bool) and time < 1e15:
         seconds = float(time)
     elif isinstance(time, str) and re.fullmatch(r"-?(\d+:){0,2}\d+(\.\d*)?", time):
         sign = -1 if time.startswith("-") else 1
@@ -139,7 +152,7 @@ def _seconds(place: str, time: str | float) -> float:
         seconds = sign * sum(part * 60**power for power, part in enumerate(reversed(parts)))
     if not 0 <= seconds < math.inf:
         raise ValueError(f"{place} has the time {time!r}: write seconds from 0 on, or h:mm:ss")
-    return seconds
+    return round(seconds, 6)  # sums of times that are equal must touch, not overlap
 
 
 def _joined(spans: list[Span]) -> list[Span]:
