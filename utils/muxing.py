@@ -16,8 +16,8 @@ from utils.errors import UserError
 from utils.media import opened, packets, video_stream
 from utils.picture_index import PictureIndex, Retimer, read_index
 
-# What is written under which suffix. Others (AVI's B-frames have no times, program streams want
-# exact buffer models) are better off in Matroska, which takes nearly every codec.
+# What is written under which suffix. Others (AVI has no times and guesses at those of sound, program
+# streams want exact buffer models) are better off in Matroska, which takes nearly every codec.
 FORMATS = {
     ".mp4": "mp4",
     ".m4v": "mp4",
@@ -27,7 +27,6 @@ FORMATS = {
     ".ts": "mpegts",
     ".m2ts": "mpegts",
     ".mts": "mpegts",
-    ".avi": "avi",
 }
 CHAPTER_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # the containers that have chapters
 CHAPTER_TICKS = 1000  # a second

@@ -1,6 +1,7 @@
 """Index of a recording's pictures: the time of each packet and where decoding can begin."""
 
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -20,6 +21,7 @@ from utils.video import TIMESTAMP_TOLERANCE_SECONDS, first_picture_seconds
 
 H264_IDR = {5}
 HEVC_RANDOM_ACCESS = set(range(16, 22))  # BLA, IDR, CRA
+HEVC_BROKEN_LINK, HEVC_CLEAN_ACCESS = 16, 21
 MPEG2_SEQUENCE_HEADER = b"\x00\x00\x01\xb3"
 
 
@@ -205,14 +207,14 @@ class _Scan:
         self.last = [*self.last[-32:], (pts, length if is_sane else self._frame)]
 
 
-def _fresh_test(stream: av.VideoStream):
+def _fresh_test(stream: av.VideoStream) -> Callable[[av.Packet], bool]:
     """Returns what tells of a key packet whether other parameter sets may apply from it on."""
     codec = stream.codec_context.name
     extradata = stream.codec_context.extradata or b""
     if codec in ("h264", "hevc"):
         length_bytes = nal_length_bytes(codec, extradata)
         types = H264_IDR if codec == "h264" else HEVC_RANDOM_ACCESS
-        return lambda packet: bool(types & set(nal_types(codec, bytes(packet), length_bytes)))
+        return lambda packet: bool(types & nal_types(codec, bytes(packet), length_bytes))
     if codec == "mpeg2video":
         return lambda packet: MPEG2_SEQUENCE_HEADER in bytes(packet)
     return lambda packet: True
@@ -225,16 +227,32 @@ def nal_length_bytes(codec: str, extradata: bytes) -> int:
     return (extradata[4 if codec == "h264" else 21] & 3) + 1
 
 
-def nal_types(codec: str, data: bytes, length_bytes: int) -> list[int]:
-    """Returns the type of each unit of an H.264 or HEVC packet."""
-    heads, place = [], 0
+def with_broken_link(data: bytes, length_bytes: int) -> bytes:
+    """Returns an HEVC key packet marked as one that does not follow what stands before it.
+
+    The standard has a type for this, a "broken link", besides that of clean random access.
+    """
+    changed = bytearray(data)
+    for place in _heads(data, length_bytes):
+        if data[place] >> 1 & 63 == HEVC_CLEAN_ACCESS:
+            changed[place] = data[place] & 0x81 | HEVC_BROKEN_LINK << 1
+    return bytes(changed)
+
+
+def nal_types(codec: str, data: bytes, length_bytes: int) -> set[int]:
+    """Returns the types of the units of an H.264 or HEVC packet."""
+    heads = {data[place] for place in _heads(data, length_bytes)}
+    return {head & 31 if codec == "h264" else head >> 1 & 63 for head in heads}
+
+
+def _heads(data: bytes, length_bytes: int) -> Iterator[int]:
+    """Yields where each unit's first byte is."""
+    place = 0
     while length_bytes and place + length_bytes < len(data):
-        length = int.from_bytes(data[place : place + length_bytes])
-        heads.append(data[place + length_bytes])
-        place += length_bytes + length
+        yield place + length_bytes
+        place += length_bytes + int.from_bytes(data[place : place + length_bytes])
     if not length_bytes:
         place = data.find(b"\x00\x00\x01")
         while 0 <= place < len(data) - 3:
-            heads.append(data[place + 3])
+            yield place + 3
             place = data.find(b"\x00\x00\x01", place + 3)
-    return [head & 31 if codec == "h264" else head >> 1 & 63 for head in heads]

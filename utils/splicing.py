@@ -32,10 +32,9 @@ from utils.muxing import (
     set_chapters,
     writing,
 )
-from utils.picture_index import PictureIndex, Retimer, nal_length_bytes
+from utils.picture_index import PictureIndex, Retimer, nal_length_bytes, with_broken_link
 from utils.video import probe
 
-HEVC_END_OF_SEQUENCE = b"\x48\x01"
 TO_BYTE_STREAM = {"h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}
 PCM = r"pcm_(?:[suf](8|16|24|32|64)(?:le|be)?|alaw|mulaw)"
 ROUNDING_SECONDS = 0.002  # of timestamps: Matroska's are whole milliseconds
@@ -168,7 +167,6 @@ class _Spliced:
             if self._codec in TO_BYTE_STREAM:
                 name = TO_BYTE_STREAM[self._codec]
                 self._filter = av.bitstream.BitStreamFilterContext(name, stream)
-                self._length_bytes = 0
         firsts = [run.first for run, _ in self._runs]
         self._earliest = list(accumulate(reversed(firsts), min))[::-1]  # of this run and later ones
         self._done: list[deque[av.Packet]] = [deque() for _ in self._runs]
@@ -204,6 +202,9 @@ class _Spliced:
         if packet.pts < run.start:  # shown before the key, made of pictures that are gone
             return
         ticks = packet.pts + shift
+        if self._codec == "hevc" and self._number - 1 == run.first and place:
+            data = with_broken_link(bytes(packet), self._length_bytes)
+            packet = _clone_packet(packet, data)
         new = _clone_packet(packet) if self._is_mixed else packet
         for new in self._filter.filter(new) if self._filter else [new]:
             new.pts = ticks
@@ -223,21 +224,12 @@ class _Spliced:
         if place in self._recoders:
             self._keep(place, self._recoders.pop(place)(None))
         self._is_over[place] = True
-        if self._codec == "hevc" and self._done[place] and place + 1 < len(self._runs):
-            # What follows is to forget the pictures before it.
-            length = len(HEVC_END_OF_SEQUENCE)
-            head = length.to_bytes(self._length_bytes) if self._length_bytes else b"\0\0\0\1"
-            last = self._done[place][-1]
-            ended = _clone_packet(last, bytes(last) + head + HEVC_END_OF_SEQUENCE)
-            self._done[place][-1] = ended
 
     def _ready(self) -> list[av.Packet]:
         ready = []
         while self._current < len(self._runs):
             queue = self._done[self._current]
-            # The last packet of a run waits for its end, which may add to it.
-            keep = 0 if self._is_over[self._current] else 1
-            while len(queue) > keep:
+            while queue:
                 packet = queue.popleft()
                 packet.dts = self._order(packet.pts)
                 packet.time_base = self._stream.time_base
@@ -396,6 +388,7 @@ class _Sound:
         self._places = deque(places)
         self._end = 0.0  # of what is written, in the file
         self._shift: float | None = None  # of the packets of the place that is on
+        self._ticks = 0  # of the packet before
         self._time_base = float(stream.time_base)
         codec = stream.codec_context
         pcm = re.fullmatch(PCM, codec.name) if codec is not None else None
@@ -409,7 +402,9 @@ class _Sound:
             yield from self._cut_samples(packet)
             return
         start = packet.pts * self._time_base
-        length = (packet.duration or 0) * self._time_base
+        self._ticks, before = packet.pts, self._ticks
+        ticks = packet.duration or max(0, packet.pts - before)  # AVI does not always say
+        length = ticks * self._time_base
         while self._places:
             place = self._places[0]
             at = start - place.start + place.at
