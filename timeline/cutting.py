@@ -49,6 +49,7 @@ class CutPlan:
     encoded_seconds: float  # of it, pictures encoded anew
     stray_seconds: float  # of it, what was to go: copies begin at key frames
     uncut: int  # breaks that stay as they are too short to be cut between key frames
+    may_swap: bool  # decoders may show two pictures next to a join in the wrong order
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -60,6 +61,11 @@ class CutPlan:
             lines.append(
                 f"{self.stray_seconds:.1f} s of {what} stay{uncut}, as a copy can be cut at key "
                 "frames only: --cut-mode exact cuts at the picture"
+            )
+        if self.may_swap:
+            lines.append(
+                "its key frames do not reset a decoder, so two pictures at a join may come swapped: "
+                "--cut-mode exact has none of that"
             )
         if self.encode_all:
             lines.append(f"all {self.encoded_seconds:.0f} s of pictures are encoded anew")
@@ -91,11 +97,8 @@ def plan_cut(source: Path, timeline: Timeline, *, drop: str, mode: str, suffix: 
     index = read_index(source)
     wanted = _wanted(timeline, index, drop)
     with opened(source) as container:
-        stream = video_stream(container)
-        codec = stream.codec_context.name
-        has_order = not (container.format.name == "avi" and stream.codec_context.has_b_frames)
-    can_copy = has_order or mode == "copy"
-    if mode == "copy" and not has_order:
+        codec = video_stream(container).codec_context.name
+    if mode == "copy" and not index.has_order:
         raise MuxError(
             f"{source.name} is an AVI whose pictures are stored in another order than shown, and "
             "without times: pass --cut-mode exact"
@@ -103,10 +106,10 @@ def plan_cut(source: Path, timeline: Timeline, *, drop: str, mode: str, suffix: 
     encode_all = False
     if mode == "copy":
         spans = _copied(index, wanted)
-    elif can_copy and index.is_key.all():
+    elif index.has_order and index.is_key.all():
         spans = tuple(Span(start, end, (_copy_run(index, start, end),)) for start, end in wanted)
     else:
-        can_mix = can_copy and suffix.lower() in MIXES.get(codec, ())
+        can_mix = index.has_order and suffix.lower() in MIXES.get(codec, ())
         spans = tuple(_mixed(index, start, end, can_mix=can_mix) for start, end in wanted)
         encode_all = not any(run.is_copied for span in spans for run in span.runs)
         if codec not in ENCODERS:
@@ -128,6 +131,7 @@ def plan_cut(source: Path, timeline: Timeline, *, drop: str, mode: str, suffix: 
         encoded_seconds=index.seconds(encoded),
         stray_seconds=index.seconds(kept - sum(end - start for start, end in wanted)),
         uncut=len(wanted) - len(spans),
+        may_swap=codec == "h264" and mode == "copy" and _joins_unfresh(index, spans),
     )
 
 
@@ -175,7 +179,9 @@ def write_chapters_into(
 ) -> WrittenCopy:
     """Writes a copy of a recording with a chapter for each segment into a folder; see
     utils.muxing.copy_with_chapters. What has no chapters (TS, AVI) becomes `.mkv`."""
-    target = folder / (source.stem + output_suffix(source, (".mp4", ".m4v", ".mov", ".mkv", ".webm")))
+    target = folder / (
+        source.stem + output_suffix(source, (".mp4", ".m4v", ".mov", ".mkv", ".webm"))
+    )
     return copy_with_chapters(
         source, target, timeline_chapters(timeline), overwrite=overwrite, on_progress=on_progress
     )
@@ -215,6 +221,10 @@ def _copied(index: PictureIndex, wanted: Sequence[tuple[int, int]]) -> tuple[Spa
         else:
             spans.append([key, until])
     return tuple(Span(start, end, (_copy_run(index, start, end),)) for start, end in spans)
+
+
+def _joins_unfresh(index: PictureIndex, spans: Sequence[Span]) -> bool:
+    return any(not index.is_fresh[span.runs[0].first] for span in spans[1:])
 
 
 def _copy_run(index: PictureIndex, start: int, end: int) -> Run:

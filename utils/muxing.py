@@ -247,6 +247,11 @@ def copy_with_chapters(
     with opened(source) as container:
         notes = []
         index = read_index(source)
+        if not index.has_order:
+            raise MuxError(
+                f"{source.name} is an AVI whose pictures are stored in another order than shown, and "
+                "without times: use chapters in a file of their own"
+            )
         # Broadcasts count from any hour of the day; players of other files count from zero.
         is_stream = container.format.name in ("mpegts", "mpeg")
         start = Fraction(container.start_time or 0, av.time_base) if is_stream else Fraction(0)

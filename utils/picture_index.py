@@ -48,6 +48,7 @@ class PictureIndex:
     time_base: Fraction
     zero_seconds: Fraction  # container time of the first picture
     jumps: tuple[Jump, ...]
+    has_order: bool  # False where neither the file nor we know when the pictures are shown
 
     def __post_init__(self):
         count = len(self.pts)
@@ -80,7 +81,9 @@ class PictureIndex:
         keys = np.flatnonzero(self.is_key & (self.pts <= ticks))
         if not len(keys):
             return 0
-        return int(keys[-1] if self.is_fresh[keys[-1]] or not spare else keys[max(0, len(keys) - 2)])
+        return int(
+            keys[-1] if self.is_fresh[keys[-1]] or not spare else keys[max(0, len(keys) - 2)]
+        )
 
     def boundary_after(self, ticks: int) -> tuple[int, int]:
         """Returns the first boundary with every picture before `ticks`, and what time it is at."""
@@ -115,6 +118,8 @@ def read_index(path: str | os.PathLike) -> PictureIndex:
             time_base=stream.time_base,
             zero_seconds=zero,
             jumps=tuple(scan.jumps),
+            # AVI has no times. Its pictures follow each other, if not those that are reordered.
+            has_order=not (scan.is_avi and stream.codec_context.has_b_frames),
         )
 
 
@@ -175,7 +180,7 @@ class _Scan:
         self._time_base = stream.time_base
         self._zero = round(zero_seconds / stream.time_base)
         self._frame = max(1, round(1 / frame_rate(stream) / stream.time_base))
-        self._is_avi = stream.container.format.name == "avi"
+        self.is_avi = stream.container.format.name == "avi"
         self._max_gap_seconds = max_gap_seconds(stream.container)
         self._is_fresh = _fresh_test(stream)
         self._shift = 0
@@ -188,7 +193,7 @@ class _Scan:
         self.jumps: list[Jump] = []
 
     def add(self, packet: av.Packet) -> None:
-        raw = packet.dts if self._is_avi or packet.pts is None else packet.pts
+        raw = packet.dts if self.is_avi or packet.pts is None else packet.pts
         if raw is None:  # the second field of a picture, or damage
             raw = self._latest - self._shift + self._zero + 1
         order = raw if packet.dts is None else packet.dts

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import accumulate
 from pathlib import Path
+from typing import Protocol
 
 import av
 import numpy as np
 
 from utils.encoding import (
     ENCODERS,
+    Encoder,
     PictureEncoder,
     free_sps_id,
     prepare_context,
@@ -33,11 +35,23 @@ from utils.muxing import (
     writing,
 )
 from utils.picture_index import PictureIndex, Retimer, nal_length_bytes, with_broken_link
-from utils.video import probe
+from utils.video import first_picture
 
 TO_BYTE_STREAM = {"h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}
 PCM = r"pcm_(?:[suf](8|16|24|32|64)(?:le|be)?|alaw|mulaw)"
 ROUNDING_SECONDS = 0.002  # of timestamps: Matroska's are whole milliseconds
+
+
+class Painter(Protocol):
+    """Draws on pictures before they are encoded."""
+
+    encoder: Encoder
+
+    def prepare(self, context: av.VideoCodecContext, picture: av.VideoFrame) -> None:
+        """Makes the encoder's context fit what comes of pictures like this one."""
+
+    def __call__(self, frame: av.VideoFrame, seconds: float) -> av.VideoFrame:
+        """Returns the picture shown at that time."""
 
 
 @dataclass(frozen=True)
@@ -70,20 +84,22 @@ def splice(
     spans: Sequence[Span],
     *,
     encode_all: bool = False,
+    painter: Painter | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[str, ...]:
     """Writes the spans of a recording one after the other; returns in words what was left out.
 
-    With `encode_all` the runs count for nothing: every picture is encoded anew, by one encoder.
-    Chapters within the spans stay, moved. Raises MuxError, MediaError.
+    With `encode_all` the runs count for nothing: every picture is encoded anew, by one encoder; with
+    a painter too, after it drew on them. Chapters within the spans stay, moved. Raises MuxError, MediaError.
     """
     with opened(source) as container, writing(target) as output:
         video = video_stream(container)
         others = [s for s in container.streams.video if s is not video]
         moving = [s for s in others if not s.disposition & av.stream.Disposition.attached_pic]
+        encode_all = encode_all or painter is not None
         without = [*moving, *([video] if encode_all else [])]
         # The encoded picture comes first, as in every file.
-        pictures = _Reencoded(source, output, video, index, spans) if encode_all else None
+        pictures = _Reencoded(output, video, index, spans, painter) if encode_all else None
         clones, notes = clone_streams(output, container, target.suffix, without=without)
         if pictures is None:
             pictures = _Spliced(clones.pop(video.index), video, index, spans)
@@ -266,19 +282,29 @@ class _Recoder:
 class _Reencoded:
     """Pictures of a recording, all of them encoded anew."""
 
-    def __init__(self, source: Path, output, stream: av.VideoStream, index, spans: Sequence[Span]):
-        encoder = ENCODERS[stream.codec_context.name]
-        rate = stream.average_rate
-        clone = output.add_stream(encoder.name, rate=rate)
+    def __init__(
+        self,
+        output: av.container.OutputContainer,
+        stream: av.VideoStream,
+        index: PictureIndex,
+        spans: Sequence[Span],
+        painter: Painter | None,
+    ):
+        picture = first_picture(stream.container.name)
+        encoder = painter.encoder if painter else ENCODERS[stream.codec_context.name]
+        clone = output.add_stream(encoder.name, rate=stream.average_rate)
         prepare_context(clone.codec_context, stream, encoder, stream.time_base)
-        rotation = probe(source).rotation_degrees
-        if rotation:
-            clone.set_display_rotation(-rotation)
+        if painter:
+            painter.prepare(clone.codec_context, picture)
+        elif picture.rotation:
+            clone.set_display_rotation(picture.rotation)
         clone.time_base = stream.time_base
         clone.metadata.update(stream.metadata)
         clone.disposition = stream.disposition
         self._clone = clone
         self._stream = stream
+        self._index = index
+        self._painter = painter
         self._encode = PictureEncoder(clone.codec_context, encoder)
         self._is_avi = stream.container.format.name == "avi"
         self._spans = spans
@@ -299,6 +325,9 @@ class _Reencoded:
             number = bisect_right(self._starts, ticks) - 1
             if number < 0 or ticks >= self._spans[number].end:
                 continue
+            if self._painter:
+                frame.pts, frame.time_base = ticks, self._stream.time_base
+                frame = self._painter(frame, self._index.seconds(ticks))
             place = self._places[number] + ticks - self._starts[number]
             made += self._encode(frame, ticks=place, key=number != self._span)
             self._span = number
