@@ -24,8 +24,9 @@ MAY_IMPORT = {
 
 # Each heavy dependency with the only files that may import it, besides tests and benchmarks.
 DOORS = {
-    "av": r"utils/(media|video|scaling|bars|hardware|interleaved|parts|audio|demo_\w+)\.py",
-    "cv2": r"utils/(video|scaling|demo_\w+)\.py",
+    "av": r"utils/(media|video|scaling|bars|hardware|interleaved|parts|audio|demo_\w+"
+    r"|picture_index|muxing|encoding|splicing|overlays)\.py",
+    "cv2": r"utils/(video|scaling|overlays|demo_\w+)\.py",
     "librosa": r"",  # tests alone: it takes 1.4 seconds to import
     "onnx": r"models/\w+\.py",
     "onnxruntime": r"models/\w+\.py",
@@ -185,6 +186,8 @@ TESTED_THROUGH = {
     r"charts|curves|verdict": "report",
     r"demo_\w+": "demo_data",
     "local_copy": "shared_store",
+    "encoding|picture_index|splicing": "cutting",
+    "overlays": "annotation",
     r"progress|scores|statistics": "loop",
 }
 

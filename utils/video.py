@@ -86,6 +86,12 @@ def probe(path: str | os.PathLike) -> VideoInfo:
         )
 
 
+def first_picture(path: str | os.PathLike) -> av.VideoFrame:
+    """Returns the first picture as it is stored; raises MediaError."""
+    with opened(path) as container:
+        return _first_picture(container, video_stream(container))
+
+
 def first_picture_seconds(path: str | os.PathLike) -> float:
     """Returns the first picture's container time, which is zero of every other time here."""
     with opened(path) as container:
