@@ -1,93 +1,343 @@
-"""Says what recordings are: ads or game, with a calibrated confidence.
+"""Says what recordings show when: where the ads are, with a calibrated confidence.
 
-    python label_recording.py clip.mp4
-    python label_recording.py recordings/ 'archive/*.ts' --json > labels.json
+    python label_recording.py game.ts                       the breaks of a recording
+    python label_recording.py game.ts --write edl,picture   ... as files beside it
+    python label_recording.py archive/ 'more/*.ts' --write edl --summary breaks.csv
+    python label_recording.py game.ts --truth game.csv      how far that is from the truth
+    python label_recording.py game.ts --cut ads             a copy without them
+    python label_recording.py --live https://host/channel.m3u8 --on-change './mute.sh'
 
-A file longer than a window also gets a row for each window. Where the training chose thresholds
-(MAX_GAME_LOSS, MIN_RECALL), they decide, and what they cost is said first. Files that can't be read
-are listed at the end, and the exit code is then 1.
+A recording that shows several things gets a line for each, with what its edge was put on. What was
+labelled before, in the same way, is not decoded again. Files that can't be read are listed at the
+end, and the exit code is then 1.
 """
 
 import argparse
+import contextlib
 import glob
+import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from models.runtime import TrunkRuntime
-from timeline.scoring import ScoredRecording, score_recording
+from timeline.annotation import annotate
+from timeline.batch import Outcome, label_on_cluster, label_recordings
+from timeline.classifier import Classifier
+from timeline.comparison import Comparison, compare, comparison_table
+from timeline.cutting import CUT_MODES, cut, cut_path, plan_cut, write_chapters_into
+from timeline.formats import read_spans
+from timeline.labelling import Labelled, Method, OnProgress
+from timeline.ledger import Ledger
+from timeline.outputs import NAMES, Outputs, find_truth
+from timeline.summary import describe_timeline, summary_row, summary_table
+from timeline.tables import to_json
 from training.checkpoint import load_checkpoint
 from training.device import choose_device
 from training.thresholds import Thresholds, read_thresholds
 from utils.errors import UserError, run_main
+from utils.files import write_whole
+from utils.labels import Span
 from utils.media import MediaError
+from utils.progress import Progress, ProgressBar
 from utils.recordings import VIDEO_SUFFIXES, list_videos
 
+CUTS = ("ads", "games")
 CHECKPOINT = Path("runs/latest/best.safetensors")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A recording, and its place below what was named."""
+
+    path: Path
+    relative: Path
 
 
 def main() -> int:
     options = _read_options()
-    paths = list(dict.fromkeys(_expand(options.files)))
-    checkpoint = load_checkpoint(options.checkpoint, choose_device())
-    trunk = TrunkRuntime(checkpoint.model.video_encoder)
-    thresholds = read_thresholds(checkpoint.recipe)
+    classifier, thresholds, data_dir = load_classifier(options.checkpoint)
+    if options.live:
+        return _watch(options, classifier)
+    items = list({item.path: item for item in _expand(options.files)}.values())
+    outputs = Outputs.of(
+        options.write, options.out, labels_dir=data_dir, started_at=options.started_at
+    )
+    wanted = {item.path: outputs.paths(item.path, item.relative) for item in items}
+    _refuse_shared(wanted)
+    truths = {i.path: find_truth(options.truth, i.path) for i in items} if options.truth else {}
+    method = _read_method(options)
     if thresholds and not options.json:
         print("\n".join(thresholds.sentences()))
-    labelled, rejected = [], []
-    for path in tqdm(paths, "label", unit="file", disable=len(paths) == 1, leave=False):
-        try:
-            scored = score_recording(
-                path,
-                checkpoint.model,
-                checkpoint.spec,
-                clip_seconds=checkpoint.clip_seconds,
-                temperature=checkpoint.temperature,
-                trunk=trunk,
-            )
-        except MediaError as error:
-            rejected.append({"file": str(path), "error": str(error)})
+
+    ledger = Ledger.of(options.cache_dir / "labelled", classifier, method)
+    found: list[dict] = []
+    rows: dict[Path, dict] = {}
+    comparisons: list[Comparison] = []
+    for path, outcome in _label_all(list(wanted), classifier, method, ledger, options):
+        if isinstance(outcome, MediaError):
+            rows[path] = {"recording": path, "error": str(outcome)}
             continue
-        labelled.append(_describe(path, scored, checkpoint.classes, thresholds))
+        truth = _read_truth(truths[path], outcome) if path in truths else ()
+        ledger.write(path, outputs.contents(wanted[path], outcome, truth), options.overwrite)
+        films = list(_write_films(path, outcome, options))
+        described = _describe(path, outcome, classifier.classes, thresholds)
+        rows[path] = summary_row(path, outcome.timeline, [*wanted[path], *films])
+        found.append(described)
         if not options.json:
-            tqdm.write(_table(labelled[-1]), file=sys.stdout)
-    if options.json:
-        chosen = thresholds and thresholds.to_dict()
-        found = {"thresholds": chosen, "recordings": labelled, "rejected": rejected}
-        print(json.dumps(found, indent=2))
-    for item in rejected:
-        print(f"error: {item['file']}: {item['error']}", file=sys.stderr)
-    return 1 if rejected else 0
+            label, confidence = described["label"], described["confidence"]
+            tqdm.write(describe_timeline(path, outcome.timeline, label, confidence), sys.stdout)
+            for file in (*wanted[path], *films):
+                tqdm.write(f"    written {file}", sys.stdout)
+        if truth:
+            timeline = outcome.timeline
+            comparisons.append(compare(timeline.segments, truth, timeline.duration_seconds))
+    return _say_all(options, found, rows, comparisons, thresholds)
 
 
 def _read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python label_recording.py",
+        usage="%(prog)s FILE... [options] | --live SOURCE [options]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("files", nargs="+", metavar="FILE", help="video, folder, or glob pattern")
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        default=CHECKPOINT,
-        help="what a training left [%(default)s]",
+    add = parser.add_argument
+    add("files", nargs="*", metavar="FILE", help="video, folder, or pattern")
+    add("--checkpoint", type=Path, default=CHECKPOINT, help="what a training left [%(default)s]")
+    add("--cache-dir", type=Path, default=Path("cache"), help="what is remembered [%(default)s]")
+    add("--debug", action="store_true", help="show the traceback of an error")
+
+    add = parser.add_argument_group("what is written").add_argument
+    add("--json", action="store_true", help="print JSON instead of lines")
+    add("--write", default="", metavar="NAMES", help=f"files of each: {', '.join(NAMES)}")
+    add("--out", type=Path, metavar="FOLDER", help="for all files [beside each recording]")
+    add("--summary", type=Path, metavar="FILE", help="CSV with a row for each recording")
+    add("--cut", choices=CUTS, help="a copy without the ads, or without the games")
+    add(
+        "--cut-mode",
+        choices=CUT_MODES,
+        default="copy",
+        help="copy: at key pictures, nothing encoded anew, no game lost; exact: at the picture "
+        "[%(default)s]",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser.parse_args()
+    add("--chapters", action="store_true", help="a copy with chapters in it, MP4 or MKV")
+    add("--annotate", type=Path, metavar="FILE", help="a video that shows label and confidence")
+    add("--started-at", type=_moment, metavar="DATE", help="of the recording, ISO 8601, for hls")
+    add("--overwrite", action="store_true", help="replace files that were not written here")
+
+    add = parser.add_argument_group("how breaks are found").add_argument
+    add("--quick", action="store_true", help="key pictures first, all of them near the edges only")
+    add("--pad", type=float, default=0.0, metavar="S", help="of each break's ends that are kept")
+    add("--min-break", type=float, default=0.0, metavar="S", help="shorter breaks are none")
+    add("--keep-unsure", action="store_true", help="unsure breaks are none")
+    add("--max-game-loss", type=float, metavar="S", help="of game a recording; with --tune-on")
+    add("--tune-on", type=Path, metavar="FOLDER", help="labelled recordings to choose that on")
+    add("--durations", type=Path, metavar="FILE", help="how long breaks last, of --fit-durations")
+    add("--fit-durations", type=Path, metavar="FOLDER", help="write FILE from labelled recordings")
+    add("--truth", type=Path, metavar="PATH", help="compare with a file, or a folder of them")
+
+    add = parser.add_argument_group("archives").add_argument
+    add("--jobs", type=int, default=0, metavar="N", help="recordings at a time [one a core]")
+    add("--ray", nargs="?", const="", metavar="ADDRESS", help="on a Ray cluster [RAY_ADDRESS]")
+    add("--again", action="store_true", help="also what was labelled before")
+    add("--keep-embeddings", action="store_true", help="100 MB/h; a new training is then seconds")
+
+    add = parser.add_argument_group("live").add_argument
+    add("--live", metavar="SOURCE", help="URL, device, file, or - for MPEG-TS on stdin")
+    add("--on-change", metavar="CMD", help="run this at each change, the event as its last word")
+    options = parser.parse_args()
+    return options
 
 
-def _expand(names: list[str]) -> Iterator[Path]:
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.astimezone()
+
+
+def load_classifier(path: Path) -> tuple[Classifier, Thresholds | None, Path]:
+    """The model of a checkpoint, its thresholds, and the folder it learned from."""
+    checkpoint = load_checkpoint(path, choose_device())
+    thresholds = read_thresholds(checkpoint.recipe)
+    values = {row.name: row.value for row in thresholds.thresholds} if thresholds else {}
+    identity = {
+        "name": checkpoint.model.config["name"],
+        "run": path.resolve().parent.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "feature_spec": checkpoint.spec.id,
+        "trained": checkpoint.recipe.get("versions", {}),
+    }
+    classifier = Classifier(
+        checkpoint.model,
+        checkpoint.spec,
+        tuple(checkpoint.classes),
+        checkpoint.clip_seconds,
+        checkpoint.temperature,
+        values,
+        identity,
+    )
+    return classifier, thresholds, Path(checkpoint.recipe["config"]["data_dir"])
+
+
+def _label_all(
+    paths: list[Path],
+    classifier: Classifier,
+    method: Method,
+    ledger: Ledger,
+    options: argparse.Namespace,
+) -> Iterator[tuple[Path, Outcome]]:
+    """What came of each recording, with a bar; first of those that were labelled before."""
+    known = {} if options.again else {path: ledger.find(path) for path in paths if path.is_file()}
+    pending = [path for path in paths if known.get(path) is None]
+    yield from ((path, labelled) for path, labelled in known.items() if labelled is not None)
+    if not pending:
+        return
+    sizes = {str(path): path.stat().st_size if path.is_file() else 0 for path in pending}
+    progress = Progress(sizes, verb="labelled")
+    bar = ProgressBar(progress)
+
+    def report(path: Path, seconds: float, total_seconds: float) -> None:
+        progress.opened(str(path), total_seconds)
+        progress.reached(str(path), seconds)
+        bar.show()
+
+    try:
+        if options.ray is not None:
+            outcomes = label_on_cluster(pending, classifier, method, address=options.ray)
+        else:
+            jobs = min(options.jobs or os.cpu_count() or 1, len(pending))
+            outcomes = label_recordings(pending, classifier, method, jobs=jobs, report=report)
+        for path, outcome in outcomes:
+            is_labelled = not isinstance(outcome, MediaError)
+            if is_labelled:
+                ledger.add(path, outcome)
+            progress.ended(str(path), outcome.timeline.duration_seconds if is_labelled else 0.0)
+            bar.show()
+            yield path, outcome
+    finally:
+        bar.close()
+    if len(pending) > 1:
+        print(progress.summary(), file=sys.stderr)
+
+
+def _read_truth(path: Path, labelled: Labelled) -> tuple[Span, ...]:
+    timeline = labelled.timeline
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}, the truth, is not there: check the path") from None
+    return read_spans(
+        path.name,
+        data,
+        duration_seconds=timeline.duration_seconds,
+        zero_seconds=timeline.zero_seconds,
+        frame_rate=timeline.frame_rate,
+    )
+
+
+def _write_films(path: Path, labelled: Labelled, options: argparse.Namespace) -> Iterator[Path]:
+    """Writes the copies of a recording that are asked for."""
+    timeline, folder = labelled.timeline, options.out
+    how = {"overwrite": options.overwrite}
+    if options.cut:
+        target = cut_path(path, options.cut, folder)
+        plan = plan_cut(
+            path, timeline, drop=options.cut, mode=options.cut_mode, suffix=target.suffix
+        )
+        _note(plan.lines)
+        with _bar("cut") as bar:
+            copy = cut(plan, target, on_progress=bar, **how)
+        _note(copy.notes)
+        yield copy.path
+    if options.chapters:
+        folder = options.out or path.parent / "with-chapters"
+        folder.mkdir(parents=True, exist_ok=True)
+        with _bar("chapters") as bar:
+            copy = write_chapters_into(path, timeline, folder, on_progress=bar, **how)
+        _note(copy.notes)
+        yield copy.path
+    if options.annotate:
+        with _bar("annotate") as bar:
+            copy = annotate(path, timeline, options.annotate, on_progress=bar, **how)
+        _note(copy.notes)
+        yield copy.path
+
+
+@contextlib.contextmanager
+def _bar(what: str) -> Iterator[OnProgress]:
+    """A bar of seconds of the recording, fed by (done, of how many)."""
+    with tqdm(desc=what, unit="s", leave=False) as bar:
+
+        def show(seconds: float, total_seconds: float) -> None:
+            bar.total = round(total_seconds)
+            bar.update(round(seconds) - bar.n)
+
+        yield show
+
+
+def _describe(
+    path: Path, labelled: Labelled, classes: Sequence[str], thresholds: Thresholds | None
+) -> dict:
+    """What --json prints of one recording: one answer for all of it, and its timeline."""
+    overall = np.array([labelled.overall])
+    said = thresholds.decide(overall, classes) if thresholds else overall.argmax(axis=1)
+    return {
+        "file": str(path),
+        "label": classes[said[0]],
+        "confidence": round(float(overall[0, said[0]]), 4),
+        "probabilities": {
+            name: round(p, 4) for name, p in zip(classes, labelled.overall, strict=True)
+        },
+        **json.loads(to_json(labelled.timeline)),
+    }
+
+
+def _say_all(
+    options: argparse.Namespace,
+    found: list[dict],
+    rows: dict[Path, dict],
+    comparisons: list[Comparison],
+    thresholds: Thresholds | None,
+) -> int:
+    """Prints and writes what is said of all recordings together; returns the exit code."""
+    rejected = [
+        {"file": str(path), "error": row["error"]} for path, row in rows.items() if row.get("error")
+    ]
+    pooled = reduce(add, comparisons) if comparisons else None
+    if options.json:
+        document = {
+            "thresholds": thresholds and thresholds.to_dict(),
+            "recordings": found,
+            "rejected": rejected,
+        }
+        if pooled:
+            document["comparison"] = pooled.to_dict()
+        print(json.dumps(document, indent=2))
+    elif pooled:
+        print(f"compared with the truth, {len(comparisons)} recordings")
+        print(comparison_table(pooled))
+    if options.summary:
+        options.summary.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(options.summary, summary_table(rows.values()))
+        print(f"written {options.summary}", file=sys.stderr)
+    for item in rejected:
+        print(f"error: {item['file']}: {item['error']}", file=sys.stderr)
+    return 1 if rejected else 0
+
+
+def _expand(names: list[str]) -> Iterator[Item]:
     """The videos that files, folders and patterns name. Raises UserError where one names none."""
     for name in names:
         matches = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
-        found = [path for match in map(Path, matches) for path in _videos_of(match)]
+        found = [item for match in map(Path, matches) for item in _videos_of(match)]
         if not found:
             raise UserError(
                 f"{name} is no file, no folder with videos ({' '.join(VIDEO_SUFFIXES)}) "
@@ -96,70 +346,29 @@ def _expand(names: list[str]) -> Iterator[Path]:
         yield from found
 
 
-def _videos_of(path: Path) -> Iterator[Path]:
+def _videos_of(path: Path) -> Iterator[Item]:
     if path.is_dir():
-        yield from list_videos(path)
+        yield from (Item(video, video.relative_to(path)) for video in list_videos(path))
     else:
-        yield path
+        yield Item(path, Path(path.name))
 
 
-def _describe(
-    path: Path, scored: ScoredRecording, classes: list[str], thresholds: Thresholds | None
-) -> dict:
-    """What --json prints of one recording."""
-    tiles = scored.tiles()
-    rows = np.stack([scored.overall, *(row for *_, row in tiles)])
-    overall, *each = _labels(rows, classes, thresholds)
-    windows = [
-        {"start_seconds": start, "end_seconds": end, **label}
-        for (start, end, _), label in zip(tiles, each, strict=True)
-    ]
-    return {
-        "file": str(path),
-        "seconds": scored.duration_seconds,
-        "has_sound": scored.has_sound,
-        **overall,
-        "windows": windows,
-    }
+def _refuse_shared(wanted: dict[Path, list[Path]]) -> None:
+    """Raises UserError where two recordings would be written to the same file."""
+    owners: dict[Path, Path] = {}
+    for recording, paths in wanted.items():
+        for path in paths:
+            other = owners.setdefault(path, recording)
+            if other != recording:
+                raise UserError(
+                    f"{path} would be written for {other} and for {recording}: rename one, or "
+                    "label them one after the other with different --out"
+                )
 
 
-def _labels(
-    probabilities: np.ndarray, classes: list[str], thresholds: Thresholds | None
-) -> Iterator[dict]:
-    """The label of each row of (N, C), and its own probability."""
-    said = probabilities.argmax(axis=1)
-    if thresholds:
-        said = thresholds.decide(probabilities, classes)
-    for row, best in zip(probabilities, said.tolist(), strict=True):
-        yield {
-            "label": classes[best],
-            "confidence": round(float(row[best]), 4),
-            "probabilities": {
-                name: round(float(p), 4) for name, p in zip(classes, row, strict=True)
-            },
-        }
-
-
-def _table(item: dict) -> str:
-    """A line for the recording, and one for each window of a longer one."""
-    sound = "" if item["has_sound"] else ", no sound"
-    length = f"{item['seconds']:.1f} s{sound}"
-    lines = [f"{item['label']:<10} {item['confidence']:6.1%}  {item['file']}  ({length})"]
-    if len(item["windows"]) > 1:
-        lines += [
-            f"    {_clock(w['start_seconds'])} - {_clock(w['end_seconds'])}  "
-            f"{w['label']:<10} {w['confidence']:6.1%}"
-            for w in item["windows"]
-        ]
-    return "\n".join(lines)
-
-
-def _clock(seconds: float) -> str:
-    """For example `1:02:03.5`."""
-    tenths = round(seconds * 10)
-    hours, rest = divmod(tenths, 36_000)
-    minutes, rest = divmod(rest, 600)
-    return f"{hours}:{minutes:02d}:{rest / 10:04.1f}"
+def _note(lines: Sequence[str]) -> None:
+    for line in lines:
+        tqdm.write(f"    {line}", sys.stderr)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def test_bar_shows_the_line(clock, capsys):
     bar = ProgressBar(progress)
     progress.opened("a", 3600.0)
     bar.close()
-    assert "prepare: 0.0/1.0 h" in capsys.readouterr().err
+    assert "prepared: 0.0/1.0 h" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 
-from timeline.labelling import Classifier, Labelled, Labeller, Method, OnProgress
+from timeline.classifier import Classifier
+from timeline.labelling import Labelled, Labeller, Method, OnProgress
 from utils.cluster import map_on_cluster
 from utils.media import MediaError
 from utils.processes import WorkerLost, WorkerPool

@@ -1,35 +1,22 @@
 """Labelling: a recording to its timeline, every step in its order."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from models.runtime import TrunkRuntime
 from timeline.boundaries import snap_edges
+from timeline.classifier import Classifier
 from timeline.durations import DEFAULT_DURATIONS, Durations
 from timeline.policies import Policy, apply_policy
 from timeline.scoring import ScoredRecording, score_recording
 from timeline.segments import find_segments
 from timeline.timeline import Timeline
-from utils.features import FeatureSpec
+from utils.labels import BREAK_LABEL
 
 OnProgress = Callable[[float, float], None]  # seconds done, of how many
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """A trained model, how to feed it, and how to read its answers."""
-
-    model: nn.Module
-    spec: FeatureSpec
-    classes: tuple[str, ...]
-    clip_seconds: float
-    temperature: float
-    thresholds: Mapping[str, float] = field(default_factory=dict)  # from where a class is said
-    identity: Mapping[str, object] = field(default_factory=dict)  # which one this is: JSON values
 
 
 @dataclass(frozen=True)
@@ -44,10 +31,12 @@ class Method:
 
 @dataclass(frozen=True)
 class Labelled:
-    """What came of a recording: its timeline, and what the model said of all of it."""
+    """What came of a recording: its timeline, and what the model itself said."""
 
     timeline: Timeline
-    probabilities: tuple[float, ...]  # of each class, over the whole recording
+    overall: tuple[float, ...]  # probability of each class for the whole recording
+    break_probabilities: np.ndarray  # (N,) float32, of ads at (k + 0.5) * hop_seconds; or empty
+    hop_seconds: float
 
 
 class Labeller:
@@ -60,25 +49,30 @@ class Labeller:
 
     def label(self, path: Path, on_progress: OnProgress | None = None) -> Labelled:
         """Raises MediaError where the recording can't be read."""
-        classifier = self._classifier
         scored = self.score(path, on_progress)
+        timeline = apply_policy(self.find(path, scored), self._method.policy)
+        classes, rows = self._classifier.classes, scored.probabilities[0]
+        breaks = rows[:, classes.index(BREAK_LABEL)] if BREAK_LABEL in classes else rows[:0, 0]
+        overall = tuple(np.asarray(scored.overall, float).tolist())
+        return Labelled(timeline, overall, breaks, scored.hop_seconds)
+
+    def find(self, path: Path, scored: ScoredRecording) -> Timeline:
+        """The timeline before any policy."""
+        classifier = self._classifier
         segments = find_segments(
             scored, classifier.classes, self._method.durations, thresholds=classifier.thresholds
         )
-        segments = snap_edges(path, segments, scored, classifier.classes)
-        timeline = Timeline(
+        return Timeline(
             path.name,
             scored.duration_seconds,
             scored.frame_rate,
             classifier.classes,
-            segments,
+            snap_edges(path, segments, scored, classifier.classes),
             has_sound=scored.has_sound,
             zero_seconds=scored.zero_seconds,
             damage=scored.damage,
             model=classifier.identity,
         )
-        timeline = apply_policy(timeline, self._method.policy)
-        return Labelled(timeline, tuple(np.asarray(scored.overall, float).tolist()))
 
     def score(self, path: Path, on_progress: OnProgress | None = None) -> ScoredRecording:
         """Probabilities over time. Raises MediaError."""

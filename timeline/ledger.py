@@ -6,7 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from timeline.labelling import Classifier, Labelled, Method
+import numpy as np
+
+from timeline.classifier import Classifier
+from timeline.labelling import Labelled, Method
 from timeline.tables import TimelineError, from_json, to_json
 from utils.errors import UserError
 from utils.files import stamp_file, write_whole
@@ -44,7 +47,8 @@ class Ledger:
             timeline = from_json(recording.name, entry["timeline"].encode())
         except TimelineError:
             return None
-        return Labelled(timeline, tuple(entry["probabilities"]))
+        curve = np.array(entry["break_per_mille"], np.float32) / 1000
+        return Labelled(timeline, tuple(entry["overall"]), curve, entry["hop_seconds"])
 
     def add(self, recording: Path, labelled: Labelled) -> None:
         files = self._read(recording).get("files", {})
@@ -53,7 +57,9 @@ class Ledger:
             "stamp": stamp_file(recording),
             "way": self.way,
             "timeline": to_json(labelled.timeline),
-            "probabilities": labelled.probabilities,
+            "overall": labelled.overall,
+            "hop_seconds": labelled.hop_seconds,
+            "break_per_mille": np.round(1000 * labelled.break_probabilities).astype(int).tolist(),
             "files": files,
         }
         self._write(recording, entry)

@@ -1,4 +1,4 @@
-"""Progress: how much of the video is prepared, how fast, and what it will cost."""
+"""Progress: how much of the video is done, how fast, and what it will cost."""
 
 import sys
 import time
@@ -18,10 +18,12 @@ class Progress:
         self,
         sizes_bytes: dict[str, int],
         *,
+        verb: str = "prepared",
         prepared_seconds: float = 0.0,
         price_per_hour: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
+        self.verb = verb  # what is done to the video
         self._sizes_bytes = sizes_bytes  # of what is to be decoded
         self._prepared_seconds = prepared_seconds
         self._price_per_hour = price_per_hour
@@ -41,6 +43,10 @@ class Progress:
     def decoded(self, name: str, seconds: float) -> None:
         """So much more of a recording was decoded."""
         self._decoded_seconds[name] = self._decoded_seconds.get(name, 0.0) + seconds
+
+    def reached(self, name: str, seconds: float) -> None:
+        """So much of a recording is decoded now."""
+        self._decoded_seconds[name] = seconds
 
     def found(self, name: str, seconds: float) -> None:
         """So much of a recording was decoded by an earlier run."""
@@ -73,9 +79,11 @@ class Progress:
         left = self._left_seconds()
         rate = self.decoded_seconds / max(self.elapsed_seconds, 1e-9)
         eta = left / rate if left is not None and rate > 0 else None
-        total = "?" if left is None else f"{(done + left) / 3600:.1f}"
+        in_minutes = left is not None and done + left < 3600
+        unit, unit_seconds = ("min", 60) if in_minutes else ("h", 3600)
+        total = "?" if left is None else f"{(done + left) / unit_seconds:.1f}"
         words = [
-            f"{done / 3600:.1f}/{total} h",
+            f"{done / unit_seconds:.1f}/{total} {unit}",
             f"{rate:.0f}x real time",
             f"ETA {'?' if eta is None else format_seconds(eta)}",
             f"{self.num_rejected} rejected",
@@ -93,7 +101,7 @@ class Progress:
         """What this run did."""
         rate = self.decoded_seconds / max(self.elapsed_seconds, 1e-9)
         words = [
-            f"prepared {self.decoded_seconds / 3600:.2f} h of video in "
+            f"{self.verb} {self.decoded_seconds / 3600:.2f} h of video in "
             f"{format_seconds(self.elapsed_seconds)}",
             f"{rate:.0f}x real time",
             f"{self.num_rejected} rejected",
@@ -135,15 +143,15 @@ class ProgressBar:
         self._progress = progress
         self._interval_seconds = 0.5 if sys.stderr.isatty() else 30.0
         self._shown = time.monotonic()
-        self._bar = tqdm(bar_format="{desc}", desc="prepare: starting", leave=False)
+        self._bar = tqdm(bar_format="{desc}", desc=f"{progress.verb}: starting", leave=False)
 
     def show(self) -> None:
         if time.monotonic() - self._shown > self._interval_seconds:
             self._shown = time.monotonic()
-            self._bar.set_description_str(f"prepare: {self._progress.line()}")
+            self._bar.set_description_str(f"{self._progress.verb}: {self._progress.line()}")
 
     def close(self) -> None:
-        self._bar.set_description_str(f"prepare: {self._progress.line()}")
+        self._bar.set_description_str(f"{self._progress.verb}: {self._progress.line()}")
         self._bar.close()
 
 
