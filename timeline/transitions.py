@@ -6,7 +6,7 @@ import numpy as np
 
 from utils.stretches import Stretch
 
-CELLS = (9, 16)  # in which pictures are compared: motion stays within one, another scene does not
+SIZE = (18, 32)  # of the pictures looked at
 NOISE_LUMA = 2.0  # by which the same picture may differ after compression
 # A picture in full range is black with a mean and a bright end below these: 0, plus noise, plus a
 # range that was mislabelled (16).
@@ -14,10 +14,17 @@ BLACK_MEAN, BLACK_BRIGHT = 24.0, 44.0
 MIN_BLACK_SECONDS = 0.06
 # A cut takes a picture, or up to three where fields or pictures of both sides were mixed.
 CUT_STEPS = (1, 2, 3)
-DISSOLVE_SECONDS = (0.24, 0.4, 0.56, 0.72, 0.88, 1.04, 1.28)
+DISSOLVE_SECONDS = (0.24, 0.4, 0.56, 0.72, 0.88, 1.04)
+MIXED_CUT_FACTOR = 0.7  # as motion over several pictures is larger
+NEAR_SECONDS = 0.1
+MIN_PICTURES = 8
+CLEAR_RATIO = 3.0
 MIN_CUT_RATIO, MIN_CUT_LUMA = 1.6, 5.0
 MIN_DISSOLVE_LUMA = 12.0
 MAX_DISSOLVE_RESIDUAL = 0.16
+MIN_DISSOLVE_RATIO = 1.4
+DISSOLVE_SAMPLES = 7
+CUT_RESIDUAL = 0.25  # that of a cut in the middle
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Transition:
     start_seconds: float
     end_seconds: float
     kind: str  # "cut", "dissolve" or "black"
-    strength: float  # how many times the change is that of the motion around; of black, seconds
+    ratio: float  # of the change to what changes just before and after; of black, 1
 
     @property
     def middle_seconds(self) -> float:
@@ -35,21 +42,35 @@ class Transition:
 
 
 def find_transitions(stretch: Stretch) -> list[Transition]:
-    """The transitions of a stretch in order of their starts; they may overlap."""
-    if len(stretch.times) < 3:
+    """The transitions of a stretch, whose pictures are of SIZE, in order; none overlaps another."""
+    if len(stretch.times) < MIN_PICTURES:
         return []
     cells = _cells(stretch.pictures)
-    dark = _black_runs(stretch)
-    found = [*dark, *_cuts(stretch.times, cells), *_dissolves(stretch.times, cells)]
+    found = _black_runs(stretch)
+    cuts = _cuts(stretch.times, cells)
+    # What goes into black and comes out of it is no transition of its own, nor what a dissolve is
+    # made of, unless it is far too sudden for that.
+    cuts = [cut for cut in cuts if not any(_touch(cut, black) for black in found)]
+    dissolves = _dissolves(stretch.times, cells)
+    dissolves = [d for d in dissolves if not any(_touch(d, black) for black in found)]
+    found += dissolves
+    found += [c for c in cuts if c.ratio > CLEAR_RATIO or not any(_touch(c, d) for d in dissolves)]
     return sorted(found, key=lambda transition: transition.start_seconds)
 
 
+def _touch(one: Transition, other: Transition) -> bool:
+    return (
+        one.start_seconds <= other.end_seconds + NEAR_SECONDS
+        and other.start_seconds <= one.end_seconds + NEAR_SECONDS
+    )
+
+
 def _cells(pictures: np.ndarray) -> np.ndarray:
-    """(n, cells * 3) float32: means of parts of (n, H, W, 3) pictures."""
-    n, height, width, _ = pictures.shape
-    rows, columns = height // CELLS[0], width // CELLS[1]
-    split = pictures.reshape(n, CELLS[0], rows, CELLS[1], columns, 3)
-    return split.mean(axis=(2, 4), dtype=np.float32).reshape(n, -1)
+    """(n, cells * 3) float32: what (n, *SIZE, 3) pictures show, without detail."""
+    fine = pictures.astype(np.uint16)
+    rows = fine[:, 0::2] + fine[:, 1::2]
+    cells = rows[:, :, 0::2] + rows[:, :, 1::2]
+    return cells.reshape(len(cells), -1).astype(np.float32) / 4
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -57,69 +78,69 @@ def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _black_runs(stretch: Stretch) -> list[Transition]:
-    luma = stretch.pictures.mean(axis=-1).reshape(len(stretch.times), -1)
+    luma = stretch.pictures[..., 1].reshape(len(stretch.times), -1)  # green is most of it
     bright = np.partition(luma, -luma.shape[1] // 50, axis=1)[:, -luma.shape[1] // 50]
     black = (luma.mean(axis=1) < BLACK_MEAN) & (bright < BLACK_BRIGHT)
     steps = np.flatnonzero(np.diff(np.r_[0, black.astype(np.int8), 0]))
     ends = np.r_[stretch.times, stretch.times[-1] + np.median(np.diff(stretch.times))]
     runs = [(ends[a], ends[b]) for a, b in zip(steps[::2], steps[1::2], strict=True)]
     return [
-        Transition(float(a), float(b), "black", float(b - a))
-        for a, b in runs
-        if b - a > MIN_BLACK_SECONDS
+        Transition(float(a), float(b), "black", 1.0) for a, b in runs if b - a > MIN_BLACK_SECONDS
     ]
 
 
 def _cuts(times: np.ndarray, cells: np.ndarray) -> list[Transition]:
     count = len(cells)
     step = np.r_[0.0, _distance(cells[1:], cells[:-1])]  # of each picture from the one before
-    best = np.zeros(count)
-    size = np.zeros(count)
+    before = _max_of(np.r_[np.zeros(3), step], 3)[:count]  # of the three steps before each
+    after = _max_of(np.r_[step[1:], np.zeros(3)], 3)[:count]  # and after it
+    ratios, changes = np.zeros(count), np.zeros(count)
     for steps in CUT_STEPS:
-        for index in range(1, count - steps + 1):
-            before, after = index - 1, index - 1 + steps
-            change = _distance(cells[before], cells[after])
-            around = max(
-                step[max(1, index - 3) : index].max(initial=0),
-                step[after + 1 : after + 4].max(initial=0),
-            )
-            ratio = change / (around + NOISE_LUMA)
-            where = index + steps // 2
-            if steps > 1:
-                ratio *= 0.7
-            if ratio > best[where]:
-                best[where], size[where] = ratio, change
-    found = []
-    for index in np.flatnonzero((best > MIN_CUT_RATIO) & (size > MIN_CUT_LUMA)):
-        near = best[max(0, index - 3) : index + 4]
-        if best[index] == near.max():
-            seconds = float(times[index])
-            found.append(Transition(seconds, seconds, "cut", float(best[index])))
-    return found
+        change = _distance(cells[steps:], cells[:-steps])  # between index - 1 and index - 1 + steps
+        first = np.arange(1, count - steps + 1)
+        around = np.maximum(before[first], after[first - 1 + steps])
+        ratio = change / (around + NOISE_LUMA) * (1.0 if steps == 1 else MIXED_CUT_FACTOR)
+        middle = first + steps // 2
+        better = ratio > ratios[middle]
+        ratios[middle[better]], changes[middle[better]] = ratio[better], change[better]
+    peak = ratios >= _max_of(np.r_[np.zeros(3), ratios, np.zeros(3)], 7)
+    found = np.flatnonzero(peak & (ratios > MIN_CUT_RATIO) & (changes > MIN_CUT_LUMA))
+    return [Transition(float(times[k]), float(times[k]), "cut", float(ratios[k])) for k in found]
+
+
+def _max_of(values: np.ndarray, count: int) -> np.ndarray:
+    """The largest of each value and the count - 1 after it."""
+    return np.lib.stride_tricks.sliding_window_view(values, count).max(axis=1)
 
 
 def _dissolves(times: np.ndarray, cells: np.ndarray) -> list[Transition]:
-    frame = float(np.median(np.diff(times)))
+    picture_seconds = float(np.median(np.diff(times)))
     found = []
     for seconds in DISSOLVE_SECONDS:
-        span = max(4, round(seconds / frame))
-        if span + 1 >= len(cells):
+        count = max(4, round(seconds / picture_seconds))  # pictures of both shots
+        if count + 1 >= len(cells):
             break
-        a, b = cells[: -span - 1], cells[span + 1 :]
+        a, b = cells[: -count - 1], cells[count + 1 :]
         change = _distance(a, b)
-        residual = np.zeros(len(a))
-        parts = np.unique(np.linspace(1, span, 7).round().astype(int))
+        # What moves changes as much before and after.
+        unknown = np.full(count + 1, np.inf)
+        beside = np.r_[unknown, change, unknown]
+        around = np.maximum(beside[: len(change)], beside[2 * count + 2 :])
+        ratio = change / (around + NOISE_LUMA)
+        first = np.flatnonzero((change > MIN_DISSOLVE_LUMA) & (ratio > MIN_DISSOLVE_RATIO))
+        residual = np.zeros(len(first))
+        parts = np.unique(np.linspace(1, count, DISSOLVE_SAMPLES).round().astype(int))
         for part in parts:
-            between = cells[part : part + len(a)]
-            weight = part / (span + 1)
-            residual += _distance(between, a + weight * (b - a)) / len(parts)
-        residual /= change + NOISE_LUMA
-        good = (residual < MAX_DISSOLVE_RESIDUAL) & (change > MIN_DISSOLVE_LUMA)
-        for index in np.flatnonzero(good):
-            found.append((change[index], residual[index], times[index + 1], times[index + span + 1]))
-    found.sort(key=lambda x: -(x[0] * (1 - x[1] / MAX_DISSOLVE_RESIDUAL)))
-    kept = []
-    for change, residual, start, end in found:
-        if all(end <= k.start_seconds or start >= k.end_seconds for k in kept):
-            kept.append(Transition(float(start), float(end), "dissolve", float(change)))
+            mixed = a[first] + part / (count + 1) * (b[first] - a[first])
+            residual += _distance(cells[first + part], mixed) / len(parts)
+        residual /= change[first] + NOISE_LUMA
+        for index, off in zip(first, residual, strict=True):
+            if off < MAX_DISSOLVE_RESIDUAL:
+                evenness = 1 - off / CUT_RESIDUAL
+                found.append((ratio[index] * evenness, times[index + 1], times[index + count + 1]))
+    kept: list[Transition] = []
+    for ratio, start, end in sorted(found, reverse=True):
+        transition = Transition(float(start), float(end), "dissolve", float(ratio))
+        if not any(_touch(transition, other) for other in kept):
+            kept.append(transition)
     return kept

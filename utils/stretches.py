@@ -97,21 +97,27 @@ def _sought_packets(
 
 
 def _packets_before(stream: av.VideoStream, clock: Clock, start: float) -> Iterator[_Timed]:
-    container = stream.container
     for run_up in RUN_UPS_SECONDS:
-        target = max(0.0, start - run_up) + clock.zero
-        try:
-            container.seek(round(target / clock.time_base), stream=stream)
-        except av.FFmpegError:
-            return iter(())
-        incoming = _timed(packets(container, stream), clock)
-        near = islice(incoming, MAX_KEY_DISTANCE)
-        for packet, seconds in near:
+        if not _seek(stream, round((start - run_up + clock.zero) / clock.time_base)):
+            break
+        incoming = _timed(packets(stream.container, stream), clock)
+        for packet, seconds in islice(incoming, MAX_KEY_DISTANCE):
             if packet.is_keyframe and seconds is not None:
                 if seconds <= start or start <= run_up:
                     return chain([(packet, seconds)], incoming)
                 break
     return iter(())
+
+
+def _seek(stream: av.VideoStream, ticks: int) -> bool:
+    """Goes to the last key packet before a timestamp, or anywhere before; tells whether it did."""
+    first = stream.start_time or 0
+    # A transport stream is entered behind its first timestamp; AVI refuses what is before.
+    for target in (ticks, first) if ticks < first else (ticks,):
+        with suppress(av.FFmpegError):
+            stream.container.seek(target, stream=stream)
+            return True
+    return False
 
 
 def _timed(incoming: Iterator[av.Packet | None], clock: Clock) -> Iterator[_Timed]:
@@ -233,9 +239,9 @@ class _Sound:
             for frame in decoded(context, packet):
                 if frame.pts is None or frame.pts * frame.time_base >= start:
                     yield from line.place(frame)
-            if packet is not None and packet.pts is not None:
-                if packet.pts * packet.time_base > self._zero + span[1]:
-                    break
+            is_timed = packet is not None and packet.pts is not None
+            if is_timed and packet.pts * packet.time_base > self._zero + span[1]:
+                break
         yield from line.finish()
 
 
