@@ -268,7 +268,7 @@ def _key_moments(
     context = stream.codec_context
     context.thread_type, context.thread_count = "NONE", 1
     context.options = {"skip_loop_filter": "all"}
-    place = _PacketClock(clock)
+    place = PacketClock(clock)
     shown: float | None = None
     end = 0.0
     for packet in incoming:
@@ -291,7 +291,7 @@ def _key_moments(
         yield Moment(clock.damage.end_seconds, 0.0, None)
 
 
-class _PacketClock:
+class PacketClock:
     """Turns packets' timestamps into seconds that don't jump, by their order in the file."""
 
     def __init__(self, clock: Clock):
