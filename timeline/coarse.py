@@ -8,7 +8,7 @@ from torch import nn
 
 from models.runtime import TrunkRuntime
 from timeline.dense import DenseScorer, EmbeddedBlock
-from timeline.embedding import Reading, embed_recording
+from timeline.reading import Reading, embed_recording
 from utils.damage import DamageLog
 from utils.features import FeatureSpec
 from utils.media import MediaError

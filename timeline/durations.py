@@ -119,7 +119,7 @@ def write_durations(path: Path, durations: Durations) -> None:
 
 
 def read_durations(path: Path) -> Durations:
-    """Durations from a file; classes it does not name keep their defaults. Raises DurationsError."""
+    """Durations from a file; classes it lacks keep their defaults. Raises DurationsError."""
     cure = "write one with --fit-durations FOLDER, or leave --durations out"
     try:
         content = json.loads(Path(path).read_text("utf-8-sig"))

@@ -12,7 +12,7 @@ from torch import nn
 from models.runtime import TrunkRuntime
 from timeline.coarse import embed_coarsely
 from timeline.dense import DenseScorer, EmbeddedBlock, tile_windows
-from timeline.embedding import KeptEmbeddings, Reading, embed_recording, scoring_spec
+from timeline.reading import KeptEmbeddings, Reading, embed_recording, scoring_spec
 from timeline.timeline import Damage
 from utils.features import FeatureSpec, check_length
 from utils.video import probe

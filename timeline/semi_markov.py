@@ -29,13 +29,6 @@ class Chain:
     log_staying: np.ndarray  # (S,) of one more step for a segment that is longer than D, below 0
     log_following: np.ndarray  # (S, S) from state to state; -inf on the diagonal
 
-    def log_exact(self, steps: int) -> np.ndarray:
-        """(steps, S): of lasting exactly 1, 2, .. `steps` steps."""
-        table = self.log_lasting[:steps]
-        beyond = np.arange(steps - len(table))[:, None]
-        tail = self.log_longer + np.log(-np.expm1(self.log_staying)) + beyond * self.log_staying
-        return np.concatenate([table, tail])
-
     def log_at_least(self, steps: int) -> np.ndarray:
         """(steps, S): of lasting at least 1, 2, .. `steps` steps."""
         rows = np.concatenate([self.log_lasting, self.log_longer[None]])  # the last: D + 1 or more
@@ -46,7 +39,7 @@ class Chain:
     def log_mean(self) -> np.ndarray:
         """(S,): of the mean length in steps."""
         table = np.logaddexp.reduce(self.log_at_least(len(self.log_lasting)))
-        return np.logaddexp(table, self.log_longer - np.log(-np.expm1(self.log_staying)))
+        return np.logaddexp(table, self.log_longer - _log_rest(self.log_staying))
 
     def reversed(self) -> "Chain":
         """The chain as it is when time runs backwards."""
@@ -58,26 +51,27 @@ def state_probabilities(evidence: np.ndarray, chain: Chain) -> np.ndarray:
     """(T, S) float64: how probable each state is at each step, given all of the recording.
 
     `evidence` (T, S) is the logarithm of how well each state explains a step. The sum goes over all
-    rows of segments (forward-backward, Yu 2010, Artificial Intelligence 174).
+    rows of segments (forward-backward, Yu 2010, Artificial Intelligence 174). All states are
+    equally probable at the start.
     """
     steps = len(evidence)
     sums = _running_sums(evidence)
-    at_least = chain.log_at_least(steps)  # of a last segment, or a first one seen from its end
-    first = at_least - chain.log_mean()  # met at any moment of it, it goes on for 1, 2, .. steps
-    ended, begun = _forward(sums, chain, first)
-    opened, closed = _forward(_running_sums(evidence[::-1]), chain.reversed(), at_least)
-    opened, closed = opened[::-1], closed[::-1]  # of [t, T): begins with the state, or follows it
-    whole = np.log(-np.expm1(np.minimum(np.logaddexp.reduce(first[: steps - 1]), -1e-12)))
-    ways = np.concatenate(
-        [first[: steps - 1] + sums[1:steps] + closed[1:steps], (whole + sums[-1])[None]]
-    )
-    starting = np.logaddexp.reduce(ways)  # (S,)
-    total = np.logaddexp.reduce(starting)
-    inside = slice(1, steps)
-    begins = np.exp(begun[inside] + opened[inside] - total)
-    ends = np.exp(ended[inside] + closed[inside] - total)
-    changes = np.concatenate([np.exp(starting - total)[None], begins - ends])
-    found = changes.cumsum(axis=0).clip(0, 1)
+    # A segment met at any moment goes on for 1, 2, .. steps; a last one lasts at least so many.
+    log_last = chain.log_at_least(steps)
+    log_first = log_last - chain.log_mean()
+    ended, begun = _forward(sums, chain, log_first)
+    # Backwards in time the last segment comes first: of all evidence from a boundary on, and that
+    # a segment in the state begins there, or one ends.
+    backwards = _forward(_running_sums(evidence[::-1]), chain.reversed(), log_last)
+    begins_at, ends_at = (each[::-1] for each in backwards)
+    inner = slice(1, steps)
+    log_whole = _log_rest(np.logaddexp.reduce(log_first[: steps - 1])) + sums[-1]
+    first = np.logaddexp.reduce(log_first[: steps - 1] + sums[inner] + ends_at[inner])
+    first = np.logaddexp(first, log_whole)  # (S,) the state at the start
+    total = np.logaddexp.reduce(first)
+    changes = np.exp(begun[inner] + begins_at[inner] - total)
+    changes -= np.exp(ended[inner] + ends_at[inner] - total)
+    found = np.concatenate([np.exp(first - total)[None], changes]).cumsum(axis=0).clip(0, 1)
     return found / found.sum(axis=1, keepdims=True)
 
 
@@ -95,13 +89,10 @@ def best_segments(gains: np.ndarray, shortest: Sequence[int]) -> list[tuple[int,
     ended, before = _best_ends(sums, shortest)
     segments, end = [], steps
     state = int((sums[-1] + before[:steps].max(axis=0)).argmax())
-    least = 1  # the last segment is as short as it comes
+    least = 1  # the end cuts the last segment
     while end > 0:
-        start = max(0, end - least + 1)
-        start = int(before[:start, state].argmax()) if start else 0
-        # The first segment, too, may be shorter than its state's shortest.
-        if before[start, state] < before[0, state]:
-            start = 0
+        # Boundary 0 is always among them: the first segment, too, may be short.
+        start = int(before[: max(1, end - least + 1), state].argmax())
         segments.append((start, end, state))
         end = start
         state = int(np.delete(np.arange(states), state)[np.delete(ended[end], state).argmax()])
@@ -133,6 +124,11 @@ def _best_ends(sums: np.ndarray, shortest: Sequence[int]) -> tuple[np.ndarray, n
     return ended, before
 
 
+def _log_rest(log_part: np.ndarray) -> np.ndarray:
+    """log(1 - exp(x)), where rounding may have made x a little too large."""
+    return np.log(-np.expm1(np.minimum(log_part, -1e-12)))
+
+
 def _running_sums(evidence: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros((1, evidence.shape[1])), evidence.cumsum(axis=0)])
 
@@ -150,7 +146,7 @@ def _forward(
     depth = len(chain.log_lasting)
     block = int(np.isfinite(chain.log_lasting).any(axis=1).argmax()) + 1
     lengths = chain.log_lasting[block - 1 :][::-1]  # from D down to the shortest
-    log_leaving = chain.log_longer + np.log(-np.expm1(chain.log_staying))
+    log_leaving = chain.log_longer + _log_rest(chain.log_staying)
     ended = np.full((steps + 1, states), -np.inf)
     begun = np.full((steps + 1, states), -np.inf)
     # `begun` less the evidence up to there, which a later sum completes; boundary b in row

@@ -308,7 +308,7 @@ class SampleLine:
         return self._end / self._sample_rate
 
     def note_unreadable(self) -> None:
-        self._damage.unreadable(self.seconds, "sound")
+        self._damage.unreadable(self._due or 0.0, "sound")
 
     def _start_seconds(self, frame: av.AudioFrame) -> float:
         if frame.pts is None:

@@ -45,6 +45,7 @@ class Interleaved:
                 raise SplitError(f"its start was not found ({error.strerror})") from error
         streams = [stream] if sound is None else [stream, sound.stream]
         self._packets = packets(container, *streams)
+        self._sound_time_base = 0.0 if sound is None else float(sound.stream.time_base)
 
     @property
     def heard(self) -> bool:
@@ -62,6 +63,7 @@ class Interleaved:
             if packet.stream_index != self._stream.index:
                 self._hear(packet)
             elif start is None:
+                self._clock.meet_picture()
                 yield packet
             elif start.is_at(packet):
                 start = None
@@ -97,6 +99,8 @@ class Interleaved:
                 self._sound.start(self._clock.zero)
             elif self._sound.early_bytes > MAX_EARLY_BYTES:
                 self._sound.start(first_picture_seconds(self._path))
+        if packet.dts is not None:
+            self._clock.meet_sound(packet.dts * self._sound_time_base)
         self._sound.take(packet)
 
 

@@ -196,6 +196,9 @@ class Clock:
         self._stays = 0.0  # seconds for which the last picture is to be shown
         self._last_order: float | None = None  # of the packets, in container seconds
         self._passed = 0.0  # by the packets, since the last picture, without jumps
+        self._heard: float | None = None  # container seconds of the last packet of sound
+        self._heard_seconds = 0.0  # by sound, since the last packet of a picture, without jumps
+        self._paused_seconds = 0.0  # in which there was sound, and packets of pictures lacked
 
     def raw_seconds(self, frame: av.VideoFrame) -> float | None:
         """Returns the container time of a picture, None if unknown."""
@@ -213,7 +216,10 @@ class Clock:
         seconds = due if raw_seconds is None else raw_seconds - self.zero
         step = seconds - self.last
         # Where packets went on all the time, pictures could not be decoded, and time did not jump.
-        is_pause = step <= self.max_gap_seconds or abs(step - self._passed) < 1 + 0.1 * step
+        known = (self._passed, self._paused_seconds)
+        is_pause = step <= self.max_gap_seconds or any(
+            abs(step - t) < 1 + 0.1 * step for t in known
+        )
         if step < -MAX_STEP_BACK_SECONDS or not is_pause:
             if self._is_part:
                 raise SplitError(f"its timestamps jump by {step:.0f} s inside a part")
@@ -224,6 +230,8 @@ class Clock:
         if seconds - shown_until > MIN_GAP_SECONDS:
             self.damage.picture_gap(shown_until, seconds)
         self.last = max(seconds, self.last + 1e-3)
+        if self._paused_seconds and step > self.max_gap_seconds:
+            self._paused_seconds = 0.0
         self._passed = 0.0
         return self.last
 
@@ -235,6 +243,19 @@ class Clock:
             if 0 < step <= self.max_gap_seconds:
                 self._passed += step
             self._last_order = order
+
+    def meet_picture(self) -> None:
+        """Is told when a packet of pictures is met in the file, long before it is decoded."""
+        if self._heard_seconds > self.max_gap_seconds:
+            self._paused_seconds = self._heard_seconds
+        self._heard_seconds = 0.0
+
+    def meet_sound(self, seconds: float) -> None:
+        """Is told the container time of a packet of sound when it is met in the file."""
+        step = 0.0 if self._heard is None else seconds - self._heard
+        self._heard = seconds
+        if 0 < step <= self.max_gap_seconds:
+            self._heard_seconds += step
 
     def moment(self, frame: av.VideoFrame) -> tuple[float, float]:
         """Returns when a decoded picture is shown and for how long."""

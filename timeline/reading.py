@@ -1,4 +1,4 @@
-"""Embedding: what scoring needs of a recording, read, embedded, and kept where that is wanted."""
+"""Reading: what scoring needs of a recording, embedded as it is decoded, and kept where wanted."""
 
 import contextlib
 import hashlib
