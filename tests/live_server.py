@@ -52,6 +52,11 @@ class LiveServer:
         self._began = self._began or time.monotonic()
         return (time.monotonic() - self._began) * self.speed
 
+    @property
+    def is_off(self) -> bool:
+        """Whether nobody is served now: in a cut, and after the end."""
+        return self._is_in(self.cuts) or self.now > self._places[-1][0] + 1.0
+
     def serve(self, send: "socket.socket") -> None:
         """Sends to one connection until it is cut or the recording is over."""
         position = self._keys[max(0, bisect_right(self._keys, (self.now, 0)) - 1)][1]
@@ -90,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
     live: LiveServer
 
     def do_GET(self) -> None:
-        if self.live._is_in(self.live.cuts):
+        if self.live.is_off:
             self.send_error(503)
             return
         self.send_response(200)

@@ -21,7 +21,7 @@ ENTER_PROVISIONAL, ENTER_CONFIRMED = 0.25, 0.55
 LEAVE_PROVISIONAL, LEAVE_CONFIRMED = 1.3, 1.1
 DELAY_SECONDS = 1.0  # from a change to the first window that shows more new than old
 MIN_PROBABILITY = 1e-6
-MAX_STEP_SECONDS = 2.0  # that a moment may stand for
+MAX_STEP_SECONDS = 2.0  # between two moments: a longer one is a gap
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,9 @@ class ChangeFinder:
         """
         if self._first is None:
             self._first = self._last = seconds
-        passed = min(seconds - self._last, MAX_STEP_SECONDS)
+        passed = seconds - self._last
+        if passed > MAX_STEP_SECONDS:
+            passed = 0.0  # nobody knows what came between
         self._last = seconds
         present = None if self.label is None else self._classes.index(self.label)
         for evidence in (self._slow, self._fast):

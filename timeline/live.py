@@ -142,15 +142,18 @@ class StreamWatch:
         self._classes = model.classes
         self._fps = model.spec.fps
         self._arrivals: deque[tuple[float, float]] = deque(maxlen=ARRIVALS)
-        self._probabilities: np.ndarray | None = None
+        self._said: dict[str, float] | None = None
         self._lag_seconds = 0.0
         self._reconnects = self._num_corrupt = self._num_frames = 0
+        self._is_connected = False
         self._status_at = clock.monotonic()
 
     def take(self, item: StreamBlock | StreamNote) -> Iterator[dict]:
         """Yields the events of what was read next."""
         if isinstance(item, StreamNote):
             self._reconnects += item.kind == "reconnected"
+            if item.kind != "damage":
+                self._is_connected = item.kind != "lost"
             yield {"event": item.kind, "seconds": item.seconds, "description": item.description}
             return
         if item.seconds - self.seconds > MAX_GAP_SECONDS:
@@ -164,7 +167,8 @@ class StreamWatch:
         if self._windows.seconds < MIN_WINDOW_SECONDS:
             return
         probabilities = self._windows.probabilities()  # (windows, C)
-        self._probabilities = probabilities.mean(axis=0)
+        mean = zip(self._classes, probabilities.mean(axis=0).tolist(), strict=True)
+        self._said = {name: round(probability, 4) for name, probability in mean}
         for change in self._finder.step(self.seconds, probabilities):
             yield self._event(change)
 
@@ -173,18 +177,16 @@ class StreamWatch:
         now = self._clock.monotonic()
         passed, self._status_at = now - self._status_at, now
         frames, self._num_frames = self._num_frames, 0
-        said = self._probabilities
         return {
             "event": "status",
             "seconds": self.seconds,
             "label": self._finder.label,
-            "probabilities": said is not None
-            and {name: round(float(p), 4) for name, p in zip(self._classes, said, strict=True)}
-            or None,
+            "probabilities": self._said,
             "fps": round(frames / passed, 2) if passed > 0 else 0.0,
             "lag_seconds": round(self._lag_seconds, 2),
             "dropped_seconds": round(dropped_seconds, 1),
             "corrupt_pictures": self._num_corrupt,
+            "connected": self._is_connected,
             "reconnects": self._reconnects,
             "memory_mb": round(psutil.Process().memory_info().rss / 2**20, 1),
         }
@@ -257,7 +259,10 @@ class _Windows:
 
     @torch.inference_mode()
     def probabilities(self) -> np.ndarray:
-        """(windows, C) float64, calibrated, longest first."""
+        """(windows, C) float64, calibrated, longest first.
+
+        A window that is not full yet, after a start or a gap, says that much less.
+        """
         starts = self._end_seconds - self._lengths[:, None] - ROUNDING_SECONDS  # (windows, 1)
         times, embeddings = zip(*self._frames, strict=True)
         video_mask = np.array(times) >= starts  # (windows, T)
@@ -273,7 +278,9 @@ class _Windows:
             self._expanded(np.stack(rows)),
             torch.from_numpy(sound_mask).to(self._device),
         )
-        return torch.softmax(logits.double() / self._model.temperature, dim=1).cpu().numpy()
+        said = torch.softmax(logits.double() / self._model.temperature, dim=1).cpu().numpy()
+        full = np.minimum(1.0, self.seconds / self._lengths)[:, None]
+        return full * said + (1 - full) / said.shape[1]
 
     def _expanded(self, array: np.ndarray) -> torch.Tensor:
         """(T, D) to (windows, T, D), in the same memory."""

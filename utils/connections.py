@@ -1,6 +1,7 @@
 """Connections: a live source, opened as its kind needs."""
 
 import contextlib
+import errno
 import os
 import re
 import select
@@ -61,6 +62,15 @@ class LiveSource:
         """Whether it has to be slowed down to the pace at which it plays."""
         return self.kind == "file"
 
+    @property
+    def is_playlist(self) -> bool:
+        return self.kind == "url" and urlsplit(self.address).path.endswith(".m3u8")
+
+    @property
+    def ends(self) -> bool:
+        """Whether its end is one, and not a connection that broke: a live playlist says so."""
+        return self.kind in ("file", "stdin") or self.is_playlist
+
 
 def find_source(address: str) -> LiveSource:
     """What `--live` names: `-`, a URL, a device (`/dev/video0`, `avfoundation:0`) or a file.
@@ -97,8 +107,7 @@ def connect(source: LiveSource, stop: threading.Event) -> Iterator[av.container.
             raise UserError(f"{source.name}: {error}") from error
         return
     pipe = _Pipe(sys.stdin.fileno(), stop) if source.kind == "stdin" else None
-    is_playlist = urlsplit(source.address).path.endswith(".m3u8")
-    read_seconds = PLAYLIST_READ_SECONDS if is_playlist else READ_SECONDS
+    read_seconds = PLAYLIST_READ_SECONDS if source.is_playlist else READ_SECONDS
     try:
         container = av.open(
             pipe or source.address,
@@ -123,6 +132,8 @@ def describe(error: av.FFmpegError) -> str:
     """What libav says, in words of those who wait for data."""
     if isinstance(error, av.error.ExitError):
         return "no data came for too long"
+    if error.errno == errno.EIO:
+        return "the connection broke off"
     return error.strerror or str(error)
 
 

@@ -34,7 +34,7 @@ GAP_SECONDS = 1.0  # between two pictures, or of sound that is late: worth a wor
 MISSING_SOUND_SECONDS = 5.0
 MAX_ROWS = 1 << 20  # of sound at a time: all there are
 MAX_SOUND_OFFSET_SECONDS = 5.0  # from the picture: a longer one is another time base
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 60.0  # before connecting again
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 30.0  # before connecting again
 STEADY_SECONDS = 10.0  # a connection that lasted as long begins with the shortest wait again
 MAX_LAG_SECONDS = 5.0  # behind the live edge: then the oldest is dropped
 SKIP_LAG_SECONDS, CAUGHT_UP_SECONDS = 3.0, 0.5
@@ -110,7 +110,7 @@ def read_stream(
     clock = clock or WallClock()
     began = clock.monotonic()
     last: _Picture | None = None
-    attempts = 0
+    attempts, told = 0, ""
     while not stop.is_set():
         reading, connected = None, clock.monotonic()
         try:
@@ -119,7 +119,7 @@ def read_stream(
                 if source.is_paced:
                     reading.pace(speed)
                 yield from reading.blocks()
-                if stop.is_set() or source.kind in ("file", "stdin") or container.duration:
+                if stop.is_set() or source.ends or container.duration:
                     return
             reason = "the source ended it"
         except (StreamEnded, MediaError) as error:
@@ -137,7 +137,10 @@ def read_stream(
         if reading is not None and reading.last is not None:
             last = reading.last
             attempts = 0 if now - connected >= STEADY_SECONDS else attempts
-        yield StreamNote("lost", last.at(now) if last else 0.0, reason)
+            told = ""
+        if reason != told:  # an outage of a day would be thousands of lines
+            yield StreamNote("lost", last.at(now) if last else 0.0, reason)
+            told = reason
         without = now - (last.arrived if last else began)
         if give_up_seconds is not None and without >= give_up_seconds:
             raise StreamLost(f"no picture for {without / 60:.1f} minutes ({reason})")
