@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import struct
 import threading
 import time
 from bisect import bisect_right
@@ -111,3 +112,58 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_) -> None:
         pass
+
+
+@dataclass
+class RtspServer:
+    """Sends `path`, an MPEG-TS file, `speed` times as fast as it plays, by RTSP over TCP, once."""
+
+    path: Path
+    speed: float = 1.0
+
+    def __enter__(self) -> "RtspServer":
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"rtsp://127.0.0.1:{self._listening.getsockname()[1]}/live"
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._listening.close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = self._listening.accept()
+            with connection, connection.makefile("rb") as asked:
+                self._answer_until_play(connection, asked)
+                self._send(connection)
+
+    def _answer_until_play(self, connection: socket.socket, asked) -> None:
+        media = "v=0\r\ns=live\r\nt=0 0\r\nm=video 0 RTP/AVP 33\r\na=control:track\r\n"
+        extras = {
+            "OPTIONS": ("Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN", ""),
+            "DESCRIBE": ("Content-Type: application/sdp", media),
+            "SETUP": ("Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\nSession: 1", ""),
+            "PLAY": ("Session: 1", ""),
+        }
+        method = ""
+        while method != "PLAY":
+            method = asked.readline().split()[0].decode()
+            head = iter(lambda: asked.readline().strip().decode(), "")
+            fields = dict(line.split(": ", 1) for line in head)
+            line, body = extras[method]
+            answer = f"RTSP/1.0 200 OK\r\nCSeq: {fields['CSeq']}\r\n{line}\r\n"
+            answer += f"Content-Length: {len(body)}\r\n\r\n{body}"
+            connection.sendall(answer.encode())
+
+    def _send(self, connection: socket.socket) -> None:
+        """RTP packets of seven TS packets each (RFC 2250), at the pace of the file's pictures."""
+        content, places, began = self.path.read_bytes(), _places(self.path), time.monotonic()
+        size = 7 * 188
+        for number, start in enumerate(range(0, len(content), size)):
+            index = bisect_right([place for _, place in places], start) - 1
+            seconds = places[max(0, index)][0]
+            time.sleep(max(0.0, began + seconds / self.speed - time.monotonic()))
+            stamp = round(seconds * 90_000)
+            head = struct.pack(">BBHII", 0x80, 33, number & 0xFFFF, stamp & 0xFFFFFFFF, 1)
+            packet = head + content[start : start + size]
+            connection.sendall(struct.pack(">cBH", b"$", 0, len(packet)) + packet)

@@ -25,7 +25,7 @@ MAY_IMPORT = {
 # Each heavy dependency with the only files that may import it, besides tests and benchmarks.
 DOORS = {
     "av": r"utils/(media|video|scaling|bars|hardware|interleaved|parts|audio|demo_\w+)\.py"
-    r"|utils/(connections|streams)\.py",
+    r"|utils/(connections|streams|tracks)\.py",
     "cv2": r"utils/(video|scaling|demo_\w+)\.py",
     "librosa": r"",  # tests alone: it takes 1.4 seconds to import
     "onnx": r"models/\w+\.py",
@@ -187,6 +187,7 @@ TESTED_THROUGH = {
     r"demo_\w+": "demo_data",
     "local_copy": "shared_store",
     r"progress|scores|statistics": "loop",
+    "tracks": "streams",
 }
 
 

@@ -27,7 +27,8 @@ from timeline.live import ENDED, GAVE_UP, INTERRUPTED, LiveModel, LiveOptions, S
 from utils.errors import UserError
 from utils.features import FeatureSpec
 from utils.mfcc import MfccSpec
-from utils.streams import SoundRows, StreamBlock, StreamNote
+from utils.streams import StreamBlock, StreamNote
+from utils.tracks import SoundRows
 
 SPEC = FeatureSpec(4.0, (36, 64), "fast", False, MfccSpec())
 CLASSES = ("ads", "games")

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import threading
 import time
 from dataclasses import replace
@@ -12,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from file_server import FileServer
-from live_server import LiveServer
+from live_server import LiveServer, RtspServer
 from media import draw_texture, read_time, tone, with_bars, write_video, write_wav
 
 from utils import streams
@@ -303,6 +304,38 @@ def test_a_playlist_is_followed_as_it_grows_and_ends_when_it_says_so(tmp_path):
     assert blocks[-1].seconds + 0.5 == pytest.approx(
         8.0, abs=0.6
     )  # from the newest of the first two
+
+
+def test_rtsp_is_read(recording):
+    with RtspServer(recording, speed=4.0) as server:
+        blocks = blocks_of(read(server.url, seconds=8.0, clock=FastClock(4.0)))
+    for block in blocks:
+        assert read_time(block.frames[0]) == pytest.approx(block.seconds, abs=0.05)
+    assert sum(len(part.rows) for block in blocks for part in block.sound) > 5 * 31
+
+
+def test_udp_is_read(recording):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.bind(("127.0.0.1", 0))
+        port = sender.getsockname()[1]
+    address = ("127.0.0.1", port)
+    is_over = threading.Event()
+
+    def send() -> None:
+        data = recording.read_bytes()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for start in range(0, len(data), 7 * 188):
+                if is_over.is_set():
+                    return
+                sender.sendto(data[start : start + 7 * 188], address)
+                time.sleep(0.004)
+
+    threading.Timer(0.5, send).start()  # whatever is sent before somebody listens is lost
+    blocks = blocks_of(read(f"udp://127.0.0.1:{port}", seconds=5.0))
+    is_over.set()
+    first = read_time(blocks[0].frames[0])  # what came before it was listened to is lost
+    for block in blocks:
+        assert read_time(block.frames[0]) - first == pytest.approx(block.seconds, abs=0.3)
 
 
 def test_waits_double_and_are_drawn_at_random_until_it_gives_up():

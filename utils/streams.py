@@ -10,13 +10,11 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
-from utils.audio import Sound
 from utils.bars import BarHistory
 from utils.connections import LiveSource, StreamEnded, StreamLost, connect, describe
 from utils.errors import UserError
 from utils.features import FeatureSpec
 from utils.media import (
-    MAX_STEP_BACK_SECONDS,
     MAX_STREAM_GAP_SECONDS,
     Clock,
     MediaError,
@@ -25,15 +23,14 @@ from utils.media import (
     video_stream,
 )
 from utils.scaling import PyavScaler, displayed_size
+from utils.tracks import LiveTrack, SoundRows
 from utils.video import Moment, moments_of, pictures_on_grid
 
 BLOCK_SECONDS = 0.5
 MAX_FAILURES = 100  # packets that can't be read, one after another
 STALL_SECONDS = 10.0  # of data without a picture: such a connection is made anew
-GAP_SECONDS = 1.0  # between two pictures, or of sound that is late: worth a word
-MISSING_SOUND_SECONDS = 5.0
-MAX_ROWS = 1 << 20  # of sound at a time: all there are
-MAX_SOUND_OFFSET_SECONDS = 5.0  # from the picture: a longer one is another time base
+WRAP_SECONDS = 2**33 / 90_000  # of the timestamps of MPEG-TS
+GAP_SECONDS = 1.0  # between two pictures: worth a word
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 30.0  # before connecting again
 STEADY_SECONDS = 10.0  # a connection that lasted as long begins with the shortest wait again
 MAX_LAG_SECONDS = 5.0  # behind the live edge: then the oldest is dropped
@@ -56,14 +53,6 @@ class WallClock:
 
     def wait(self, seconds: float, stop: threading.Event) -> None:
         stop.wait(seconds)
-
-
-@dataclass(frozen=True)
-class SoundRows:
-    """Rows of MFCC in sequence."""
-
-    seconds: float  # of the centre of the first
-    rows: np.ndarray  # (m, n_mfcc) float16
 
 
 @dataclass(frozen=True)
@@ -122,15 +111,18 @@ def read_stream(
                 if stop.is_set() or source.ends or container.duration:
                     return
             reason = "the source ended it"
-        except (StreamEnded, MediaError) as error:
-            has_begun = last is not None or (reading is not None and reading.last is not None)
-            if not has_begun and (source.kind in ("file", "stdin") or reading is None):
+        except StreamEnded as error:
+            if last is None:
                 raise UserError(f"{source.name}: {error}") from error
-            if isinstance(error, StreamEnded):
-                return
+            return
+        except MediaError as error:
+            if last is None and reading is None:  # it was there, and held no picture
+                raise UserError(f"{source.name}: {error}") from error
             reason = str(error)
         except StreamLost as error:
             reason = str(error)
+        if source.kind == "file":
+            raise UserError(f"{source.name}: {reason}")
         if stop.is_set():
             return
         now = clock.monotonic()
@@ -227,10 +219,12 @@ class _Picture:
 
     seconds: float
     arrived: float
+    origin: float  # when the stream's very first picture came
 
     def at(self, now: float) -> float:
-        """The stream's time at a later moment."""
-        return self.seconds + max(0.0, now - self.arrived)
+        """The stream's time at a later moment, by the clock since its first picture: counted from
+        the last one, it would run ahead by what each new connection sends in advance."""
+        return max(self.seconds, now - self.origin)
 
 
 class _Reading:
@@ -255,9 +249,9 @@ class _Reading:
         self._clock = Clock(self._stream)
         self._clock.max_gap_seconds = MAX_STREAM_GAP_SECONDS
         track = audio_stream(container)
-        self._track = track and _Track(track, spec, self._clock)
+        self._track = track and LiveTrack(track, spec.mfcc, self._clock, BLOCK_SECONDS)
         self._notes: list[StreamNote] = []
-        self._start_seconds = 0.0
+        self._start_seconds = self._began = self._origin = 0.0
         self._speed: float | None = None
         self._lag = _Lag()
         self._waiting = _Waiting()
@@ -317,7 +311,7 @@ class _Reading:
             if zero is None:
                 self._begin(moment.picture, now)
             elif self._clock.zero != zero:
-                jump = self._clock.zero - zero
+                jump = self._unwrapped(self._clock.zero - zero)
                 self._note("damage", moment, f"its timestamps jump by {jump:+.1f} s")
             elif moment.seconds - last_seconds > GAP_SECONDS:
                 self._note("damage", moment, f"{moment.seconds - last_seconds:.1f} s are missing")
@@ -327,14 +321,14 @@ class _Reading:
             self._look_at(moment)
             self._lag.see(moment.seconds, now)
             self._keep_up(moment, now)
-            self.last = _Picture(self._start_seconds + moment.seconds, now)
+            self.last = _Picture(self._start_seconds + moment.seconds, now, self._origin)
             yield moment
 
     def _begin(self, picture: av.VideoFrame, now: float) -> None:
-        kind = "connected"
+        kind, self._began, self._origin = "connected", now, now
         if self._before is not None:
-            self._start_seconds, kind = self._before.at(now), "reconnected"
-        self._began = now
+            kind, self._origin = "reconnected", self._before.origin
+            self._start_seconds = self._before.at(now)
         self._size = displayed_size(picture)
         height, width = self._size
         codec = self._stream.codec_context.name
@@ -368,6 +362,12 @@ class _Reading:
             self._note("damage", moment, "decoding takes too long: pictures are left out")
         elif self._lag.seconds < CAUGHT_UP_SECONDS and context.skip_frame == "NONREF":
             context.skip_frame = "DEFAULT"
+
+    def _unwrapped(self, jump_seconds: float) -> float:
+        """Without the turn of the counter that libav takes a step back for."""
+        if self._container.format.name != "mpegts":
+            return jump_seconds
+        return (jump_seconds + WRAP_SECONDS / 2) % WRAP_SECONDS - WRAP_SECONDS / 2
 
     def _note(self, kind: str, moment: Moment, description: str) -> None:
         self._notes.append(StreamNote(kind, self._start_seconds + moment.seconds, description))
@@ -412,84 +412,6 @@ class _Reading:
         packet = next(incoming, None)
         self._waiting.add(self._wall.monotonic() - before)
         return packet
-
-
-class _Track:
-    """The sound of a connection, tied to the picture's clock anew wherever it breaks off.
-
-    A hole longer than GAP_SECONDS has no rows, which the network knows as no sound. In a recording
-    it would be silence; of a live stream nobody knows when the sound comes back.
-    """
-
-    def __init__(self, stream: av.AudioStream, spec: FeatureSpec, clock: Clock):
-        self.stream = stream
-        self._spec = spec.mfcc
-        self._clock = clock
-        self._time_base = float(stream.time_base)
-        self._sound: Sound | None = None
-        self._seconds = 0.0  # of the first row of `_sound`, of the connection's time
-        self._num_rows = 0  # taken of `_sound`
-        self._zero: float | None = None
-        self._due: float | None = None  # container time of the next packet
-        self._heard_seconds = 0.0  # when the last packet came
-        self._is_missing = False
-        self._layout = self.description
-        self._ready: list[SoundRows] = []
-
-    @property
-    def description(self) -> str:
-        context = self.stream.codec_context
-        return f"{context.name}, {context.sample_rate} Hz, {context.layout.name}"
-
-    def take(self, packet: av.Packet, picture_seconds: float) -> None:
-        """Goes on with the next packet, which came when that picture did."""
-        self._heard_seconds = picture_seconds
-        ticks = packet.dts if packet.pts is None else packet.pts
-        if ticks is None and self._due is None:
-            return
-        raw = self._due if ticks is None else ticks * self._time_base
-        is_new = self._sound is None or self._clock.zero != self._zero
-        if is_new or not -MAX_STEP_BACK_SECONDS < raw - self._due < GAP_SECONDS:
-            self._tie(raw, picture_seconds)
-        self._due = raw + (packet.duration or 0) * self._time_base
-        self._sound.take(packet)
-
-    def taken_rows(self, start_seconds: float) -> tuple[SoundRows, ...]:
-        """The rows made since the last time, of a connection that began then."""
-        self._collect()
-        ready, self._ready = self._ready, []
-        return tuple(SoundRows(start_seconds + part.seconds, part.rows) for part in ready)
-
-    def changes(self, picture_seconds: float) -> Iterator[str]:
-        """What happened to the sound since the last time."""
-        is_missing = picture_seconds - self._heard_seconds > MISSING_SOUND_SECONDS
-        if is_missing != self._is_missing:
-            self._is_missing = is_missing
-            yield "its sound is missing" if is_missing else "its sound is back"
-        if self.description != self._layout:
-            yield f"its sound changes from {self._layout} to {self.description}"
-            self._layout = self.description
-
-    def _tie(self, raw: float, picture_seconds: float) -> None:
-        self._collect()
-        self._zero = self._clock.zero
-        seconds = raw - self._zero
-        is_far_off = abs(seconds - picture_seconds) > MAX_SOUND_OFFSET_SECONDS
-        self._seconds = picture_seconds if is_far_off else seconds
-        self._num_rows = 0
-        self._sound = Sound(
-            self.stream, self._spec, first_row=0, is_part=False, block_seconds=BLOCK_SECONDS
-        )
-        self._sound.start(raw)
-
-    def _collect(self) -> None:
-        if self._sound is None:
-            return
-        made = self._sound.rows(self._num_rows + MAX_ROWS)
-        if len(made):
-            first = self._seconds + self._num_rows / self._spec.frames_per_second
-            self._ready.append(SoundRows(first, made))
-            self._num_rows += len(made)
 
 
 class _Lag:
