@@ -25,7 +25,7 @@ MAY_IMPORT = {
 # Each heavy dependency with the only files that may import it, besides tests and benchmarks.
 DOORS = {
     "av": r"utils/(media|video|scaling|bars|hardware|interleaved|parts|audio|demo_\w+"
-    r"|picture_index|muxing|encoding|splicing|overlays)\.py",
+    r"|connections|streams|tracks|picture_index|muxing|encoding|splicing|overlays)\.py",
     "cv2": r"utils/(video|scaling|overlays|demo_\w+)\.py",
     "librosa": r"",  # tests alone: it takes 1.4 seconds to import
     "onnx": r"models/\w+\.py",
@@ -189,6 +189,7 @@ TESTED_THROUGH = {
     "encoding|picture_index|splicing": "cutting",
     "overlays": "annotation",
     r"progress|scores|statistics": "loop",
+    "tracks": "streams",
 }
 
 

@@ -25,7 +25,7 @@ from utils.media import (
     packets,
     video_streams,
 )
-from utils.mfcc import MfccMaker, MfccSpec
+from utils.mfcc import BLOCK_SECONDS, MfccMaker, MfccSpec
 from utils.video import first_picture_seconds
 
 # Timestamps of sound are rounded (Matroska: 1 ms) and wander with the encoder's blocks; a longer
@@ -133,12 +133,14 @@ class Sound:
         is_part: bool,
         clock: Clock | None = None,
         damage: DamageLog | None = None,
+        block_seconds: float | None = None,
     ):
         self.stream = stream
         self._clock = clock
         self._damage = DamageLog() if damage is None else damage
         self._spec = spec
-        self._mfcc = MfccMaker(spec, first_row)
+        self._block_seconds = block_seconds  # at a time: less is sooner and slower
+        self._mfcc = MfccMaker(spec, first_row, block_seconds or BLOCK_SECONDS)
         self._is_part = is_part
         self._skip_until = -math.inf  # container seconds
         self._line: SampleLine | None = None
@@ -168,6 +170,7 @@ class Sound:
             is_part=self._is_part,
             clock=self._clock,
             damage=self._damage,
+            block_seconds=self._block_seconds or 1.0,
         )
         while self._early:
             self.take(self._early.popleft())
@@ -269,6 +272,7 @@ class SampleLine:
         is_part: bool = False,
         clock: Clock | None = None,
         damage: DamageLog | None = None,
+        block_seconds: float = 1.0,
     ):
         self.heard = False  # something but filled holes
         self._clock = clock
@@ -278,7 +282,7 @@ class SampleLine:
         self._zero = zero_seconds
         self._max_gap_seconds = max_gap_seconds
         self._is_part = is_part
-        self._mixer = _Mixer(sample_rate)
+        self._mixer = _Mixer(sample_rate, block_seconds)
         self._time_base: float | None = None
         self._due: float | None = None  # seconds at which the next frame starts if none is missing
         self._position = 0  # of the next sample out of the mixer
@@ -368,11 +372,12 @@ class SampleLine:
 
 
 class _Mixer:
-    """Resamples frames and averages their channels, a second at a time: the work of a frame of
+    """Resamples frames and averages their channels, a block at a time: the work of a frame of
     sound, 21 ms, is less than that of calling Python for it. A broadcast may change its format."""
 
-    def __init__(self, sample_rate: int):
+    def __init__(self, sample_rate: int, block_seconds: float):
         self._sample_rate = sample_rate
+        self._block_seconds = block_seconds
         self._kind: tuple | None = None
         self._graph: av.filter.Graph | None = None  # which PyAV frees, with nodes in use
         self._source: av.filter.context.FilterContext | None = None
@@ -388,9 +393,9 @@ class _Mixer:
         frame.pts = None  # the samples are placed by SampleLine
         self._source.push(frame)
         self._waiting_seconds += frame.samples / frame.sample_rate
-        if self._waiting_seconds > 1.1:  # the resampler keeps some
+        if self._waiting_seconds > 1.1 * self._block_seconds:  # the resampler keeps some
             yield from self._pull()
-            self._waiting_seconds %= 1.0
+            self._waiting_seconds %= self._block_seconds
 
     def flush(self) -> Iterator[np.ndarray]:
         if self._kind is not None:
@@ -415,7 +420,7 @@ class _Mixer:
             graph.add("pan", f"mono|c0={mean}"),
             graph.add("aresample", f"{self._sample_rate}"),
             graph.add("aformat", "sample_fmts=flt"),
-            graph.add("asetnsamples", f"n={self._sample_rate}:p=0"),
+            graph.add("asetnsamples", f"n={round(self._block_seconds * self._sample_rate)}:p=0"),
             graph.add("abuffersink"),
         ]
         graph.link_nodes(*nodes).configure()

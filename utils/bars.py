@@ -13,6 +13,7 @@ from utils.video import sample_pictures
 
 SAMPLES = 28
 MIN_PICTURES = 6
+MAX_STEP_SECONDS = 64.0  # between two pictures of a stream: SAMPLES of them are half an hour
 # Luma 0..255: black is 0, or 16 where the range is mislabelled, plus compression noise.
 MAX_LUMA = 26
 MAX_SPREAD = 14
@@ -70,6 +71,39 @@ class EdgeWatch:
             top, bottom, left, right = map(_is_black, full_range_edges(picture))
             self._lit |= (not (top and bottom), not (left and right))
         return bool(self._lit.all())
+
+
+class BarHistory:
+    """The bars of a stream without an end, judged by SAMPLES pictures of the last half hour.
+
+    At first it looks every second; when it has seen enough, it forgets every other picture and
+    takes twice as long to the next.
+    """
+
+    def __init__(self):
+        self.crop: Crop | None = None
+        self._seen: list[tuple[np.ndarray, bool, bool]] = []  # luma, rows lit, columns lit
+        self._size = (0, 0)
+        self._step_seconds = 1.0
+        self._due_seconds = -math.inf
+
+    def see(self, picture: av.VideoFrame, seconds: float) -> None:
+        """Looks at the picture of that time if it is due; another size starts anew."""
+        size = displayed_size(picture)
+        if size == self._size and seconds < self._due_seconds:
+            return
+        if size != self._size:
+            self._seen, self._size, self._step_seconds = [], size, 1.0
+        top, bottom, left, right = map(_is_black, full_range_edges(picture))
+        # A copy: the picture's own memory is some ten times larger.
+        self._seen.append((luma_of(picture).copy(), not (top and bottom), not (left and right)))
+        if len(self._seen) > SAMPLES and self._step_seconds < MAX_STEP_SECONDS:
+            self._seen, self._step_seconds = self._seen[::2], 2 * self._step_seconds
+        self._seen = self._seen[-SAMPLES:]
+        self._due_seconds = seconds + self._step_seconds
+        lumas, rows_lit, columns_lit = zip(*self._seen, strict=True)
+        has_none = any(rows_lit) and any(columns_lit)
+        self.crop = None if has_none else _bars_in(list(lumas), size)
 
 
 def _is_black(line: np.ndarray) -> bool:

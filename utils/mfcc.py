@@ -35,11 +35,11 @@ class MfccMaker:
     clip's features would depend on the recording around it.
     """
 
-    def __init__(self, spec: MfccSpec, first_row: int = 0):
+    def __init__(self, spec: MfccSpec, first_row: int = 0, block_seconds: float = BLOCK_SECONDS):
         self._spec = spec
         window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(spec.n_fft) / spec.n_fft)  # periodic Hann
         self._window, self._filters = window.astype(np.float32), mel_filters(spec).T
-        self._block_rows = max(1, round(BLOCK_SECONDS * spec.frames_per_second))
+        self._block_rows = max(1, round(block_seconds * spec.frames_per_second))
         first_sample = first_row * spec.hop_length - spec.n_fft // 2
         self.first_sample = max(0, first_sample)  # from which on `take` wants samples
         # Before the recording lies silence: librosa's center=True.

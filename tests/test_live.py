@@ -1,0 +1,261 @@
+"""Live: a stream watched to its end, over broken connections, in lines of JSON."""
+
+import io
+import json
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from live_server import LiveServer
+from media import write_video
+from test_streams import GOP, FakeClock, FastClock
+from torch import nn
+
+from models.late_fusion import LateFusionClassifier
+from models.mobilenet_v2 import EMBEDDING_SIZE
+from models.runtime import TrunkRuntime
+from timeline.changes import ChangeSettings
+from timeline.live import ENDED, GAVE_UP, INTERRUPTED, LiveModel, LiveOptions, StreamWatch, run_live
+from utils.errors import UserError
+from utils.features import FeatureSpec
+from utils.mfcc import MfccSpec
+from utils.streams import StreamBlock, StreamNote
+from utils.tracks import SoundRows
+
+SPEC = FeatureSpec(4.0, (36, 64), "fast", False, MfccSpec())
+CLASSES = ("ads", "games")
+
+
+class RedIsAd(nn.Module):
+    """Says ads of red pictures and games of green ones, surer the more of a window they are."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[4.0, -4.0]]))
+
+    def embed(self, frames):
+        found = np.zeros((len(frames), EMBEDDING_SIZE), np.float16)
+        found[:, 0] = (frames[..., 0].mean(axis=(1, 2)) > frames[..., 1].mean(axis=(1, 2))) * 2 - 1
+        return found
+
+    def forward(self, video, video_mask, mfcc, mfcc_mask):
+        assert video.shape[:2] == video_mask.shape
+        assert mfcc.shape[:2] == mfcc_mask.shape
+        red = (video[..., :1].float() * video_mask[..., None]).sum(1) / video_mask.sum(1)[:, None]
+        return red * self.weight
+
+
+def model() -> LiveModel:
+    red = RedIsAd()
+    return LiveModel(red, SPEC, CLASSES, clip_seconds=10.0, temperature=1.0, trunk=red)
+
+
+def draw_colours(seconds: float, height: int, width: int) -> np.ndarray:
+    """Green, but red from 14 to 32 s."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[..., 0 if 14 <= seconds < 32 else 1] = 200
+    return picture
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("live") / "r.ts"
+    return write_video(path, seconds=44, fps=12, draw=draw_colours, tone_hz=None, options=GOP)
+
+
+def run(address, options=None, **more) -> tuple[int, list[dict]]:
+    out = io.StringIO()
+    code = run_live(str(address), model(), options or LiveOptions(speed=1e6), out, **more)
+    return code, [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def changes_of(lines) -> list[dict]:
+    return [line for line in lines if "id" in line and line["event"] != "command"]
+
+
+def test_a_recording_is_told_as_it_plays_and_ends_with_a_status(recording):
+    code, lines = run(recording)
+    assert code == ENDED
+    assert [(x["event"], x["status"], x["id"], x["shows"]) for x in changes_of(lines)] == [
+        ("return_to_game", "confirmed", 1, "games"),
+        ("enter_break", "provisional", 2, "games"),
+        ("enter_break", "confirmed", 2, "ads"),
+        ("return_to_game", "provisional", 3, "games"),
+        ("return_to_game", "confirmed", 3, "games"),
+    ]
+    assert changes_of(lines)[2]["seconds"] == pytest.approx(14, abs=1.5)
+    assert changes_of(lines)[4]["seconds"] == pytest.approx(32, abs=1.5)
+    assert lines[-1]["event"] == "status"
+    assert lines[-1]["seconds"] == pytest.approx(44, abs=0.6)
+    assert lines[-1]["label"] == "games"
+    assert lines[-1]["probabilities"]["games"] > 0.9
+    assert all(line["time"].endswith("Z") for line in lines)
+
+
+def test_a_live_stream_that_breaks_is_known_in_time(recording):
+    speed = 4.0
+    with LiveServer(recording, speed=speed, cuts=[(7.0, 9.0), (24.0, 25.0)]) as server:
+        options = LiveOptions(status_seconds=5.0, give_up_minutes=0.15)
+        code, lines = run(server.url, options, clock=FastClock(speed))
+    events = [line["event"] for line in lines]
+    assert code == GAVE_UP  # as a web server does not say that a recording is over
+    assert events.count("reconnected") >= 2
+    assert events[-2:] == ["gave_up", "status"]
+    entered = next(
+        x for x in changes_of(lines) if x["label"] == "ads" and x["status"] == "confirmed"
+    )
+    left = next(x for x in changes_of(lines) if x["previous"] == "ads")
+    assert entered["latency_seconds"] < 12
+    assert left["latency_seconds"] < 7  # at four times the pace of a busy machine
+    statuses = [line for line in lines if line["event"] == "status"]
+    assert len(statuses) > 5
+    assert any(status["fps"] > 2 for status in statuses)
+    assert statuses[-1]["reconnects"] == events.count("reconnected")
+    assert not statuses[-1]["connected"]
+    assert all(status["memory_mb"] > 10 for status in statuses)
+
+
+def test_the_command_runs_with_what_the_stream_shows_now(recording, tmp_path):
+    script = tmp_path / "log.sh"
+    script.write_text(f'sleep 0.2; echo "$CHANGE_SHOWS $CHANGE_STATUS" >> {tmp_path}/log\n')
+    options = LiveOptions(speed=8.0, on_change=f"sh {shlex.quote(str(script))}")
+    _, lines = run(recording, options)
+    assert (tmp_path / "log").read_text().splitlines() == [
+        "games confirmed",
+        "ads confirmed",
+        "games provisional",  # a return is not kept waiting
+    ]
+    assert [line for line in lines if line["event"] == "command"] == []
+
+
+def test_a_command_that_fails_is_told(recording):
+    options = LiveOptions(speed=1e6, on_change=shlex.join([sys.executable, "-c", "exit(4)"]))
+    _, lines = run(recording, options)
+    told = [line for line in lines if line["event"] == "command"]
+    assert told[-1]["status"] == "failed"
+    assert told[-1]["reason"] == "its exit code is 4"
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, ENDED), (signal.SIGINT, INTERRUPTED)]
+)
+def test_signals_end_it_with_a_last_status(recording, number, code):
+    handler = signal.getsignal(number)
+    threading.Timer(0.7, os.kill, (os.getpid(), number)).start()
+    began = time.monotonic()
+    found, lines = run(recording, LiveOptions())
+    assert found == code
+    assert time.monotonic() - began < 6
+    assert lines[-1]["event"] == "status"
+    assert signal.getsignal(number) is handler
+
+
+def test_stdin_is_watched_to_its_end(recording, monkeypatch):
+    with open(recording, "rb") as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        code, lines = run("-")
+    assert code == ENDED
+    assert changes_of(lines)[-1]["event"] == "return_to_game"
+
+
+def test_nobody_who_reads_ends_it_and_leaves_no_thread(recording):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        run_live(str(recording), model(), LiveOptions(status_seconds=1.0), Closed())
+    assert not [t for t in threading.enumerate() if t.name in ("stream", "on-change")]
+
+
+def test_mistakes_are_said_before_anything_is_read():
+    with pytest.raises(UserError, match="no URL, file or device"):
+        run("nowhere.ts")
+    with pytest.raises(UserError, match="no program"):
+        run("-", LiveOptions(on_change="no-such-program"))
+
+
+def block(seconds: float, colour: int, arrived: float | None = None) -> StreamBlock:
+    frames = np.zeros((2, 36, 64, 3), np.uint8)
+    frames[..., colour] = 200
+    sound = (SoundRows(seconds, np.zeros((16, 20), np.float16)),)
+    arrived = seconds if arrived is None else arrived
+    return StreamBlock(seconds, frames, sound, arrived, lag_seconds=0.0, num_corrupt=0)
+
+
+def watched(watch, clock, spans, start=0.0) -> list[dict]:
+    events, now = [], start
+    for colour, seconds in spans:
+        for _ in range(round(2 * seconds)):
+            clock.now = now + 0.5
+            events += [{**x, "now": clock.now} for x in watch.take(block(now, colour, clock.now))]
+            now += 0.5
+    return events
+
+
+def test_no_window_reaches_over_a_gap():
+    clock = FakeClock()
+    watch = StreamWatch(model(), ChangeSettings(), clock)
+    watched(watch, clock, [(1, 30)])
+    assert watched(watch, clock, [(0, 1.5)], start=60.0) == []
+    assert watch._windows.seconds == 1.5
+    said = watch._windows.probabilities()
+    assert said[-1, 0] > 0.99  # full of what came after
+    assert 0.5 < said[0, 0] < 0.6  # of which ten seconds are hardly known
+
+
+def test_latency_is_counted_from_when_the_picture_came():
+    clock = FakeClock()
+    watch = StreamWatch(model(), ChangeSettings(), clock)
+    events = watched(watch, clock, [(1, 30), (0, 20)])
+    confirmed = next(
+        event for event in events if event["label"] == "ads" and event["shows"] == "ads"
+    )
+    expected = confirmed["now"] - confirmed["seconds"]
+    assert confirmed["latency_seconds"] == pytest.approx(expected, abs=0.01)
+    assert 2 < expected < 12
+
+
+def test_memory_does_not_grow_over_days():
+    clock = FakeClock()
+    watch = StreamWatch(model(), ChangeSettings(), clock)
+    tracemalloc.start()
+    sizes = []
+    for hour in range(8):
+        watched(watch, clock, [(1, 30), (0, 20)], start=hour * 3600.0)
+        list(watch.take(StreamNote("reconnected", clock.now, "")))
+        watch.status(0.0)
+        sizes.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert all(size - sizes[3] < 50_000 for size in sizes[4:]), np.diff(sizes)
+
+
+def test_the_network_itself_judges_windows_of_embeddings():
+    torch.manual_seed(0)
+    network = LateFusionClassifier(3, SPEC.mfcc.n_mfcc).eval()
+    nn.init.normal_(network.video_head.weight)
+    classes = ("ads", "games", "studio")
+    trunk = TrunkRuntime(network.video_encoder, engine="torch")
+    live = LiveModel(network, SPEC, classes, clip_seconds=4.0, temperature=2.0, trunk=trunk)
+    watch = StreamWatch(live, ChangeSettings(), FakeClock())
+    random = np.random.default_rng(0)
+    frames = random.integers(0, 256, (16, 36, 64, 3), dtype=np.uint8)
+    rows = random.normal(size=(125, 20)).astype(np.float16)
+    for k in range(8):
+        sound = (SoundRows(k / 2, rows[-(-k * 125 // 8) : -(-(k + 1) * 125 // 8)]),)
+        list(watch.take(StreamBlock(k / 2, frames[2 * k : 2 * k + 2], sound, 0.0, 0.0, 0)))
+    with torch.inference_mode():
+        ones = torch.ones(1, 16, dtype=torch.bool), torch.ones(1, 125, dtype=torch.bool)
+        logits = network(
+            torch.from_numpy(frames[None]), ones[0], torch.from_numpy(rows[None]), ones[1]
+        )
+    whole = torch.softmax(logits.double() / 2.0, dim=1)[0].numpy()
+    np.testing.assert_allclose(watch._windows.probabilities()[0], whole, atol=0.02)
