@@ -11,6 +11,7 @@ from utils.encoding import ENCODERS
 from utils.labels import BREAK_LABEL
 from utils.media import opened, video_stream
 from utils.muxing import (
+    CHAPTER_SUFFIXES,
     Chapter,
     MuxError,
     OnProgress,
@@ -64,8 +65,8 @@ class CutPlan:
             )
         if self.may_swap:
             lines.append(
-                "its key frames do not reset a decoder, so two pictures at a join may come swapped: "
-                "--cut-mode exact has none of that"
+                "its key frames do not reset a decoder: two pictures at a join may come swapped, "
+                "which --cut-mode exact avoids"
             )
         if self.encode_all:
             lines.append(f"all {self.encoded_seconds:.0f} s of pictures are encoded anew")
@@ -106,6 +107,11 @@ def plan_cut(source: Path, timeline: Timeline, *, drop: str, mode: str, suffix: 
     encode_all = False
     if mode == "copy":
         spans = _copied(index, wanted)
+        if sum(span.end - span.start for span in spans) >= index.end - int(index.pts.min()) - 1:
+            raise MuxError(
+                f"{source.name} has key frames too far apart to cut its {drop} out of a copy: pass "
+                "--cut-mode exact"
+            )
     elif index.has_order and index.is_key.all():
         spans = tuple(Span(start, end, (_copy_run(index, start, end),)) for start, end in wanted)
     else:
@@ -179,9 +185,7 @@ def write_chapters_into(
 ) -> WrittenCopy:
     """Writes a copy of a recording with a chapter for each segment into a folder; see
     utils.muxing.copy_with_chapters. What has no chapters (TS, AVI) becomes `.mkv`."""
-    target = folder / (
-        source.stem + output_suffix(source, (".mp4", ".m4v", ".mov", ".mkv", ".webm"))
-    )
+    target = folder / (source.stem + output_suffix(source, CHAPTER_SUFFIXES))
     return copy_with_chapters(
         source, target, timeline_chapters(timeline), overwrite=overwrite, on_progress=on_progress
     )
