@@ -87,9 +87,9 @@ def cut_away(source: Path, target: Path, mode: str, breaks=BREAKS, drop: str = "
     return plan, cut(plan, target)
 
 
-def muxed(path: Path, source: Path, format_name: str | None = None) -> Path:
+def muxed(path: Path, source: Path) -> Path:
     """The same packets in another container."""
-    with av.open(str(source)) as container, av.open(str(path), "w", format=format_name) as output:
+    with av.open(str(source)) as container, av.open(str(path), "w") as output:
         clones = {
             s.index: output.add_stream_from_template(s, opaque=True) for s in container.streams
         }
@@ -147,19 +147,19 @@ def test_copy_keeps_every_picture_of_the_game_and_says_how_much_of_the_ads(
     plan, copy = cut_away(source, tmp_path / cut_path(source, "ads").name, "copy")
     drawn = pictures_of(copy.path)
     times = [t for _, t in drawn]
-    # Where key frames do not reset a decoder, it may swap two pictures at a join.
-    swapped = [round(abs(a - b), 2) for a, b in zip(times, sorted(times), strict=True) if a != b]
-    assert len(swapped) <= (4 if plan.may_swap else 0)
-    assert plan.may_swap == name.startswith("open")
-    assert len({round(t * FPS) for t in times}) == len(times)
     wanted = {round(t * FPS) for t in expected_times(BREAKS)}
     assert wanted <= {round(t * FPS) for t in times}
     strays = len(times) - len(wanted)
-    assert plan.stray_seconds == pytest.approx(strays / FPS, abs=0.002)
-    assert 0 < plan.stray_seconds < 2.4
+    assert len({round(t * FPS) for t in times}) == len(times)
+    assert 0 < plan.stray_seconds < 3.4
     assert plan.encoded_seconds == 0
-    drawn = sorted(drawn, key=lambda shown: shown[1])
-    assert np.diff([time for time, _ in drawn]) == pytest.approx(1 / FPS, abs=0.0015)
+    assert plan.may_stutter == name.startswith("open")
+    if plan.may_stutter:
+        assert strays - 0.01 <= plan.stray_seconds * FPS <= strays + 2 * 16
+    else:
+        assert times == sorted(times)
+        assert plan.stray_seconds == pytest.approx(strays / FPS, abs=0.002)
+        assert np.diff([time for time, _ in drawn]) == pytest.approx(1 / FPS, abs=0.0015)
     check_sound(copy.path, drawn, 0.06)
 
 
@@ -325,9 +325,15 @@ def test_nothing_to_cut_or_nothing_left_is_an_error(recordings):
     source = recordings["h264.mp4"]
     with pytest.raises(MuxError, match="has no ads to cut"):
         plan_cut(source, timeline_of(source, []), drop="ads", mode="copy", suffix=".mp4")
+    whole = timeline_of(source, [(0, SECONDS)])
     with pytest.raises(MuxError, match="nothing but ads"):
-        whole = timeline_of(source, [(0, SECONDS)])
         plan_cut(source, whole, drop="ads", mode="copy", suffix=".mp4")
+
+
+def test_copy_that_would_hold_all_of_a_break_is_an_error(tmp_path):
+    source = made(tmp_path / "long.mp4", seconds=4, options={"g": "250", "bf": "0"}, tone_hz=None)
+    with pytest.raises(MuxError, match="too far apart .* --cut-mode exact"):
+        plan_cut(source, timeline_of(source, [(1, 2)], 4), drop="ads", mode="copy", suffix=".mp4")
 
 
 def test_recording_and_existing_files_are_not_written_over(recordings, tmp_path):
@@ -349,6 +355,7 @@ def test_recording_and_existing_files_are_not_written_over(recordings, tmp_path)
     assert len(there.read_bytes()) > 1000
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_full_disk_is_one_line_and_leaves_nothing(recordings, tmp_path):
     source = recordings["h264.mp4"]
     plan = plan_cut(source, timeline_of(source, BREAKS), drop="ads", mode="copy", suffix=".mkv")

@@ -187,10 +187,15 @@ def test_output_that_can_not_be_is_refused_at_once(name, message, tmp_path):
 def test_file_that_fails_midway_leaves_the_old_one(tmp_path):
     path = tmp_path / "out.mkv"
     path.write_bytes(b"old")
-    with pytest.raises(ZeroDivisionError), writing(path) as output:
-        output.add_stream("libx264", rate=25)
-        output.start_encoding()
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with writing(path) as output:
+            output.add_stream("libx264", rate=25)
+            output.start_encoding()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert [p.name for p in tmp_path.iterdir()] == ["out.mkv"]
     assert path.read_bytes() == b"old"
 

@@ -11,6 +11,7 @@ from utils.encoding import ENCODERS
 from utils.labels import BREAK_LABEL
 from utils.media import opened, video_stream
 from utils.muxing import (
+    CHAPTER_SUFFIXES,
     Chapter,
     MuxError,
     OnProgress,
@@ -31,6 +32,9 @@ MIXES = {
     "hevc": (".mkv", ".ts", ".m2ts", ".mts"),
     "mpeg2video": (".mkv", ".ts", ".m2ts", ".mts"),
 }
+# From a key frame that does not reset a decoder H.264's order of showing may go wrong for as many as
+# 16 pictures, which are then dropped. They had better be of what is to go.
+SETTLE_SECONDS = 0.8
 MIN_COPIED_SECONDS = 1.0  # less is not worth a change between encoders
 
 
@@ -49,7 +53,7 @@ class CutPlan:
     encoded_seconds: float  # of it, pictures encoded anew
     stray_seconds: float  # of it, what was to go: copies begin at key frames
     uncut: int  # breaks that stay as they are too short to be cut between key frames
-    may_swap: bool  # decoders may show two pictures next to a join in the wrong order
+    may_stutter: bool  # at the joins, as key frames do not reset a decoder
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -62,10 +66,10 @@ class CutPlan:
                 f"{self.stray_seconds:.1f} s of {what} stay{uncut}, as a copy can be cut at key "
                 "frames only: --cut-mode exact cuts at the picture"
             )
-        if self.may_swap:
+        if self.may_stutter:
             lines.append(
-                "its key frames do not reset a decoder, so two pictures at a join may come swapped: "
-                "--cut-mode exact has none of that"
+                f"its key frames do not reset a decoder: a few pictures of {what} may stutter at a "
+                "join, which --cut-mode exact avoids"
             )
         if self.encode_all:
             lines.append(f"all {self.encoded_seconds:.0f} s of pictures are encoded anew")
@@ -98,25 +102,11 @@ def plan_cut(source: Path, timeline: Timeline, *, drop: str, mode: str, suffix: 
     wanted = _wanted(timeline, index, drop)
     with opened(source) as container:
         codec = video_stream(container).codec_context.name
-    if mode == "copy" and not index.has_order:
-        raise MuxError(
-            f"{source.name} is an AVI whose pictures are stored in another order than shown, and "
-            "without times: pass --cut-mode exact"
-        )
-    encode_all = False
     if mode == "copy":
-        spans = _copied(index, wanted)
-    elif index.has_order and index.is_key.all():
-        spans = tuple(Span(start, end, (_copy_run(index, start, end),)) for start, end in wanted)
+        spans = _copied(source, index, wanted, codec)
     else:
-        can_mix = index.has_order and suffix.lower() in MIXES.get(codec, ())
-        spans = tuple(_mixed(index, start, end, can_mix=can_mix) for start, end in wanted)
-        encode_all = not any(run.is_copied for span in spans for run in span.runs)
-        if codec not in ENCODERS:
-            raise MuxError(
-                f"{source.name} has {codec} pictures, which nothing here encodes: "
-                "pass --cut-mode copy"
-            )
+        can_mix = suffix.lower() in MIXES.get(codec, ())
+        spans = _exact(source, index, wanted, codec, can_mix=can_mix)
     kept = sum(span.end - span.start for span in spans)
     encoded = sum(r.end - r.start for span in spans for r in span.runs if not r.is_copied)
     return CutPlan(
@@ -125,13 +115,15 @@ def plan_cut(source: Path, timeline: Timeline, *, drop: str, mode: str, suffix: 
         mode=mode,
         index=index,
         spans=spans,
-        encode_all=encode_all,
+        encode_all=not any(run.is_copied for span in spans for run in span.runs),
         whole_seconds=index.seconds(index.end),
         kept_seconds=index.seconds(kept),
         encoded_seconds=index.seconds(encoded),
         stray_seconds=index.seconds(kept - sum(end - start for start, end in wanted)),
         uncut=len(wanted) - len(spans),
-        may_swap=codec == "h264" and mode == "copy" and _joins_unfresh(index, spans),
+        may_stutter=mode == "copy"
+        and codec == "h264"
+        and not all(index.is_fresh[span.runs[0].first] for span in spans[1:]),
     )
 
 
@@ -179,9 +171,7 @@ def write_chapters_into(
 ) -> WrittenCopy:
     """Writes a copy of a recording with a chapter for each segment into a folder; see
     utils.muxing.copy_with_chapters. What has no chapters (TS, AVI) becomes `.mkv`."""
-    target = folder / (
-        source.stem + output_suffix(source, (".mp4", ".m4v", ".mov", ".mkv", ".webm"))
-    )
+    target = folder / (source.stem + output_suffix(source, CHAPTER_SUFFIXES))
     return copy_with_chapters(
         source, target, timeline_chapters(timeline), overwrite=overwrite, on_progress=on_progress
     )
@@ -210,21 +200,52 @@ def _wanted(timeline: Timeline, index: PictureIndex, drop: str) -> list[tuple[in
     return wanted
 
 
-def _copied(index: PictureIndex, wanted: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
+def _copied(
+    source: Path, index: PictureIndex, wanted: Sequence[tuple[int, int]], codec: str
+) -> tuple[Span, ...]:
     """Returns what a copy has to hold so that all that is wanted is in it."""
+    if not index.has_order:
+        raise MuxError(
+            f"{source.name} is an AVI whose pictures are stored in another order than shown, and "
+            "without times: pass --cut-mode exact"
+        )
+    settle = round(SETTLE_SECONDS / index.time_base)
     spans: list[list[int]] = []
     for start, end in wanted:
-        key = int(index.pts[index.key_before(start)])
+        key = index.key_before(start)
+        if spans and codec == "h264" and not index.is_fresh[key]:
+            key = index.key_before(start - settle)
+        first = int(index.pts[key])
         _, until = index.boundary_after(end)
-        if spans and key < spans[-1][1]:
+        if spans and first < spans[-1][1]:
             spans[-1][1] = until
         else:
-            spans.append([key, until])
+            spans.append([first, until])
+    if sum(end - start for start, end in spans) >= index.end - int(index.pts.min()) - 1:
+        raise MuxError(
+            f"{source.name} has key frames too far apart for a copy without what is to go: pass "
+            "--cut-mode exact"
+        )
     return tuple(Span(start, end, (_copy_run(index, start, end),)) for start, end in spans)
 
 
-def _joins_unfresh(index: PictureIndex, spans: Sequence[Span]) -> bool:
-    return any(not index.is_fresh[span.runs[0].first] for span in spans[1:])
+def _exact(
+    source: Path,
+    index: PictureIndex,
+    wanted: Sequence[tuple[int, int]],
+    codec: str,
+    *,
+    can_mix: bool,
+) -> tuple[Span, ...]:
+    """Returns what is wanted to the picture."""
+    if index.has_order and index.is_key.all():
+        return tuple(Span(start, end, (_copy_run(index, start, end),)) for start, end in wanted)
+    if codec not in ENCODERS:
+        raise MuxError(
+            f"{source.name} has {codec} pictures, which nothing here encodes: pass --cut-mode copy"
+        )
+    can_mix = can_mix and index.has_order
+    return tuple(_mixed(index, start, end, can_mix=can_mix) for start, end in wanted)
 
 
 def _copy_run(index: PictureIndex, start: int, end: int) -> Run:

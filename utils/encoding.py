@@ -34,7 +34,7 @@ ENCODERS = {
     "mpeg1video": Encoder("mpeg1video", {}, counts_pictures=True, quantizer=2),
     "mpeg4": Encoder("mpeg4", {}, counts_pictures=True, quantizer=2),
     "mjpeg": Encoder("mjpeg", {}, quantizer=2),
-    "vp8": Encoder("libvpx", {"deadline": "realtime", "cpu-used": "6", "crf": "6", "b": "20M"}),
+    "vp8": Encoder("libvpx", {"deadline": "realtime", "cpu-used": "8", "crf": "8", "b": "8M"}),
     "vp9": Encoder(
         "libvpx-vp9",
         {"deadline": "realtime", "cpu-used": "8", "crf": "20", "b": "0", "row-mt": "1"},
@@ -77,19 +77,26 @@ class PictureEncoder:
 
 
 def prepare_context(
-    context: av.VideoCodecContext, stream: av.VideoStream, encoder: Encoder, time_base: Fraction
+    context: av.VideoCodecContext,
+    stream: av.VideoStream,
+    encoder: Encoder,
+    picture: av.VideoFrame | None = None,
 ) -> None:
-    """Makes an encoder's context like the stream whose pictures it is to encode."""
+    """Makes an encoder's context like the stream whose pictures it is to encode.
+
+    A broadcast may change size and colours midway: those of `picture` go before the stream's.
+    """
     source = stream.codec_context
-    context.width, context.height = source.width, source.height
-    context.pix_fmt = _pix_fmt(source.pix_fmt, encoder.name)
+    like = source if picture is None else picture
+    context.width, context.height = like.width, like.height
+    context.pix_fmt = _pix_fmt(like.format.name, encoder.name)
+    context.color_range, context.colorspace = like.color_range, like.colorspace
+    context.color_primaries, context.color_trc = like.color_primaries, like.color_trc
     rate = Fraction(frame_rate(stream)).limit_denominator(1001)
     context.framerate = rate
-    context.time_base = 1 / rate if encoder.counts_pictures else time_base
+    context.time_base = 1 / rate if encoder.counts_pictures else stream.time_base
     if stream.sample_aspect_ratio:
         context.sample_aspect_ratio = stream.sample_aspect_ratio
-    context.color_range, context.colorspace = source.color_range, source.colorspace
-    context.color_primaries, context.color_trc = source.color_primaries, source.color_trc
     if source.field_order in INTERLACED and encoder.name in ("libx264", "mpeg2video"):
         context.flags |= av.codec.context.Flags.interlaced_dct
     if encoder.counts_pictures:
@@ -103,12 +110,14 @@ def prepare_context(
         context.options = dict(encoder.options)
 
 
-def splicing_encoder(stream: av.VideoStream, sps_id: int | None) -> PictureEncoder:
-    """Returns an encoder of pictures to stand between copied ones: complete in its own packets,
-    nothing reordered. `sps_id` numbers its parameter sets (H.264)."""
+def splicing_encoder(
+    stream: av.VideoStream, sps_id: int | None, picture: av.VideoFrame
+) -> PictureEncoder:
+    """Returns an encoder of pictures like this one, to stand between copied ones: complete in its
+    own packets, nothing reordered. `sps_id` numbers its parameter sets (H.264)."""
     encoder = _splicing(stream, sps_id)
     context = av.CodecContext.create(encoder.name, "w")
-    prepare_context(context, stream, encoder, stream.time_base)
+    prepare_context(context, stream, encoder, picture)
     return PictureEncoder(context, encoder)
 
 
@@ -120,7 +129,7 @@ def splicing_header(stream: av.VideoStream, sps_id: int | None) -> bytes:
         return source
     encoder = _splicing(stream, sps_id)
     context = av.CodecContext.create(encoder.name, "w")
-    prepare_context(context, stream, encoder, stream.time_base)
+    prepare_context(context, stream, encoder)
     context.flags |= av.codec.context.Flags.global_header
     context.open()
     sets = [unit for unit in _units(context.extradata) if unit[0] & 31 in PARAMETER_SETS["h264"]]
@@ -156,10 +165,7 @@ def _with_start_codes(codec: str, extradata: bytes) -> bytes:
     if extradata[:1] != b"\x01" or codec not in PARAMETER_SETS:
         return extradata
     sets, place = [], 6 if codec == "h264" else 23
-    if codec == "h264":
-        counts = [extradata[5] & 31, None]
-    else:
-        counts = [0] * extradata[22]
+    counts = [extradata[5] & 31, None] if codec == "h264" else [None] * extradata[22]
     for count in counts:
         if codec == "hevc":
             count, place = int.from_bytes(extradata[place + 1 : place + 3]), place + 3

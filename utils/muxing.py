@@ -16,8 +16,8 @@ from utils.errors import UserError
 from utils.media import opened, packets, video_stream
 from utils.picture_index import PictureIndex, Retimer, read_index
 
-# What is written under which suffix. Others (AVI has no times and guesses at those of sound, program
-# streams want exact buffer models) are better off in Matroska, which takes nearly every codec.
+# What is written under which suffix. Others are better off in Matroska, which takes nearly every
+# codec: AVI has no times and guesses at those of sound, program streams want exact buffer models.
 FORMATS = {
     ".mp4": "mp4",
     ".m4v": "mp4",
@@ -120,16 +120,16 @@ def clone_stream(
 
     It has its codec's parameters, side data (HDR, rotation), rate, shape of pixels, metadata and
     flags. `keep_tag` keeps the code by which a container of the same kind names the codec, as
-    players tell hvc1 from hev1. Raises MuxError if the container does not take it.
+    players tell hvc1 from hev1.
+    What the container does not take fails when the file's header is written.
     """
     try:
-        if stream.codec_context is None and stream.type not in ("data", "attachment"):
-            clone = output.add_data_stream()  # of any type, once it has the parameters
-            av.bitstream.BitStreamFilterContext("null", stream, clone)
-        else:
-            clone = output.add_stream_from_template(stream, opaque=True)
-    except (av.FFmpegError, ValueError) as error:
-        raise MuxError(f"the container does not take {describe_stream(stream)}") from error
+        clone = output.add_stream_from_template(stream, opaque=True)
+    except ValueError:
+        # PyAV wants to decode what it copies, and goes by a list of what a format is meant for; the
+        # muxer itself takes more. A stream is of any type once it has the parameters.
+        clone = output.add_data_stream()
+        av.bitstream.BitStreamFilterContext("null", stream, clone)
     context = clone.codec_context
     if stream.type == "video" and context is not None:
         context.framerate = stream.average_rate or 0
@@ -183,7 +183,7 @@ def takes(stream: av.stream.Stream, suffix: str, *, keep_tag: bool = False) -> b
     try:
         clone_stream(scratch, stream, keep_tag=keep_tag)
         scratch.start_encoding()
-    except (av.FFmpegError, MuxError, ValueError):
+    except (av.FFmpegError, ValueError):
         return False
     finally:
         with contextlib.suppress(av.FFmpegError):
@@ -241,16 +241,14 @@ def copy_with_chapters(
     """
     check_output(target, [source], overwrite=overwrite)
     if target.suffix.lower() not in CHAPTER_SUFFIXES:
-        raise MuxError(
-            f"{target.suffix} files have no chapters: name one ending in {CHAPTER_SUFFIXES[0]} or .mkv"
-        )
+        raise MuxError(f"{target.suffix} files have no chapters: name one ending in .mkv or .mp4")
     with opened(source) as container:
         notes = []
         index = read_index(source)
         if not index.has_order:
             raise MuxError(
-                f"{source.name} is an AVI whose pictures are stored in another order than shown, and "
-                "without times: use chapters in a file of their own"
+                f"{source.name} is an AVI whose pictures are stored in another order than shown, "
+                "and without times: write the chapters into a file of their own"
             )
         # Broadcasts count from any hour of the day; players of other files count from zero.
         is_stream = container.format.name in ("mpegts", "mpeg")
@@ -269,13 +267,34 @@ def copy_with_chapters(
             )
             set_chapters(output, list(moved))
             report = Reporter(index, on_progress)
+            mend = GrowingTimes()
             for packet in packets(container, *(container.streams[i] for i in clones)):
                 if packet is not None:
                     retime(packet)
                     report(packet)
                     packet.stream = clones[packet.stream_index]
-                    output.mux(packet)
+                    output.mux(mend(packet))
     return WrittenCopy(target, (*notes, *left_out))
+
+
+class GrowingTimes:
+    """Mends packets whose decoding time is not later than the last one's, which muxers refuse.
+
+    Off-air recordings have such at every splice, mostly of a few milliseconds.
+    """
+
+    def __init__(self):
+        self._last: dict[int, int] = {}
+
+    def __call__(self, packet: av.Packet) -> av.Packet:
+        """Returns the packet, of an output's stream."""
+        if packet.dts is not None:
+            last = self._last.get(packet.stream_index)
+            if last is not None and packet.dts <= last:
+                packet.dts = last + 1
+                packet.pts = max(packet.pts, packet.dts)
+            self._last[packet.stream_index] = packet.dts
+        return packet
 
 
 class Reporter:
@@ -326,4 +345,5 @@ def _describe(error: Exception, path: Path) -> str:
         return f"{path} is larger than its file system takes (FAT: 4 GB): write to another disk"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission to write {path}: change the folder's owner or mode, or name another"
-    return f"{path} can't be written ({error.strerror}): try one that ends in .mkv"
+    cure = "" if path.suffix.lower() == ".mkv" else ": name one that ends in .mkv"
+    return f"{path} can't be written ({error.strerror}){cure}"

@@ -1,6 +1,7 @@
 """Index of a recording's pictures: the time of each packet and where decoding can begin."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -138,7 +139,8 @@ class Retimer:
         self._number = 0  # of the video packet to come
         self._epoch = 0  # of the video
         self._epochs: dict[int, int] = {}
-        self._now: dict[int, Fraction] = {}  # of each track
+        self._now: dict[int, float] = {}  # seconds that each track has come to
+        self._ticks: dict[tuple[int, int], int] = {}  # to be added, by track and epoch
 
     def __call__(self, packet: av.Packet) -> None:
         """Changes the packet's times."""
@@ -151,26 +153,29 @@ class Retimer:
             self._number += 1
         if packet.pts is None:
             return
-        raw = (packet.pts if packet.dts is None else packet.dts) * packet.time_base
-        epoch = self._epoch if track == self._video else self._epoch_of(track, raw, packet)
-        self._epochs[track] = epoch
-        self._now[track] = raw + self._shifts[epoch]
-        ticks = round(self._shifts[epoch] / packet.time_base)
+        time_base = packet.time_base
+        epoch = self._epoch
+        if len(self._shifts) > 1:
+            raw = (packet.pts if packet.dts is None else packet.dts) * float(time_base)
+            if track != self._video:
+                epoch = self._epochs[track] = self._epoch_of(track, raw, packet.stream.type)
+            self._now[track] = raw + float(self._shifts[epoch])
+        ticks = self._ticks.get((track, epoch))
+        if ticks is None:
+            ticks = self._ticks[track, epoch] = round(self._shifts[epoch] / time_base)
         packet.pts += ticks
         if packet.dts is not None:  # Matroska knows none, and the muxer finds its own
             packet.dts += ticks
 
-    def _epoch_of(self, track: int, raw: Fraction, packet: av.Packet) -> int:
+    def _epoch_of(self, track: int, raw: float, kind: str) -> int:
         """Tracks are interleaved loosely: sound jumps some packets before or after the picture."""
-        if len(self._shifts) == 1:
-            return 0
-        if packet.stream.type == "audio" and track in self._now:
-            step = raw + self._shifts[self._epochs[track]] - self._now[track]
+        if kind == "audio" and track in self._now:
+            step = raw + float(self._shifts[self._epochs[track]]) - self._now[track]
             if -MAX_STEP_BACK_SECONDS <= step <= self._max_gap_seconds:
                 return self._epochs[track]
         near = range(max(0, self._epoch - 1), min(len(self._shifts), self._epoch + 2))
-        due = self._now.get(track if packet.stream.type == "audio" else self._video, Fraction(0))
-        return min(near, key=lambda epoch: abs(raw + self._shifts[epoch] - due))
+        due = self._now.get(track if kind == "audio" else self._video, 0.0)
+        return min(near, key=lambda epoch: abs(raw + float(self._shifts[epoch]) - due))
 
 
 class _Scan:
@@ -189,7 +194,7 @@ class _Scan:
         self.pts: list[int] = []
         self.is_key: list[bool] = []
         self.is_fresh: list[bool] = []
-        self.last: list[tuple[int, int]] = []  # times and lengths of the last packets
+        self.last: deque[tuple[int, int]] = deque(maxlen=32)  # times and lengths, as last read
         self.jumps: list[Jump] = []
 
     def add(self, packet: av.Packet) -> None:
@@ -209,7 +214,7 @@ class _Scan:
         self.is_fresh.append(packet.is_keyframe and self._is_fresh(packet))
         length = packet.duration or self._frame
         is_sane = length * self._time_base <= self._max_gap_seconds
-        self.last = [*self.last[-32:], (pts, length if is_sane else self._frame)]
+        self.last.append((pts, length if is_sane else self._frame))
 
 
 def _fresh_test(stream: av.VideoStream) -> Callable[[av.Packet], bool]:

@@ -25,6 +25,7 @@ from utils.encoding import (
 from utils.media import decoded, opened, packets, video_stream
 from utils.muxing import (
     Chapter,
+    GrowingTimes,
     MuxError,
     OnProgress,
     Reporter,
@@ -89,8 +90,9 @@ def splice(
 ) -> tuple[str, ...]:
     """Writes the spans of a recording one after the other; returns in words what was left out.
 
-    With `encode_all` the runs count for nothing: every picture is encoded anew, by one encoder; with
-    a painter too, after it drew on them. Chapters within the spans stay, moved. Raises MuxError, MediaError.
+    With `encode_all` the runs count for nothing: every picture is encoded anew, by one encoder;
+    with a painter too, after it drew on them. Chapters within the spans stay, moved. Raises
+    MuxError, MediaError.
     """
     with opened(source) as container, writing(target) as output:
         video = video_stream(container)
@@ -112,6 +114,7 @@ def splice(
         }
         retime = Retimer(index, video, index.zero_seconds)
         report = Reporter(index, on_progress)
+        mend = GrowingTimes()
         wanted = [video, *(container.streams[number] for number in tracks)]
         last = max(span.end for span in spans)
         for packet in packets(container, *wanted):
@@ -122,7 +125,8 @@ def splice(
             if packet.stream_index == video.index:
                 output.mux(pictures.take(packet))
             else:
-                output.mux(list(tracks[packet.stream_index].take(packet)))
+                for part in tracks[packet.stream_index].take(packet):
+                    output.mux(mend(part))
         output.mux(pictures.finish())
         if pictures.count == 0:
             raise MuxError(f"{source.name} has no picture that could be written from {last} ticks")
@@ -221,8 +225,8 @@ class _Spliced:
         if self._codec == "hevc" and self._number - 1 == run.first and place:
             data = with_broken_link(bytes(packet), self._length_bytes)
             packet = _clone_packet(packet, data)
-        new = _clone_packet(packet) if self._is_mixed else packet
-        for new in self._filter.filter(new) if self._filter else [new]:
+        own = _clone_packet(packet) if self._is_mixed else packet
+        for new in self._filter.filter(own) if self._filter else [own]:
             new.pts = ticks
             self._done[place].append(new)
 
@@ -266,8 +270,10 @@ class _Recoder:
     """Decodes a run's packets and encodes the pictures of its time anew."""
 
     def __init__(self, stream: av.VideoStream, run: Run, sps_id: int | None):
+        self._stream = stream
         self._run = run
-        self._encode = splicing_encoder(stream, sps_id)
+        self._sps_id = sps_id
+        self._encode: PictureEncoder | None = None
         self._decoder = av.CodecContext.create(stream.codec_context.name, "r")
         self._decoder.extradata = stream.codec_context.extradata
 
@@ -275,8 +281,10 @@ class _Recoder:
         made = []
         for frame in decoded(self._decoder, packet):
             if frame.pts is not None and self._run.start <= frame.pts < self._run.end:
+                if self._encode is None:
+                    self._encode = splicing_encoder(self._stream, self._sps_id, frame)
                 made += self._encode(frame, ticks=frame.pts)
-        return made + (self._encode(None) if packet is None else [])
+        return made + (self._encode(None) if packet is None and self._encode else [])
 
 
 class _Reencoded:
@@ -293,7 +301,7 @@ class _Reencoded:
         picture = first_picture(stream.container.name)
         encoder = painter.encoder if painter else ENCODERS[stream.codec_context.name]
         clone = output.add_stream(encoder.name, rate=stream.average_rate)
-        prepare_context(clone.codec_context, stream, encoder, stream.time_base)
+        prepare_context(clone.codec_context, stream, encoder, picture)
         if painter:
             painter.prepare(clone.codec_context, picture)
         elif picture.rotation:
@@ -478,7 +486,6 @@ class _Texts:
         self._clone = clone
         self._places = places
         self._time_base = float(stream.time_base)
-        self._last = -1
 
     def take(self, packet: av.Packet) -> Iterator[av.Packet]:
         if packet.pts is None:
@@ -490,7 +497,7 @@ class _Texts:
             if first < last or place.start <= start == end < place.end:
                 new = _clone_packet(packet)
                 at = round((first - place.start + place.at) / self._time_base)
-                new.pts = new.dts = self._last = max(at, self._last + 1)
+                new.pts = new.dts = at
                 if packet.duration:
                     new.duration = max(1, round((last - first) / self._time_base))
                 new.stream = self._clone
