@@ -46,7 +46,7 @@ def main() -> int:
                 path,
                 checkpoint.model,
                 checkpoint.spec,
-                window_seconds=checkpoint.clip_seconds,
+                clip_seconds=checkpoint.clip_seconds,
                 temperature=checkpoint.temperature,
                 trunk=trunk,
             )
@@ -107,10 +107,12 @@ def _describe(
     path: Path, scored: ScoredRecording, classes: list[str], thresholds: Thresholds | None
 ) -> dict:
     """What --json prints of one recording."""
-    overall, *each = _labels(np.stack([scored.overall, *scored.probabilities]), classes, thresholds)
+    tiles = scored.tiles()
+    rows = np.stack([scored.overall, *(row for *_, row in tiles)])
+    overall, *each = _labels(rows, classes, thresholds)
     windows = [
         {"start_seconds": start, "end_seconds": end, **label}
-        for (start, end), label in zip(scored.windows, each, strict=True)
+        for (start, end, _), label in zip(tiles, each, strict=True)
     ]
     return {
         "file": str(path),

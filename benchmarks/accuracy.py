@@ -73,16 +73,17 @@ def _judge(checkpoint: Checkpoint, folder: Path) -> dict:
             folder / recording.name,
             checkpoint.model,
             checkpoint.spec,
-            window_seconds=checkpoint.clip_seconds,
+            clip_seconds=checkpoint.clip_seconds,
             temperature=checkpoint.temperature,
             trunk=trunk,
         )
-        count = len(scored.windows)
-        logits.append(np.log(scored.probabilities.clip(1e-12)))
+        tiles = scored.tiles()
+        count = len(tiles)
+        logits.append(np.log(np.stack([row for *_, row in tiles]).clip(1e-12)))
         labels += [checkpoint.classes.index(recording.labels[0])] * count
         names += [recording.name] * count
         groups += [recording.group] * count
-        windows += scored.windows
+        windows += [tile[:2] for tile in tiles]
     starts, ends = np.array(windows).T
     scores = ClipScores(
         np.concatenate(logits).astype(np.float32), np.array(labels), names, groups, starts, ends

@@ -232,10 +232,10 @@ def compare_answers(checkpoint: Checkpoint, paths: list[Path]) -> dict[str, floa
                     path,
                     checkpoint.model,
                     replace(checkpoint.spec, frames=mode),
-                    window_seconds=checkpoint.clip_seconds,
+                    clip_seconds=checkpoint.clip_seconds,
                     temperature=checkpoint.temperature,
                     trunk=trunk,
-                ).probabilities
+                ).tile_probabilities
                 for path in tqdm(paths, f"judge {mode}", leave=False)
             ]
         )

@@ -107,11 +107,32 @@ class LateFusionClassifier(nn.Module):
             video = self.encode_video(video)
         if video.ndim == 3:
             video = pool_mean_std(video, video_mask)
-        pooled = _root(video)  # (B, 2560)
-        pooled = ((pooled - self.video_mean) / self.video_std).clamp(-MAX_DEVIATION, MAX_DEVIATION)
-        sound = pool_mean_std(self.encode_audio(mfcc), mfcc_mask)  # (B, 2 * n_mfcc)
-        sound = self.sound_projection(sound)  # (B, sound_size)
+        sound = pool_mean_std(self.encode_audio(mfcc), mfcc_mask)
         has_video, has_sound = self._hide_halves(video_mask.any(dim=1), mfcc_mask.any(dim=1))
+        return self._fuse(video, sound, has_video, has_sound)
+
+    def forward_pooled(
+        self, video: torch.Tensor, sound: torch.Tensor, has_sound: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits (B, num_classes) of what is pooled already, as `pool_mean_std` does.
+
+        `video` (B, 2560) is of embeddings, `sound` (B, 2 * n_mfcc) of what `encode_audio` gives;
+        where `has_sound` (B,) bool is False, it counts for nothing.
+        """
+        has_video = torch.ones_like(has_sound)
+        return self.forward_head(self._fuse(video, sound, has_video, has_sound))
+
+    def _fuse(
+        self,
+        video: torch.Tensor,
+        sound: torch.Tensor,
+        has_video: torch.Tensor,
+        has_sound: torch.Tensor,
+    ) -> torch.Tensor:
+        """Pooled halves (B, 2560) and (B, 2 * n_mfcc) to features (B, 2560 + sound_size)."""
+        pooled = _root(video)
+        pooled = ((pooled - self.video_mean) / self.video_std).clamp(-MAX_DEVIATION, MAX_DEVIATION)
+        sound = self.sound_projection(sound)  # (B, sound_size)
         return torch.cat(
             [
                 pooled * has_video[:, None],

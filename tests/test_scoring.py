@@ -11,6 +11,7 @@ from timeline.scoring import ScoredRecording, score_recording, tile_windows
 from training.scores import score_clips
 from utils.clips import MIN_CLIP_SECONDS
 from utils.dataset import ClipDataset
+from utils.features import read_features
 from utils.preparation import prepare_recordings
 from utils.recordings import find_recordings
 from utils.sources import Folder
@@ -32,9 +33,10 @@ def test_windows_tile_any_recording_without_gaps():
 
 
 def test_overall_counts_windows_by_their_length():
-    windows = [(0.0, 10.0), (10.0, 12.0)]
-    scored = ScoredRecording(windows, np.array([[0.9, 0.1], [0.3, 0.7]]), True)
-    assert scored.duration_seconds == 12
+    tiles = np.array([[0.9, 0.1], [0.3, 0.7]])
+    rows = np.zeros((1, 48, 2))
+    scored = ScoredRecording(0.25, (10.0,), rows, 12.0, True, 25.0, tile_probabilities=tiles)
+    assert [tile[:2] for tile in scored.tiles()] == [(0.0, 10.0), (10.0, 12.0)]
     assert scored.overall == pytest.approx([0.8, 0.2])
 
 
@@ -52,10 +54,8 @@ def spec(tmp_path_factory):
     return make_config(tmp_path_factory.mktemp("config")).feature_spec
 
 
-def score(path, model, spec, window_seconds=3.0, temperature=1.0) -> ScoredRecording:
-    return score_recording(
-        path, model, spec, window_seconds=window_seconds, temperature=temperature
-    )
+def score(path, model, spec, clip_seconds=3.0, temperature=1.0) -> ScoredRecording:
+    return score_recording(path, model, spec, clip_seconds=clip_seconds, temperature=temperature)
 
 
 @pytest.mark.parametrize("tone_hz", [440.0, None])
@@ -75,14 +75,14 @@ def test_scores_are_those_of_the_prepared_recording(tmp_path, model, tone_hz):
     spans = [(clip.start_seconds, clip.end_seconds) for clip in clips]
     assert scored.has_sound == (tone_hz is not None)
     # Training moves a short last clip back, scoring does not: the whole ones are the same.
-    assert scored.windows[:2] == spans[:2]
+    assert [tile[:2] for tile in scored.tiles()][:2] == spans[:2]
     probabilities = torch.softmax(torch.from_numpy(expected[:2]).double(), dim=1)
-    assert scored.probabilities[:2] == pytest.approx(probabilities.numpy(), abs=2e-3)
+    assert scored.tile_probabilities[:2] == pytest.approx(probabilities.numpy(), abs=2e-3)
 
 
 def test_probabilities_add_up_and_temperature_softens_them(tmp_path, model, spec):
     path = write_clip(tmp_path / "a.mp4", "ads", 2)
-    sharp, soft = (score(path, model, spec, temperature=t).probabilities for t in (0.2, 5.0))
+    sharp, soft = (score(path, model, spec, temperature=t).probabilities[0] for t in (0.2, 5.0))
     assert sharp.sum(axis=1) == pytest.approx(1)
     assert (sharp.argmax(axis=1) == soft.argmax(axis=1)).all()
     assert (sharp.max(axis=1) > soft.max(axis=1)).all()
@@ -90,7 +90,7 @@ def test_probabilities_add_up_and_temperature_softens_them(tmp_path, model, spec
 
 def test_recording_shorter_than_a_window_is_one_window(tmp_path, model, spec):
     scored = score(write_clip(tmp_path / "a.mp4", "games", 1, 2.0), model, spec, 10.0)
-    assert scored.windows == [(0.0, 2.0)]
+    assert [tile[:2] for tile in scored.tiles()] == [(0.0, 2.0)]
 
 
 @pytest.mark.parametrize("sound_seconds", [0.5, 30.0])
@@ -115,3 +115,29 @@ def test_recording_that_is_too_short_is_refused(tmp_path, model, spec):
     path = write_clip(tmp_path / "a.mp4", "ads", 1, 0.4)
     with pytest.raises(MediaError, match="at least 1 s is needed"):
         score(path, model, spec)
+
+
+def clip_probabilities(model, spec, features, start_seconds, end_seconds) -> np.ndarray:
+    """(C,) what the network says of a span, given as a clip."""
+    frames, mfcc = features
+    frames = torch.from_numpy(frames[spec.frame_span(start_seconds, end_seconds)])[None]
+    mfcc = torch.from_numpy(mfcc[spec.mfcc_span(start_seconds, end_seconds)])[None]
+    masks = (torch.ones(x.shape[:2], dtype=torch.bool) for x in (frames, mfcc))
+    logits = model(frames, next(masks), mfcc, next(masks))
+    return torch.softmax(logits[0], dim=0).numpy()
+
+
+def test_every_dense_row_is_what_the_network_says_of_that_span(tmp_path, model, spec):
+    path = write_clip(tmp_path / "a.mp4", "ads", 3, 13.0)
+    blocks = list(read_features(path, spec))
+    features = [np.concatenate([getattr(b, name) for b in blocks]) for name in ("frames", "mfcc")]
+    scored = score(path, model, spec, clip_seconds=10.0)
+    assert scored.window_seconds == (10.0, 4.0)
+    assert scored.probabilities.shape == (2, 52, 2)
+    with torch.inference_mode():
+        for window, rows in zip(scored.window_seconds, scored.probabilities, strict=True):
+            for row in (0, 5, 17, 25, 40, 51):
+                centre = (row + 0.5) * scored.hop_seconds
+                start, end = max(0.0, centre - window / 2), min(13.0, centre + window / 2)
+                expected = clip_probabilities(model, spec, features, start, end)
+                assert rows[row] == pytest.approx(expected, abs=2e-3), (window, row)

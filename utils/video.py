@@ -56,6 +56,7 @@ class VideoInfo:
     duration_seconds: float  # the container's estimate: only decoding knows
     rotation_degrees: int  # clockwise turn already counted in height and width: 0, 90, 180, 270
     has_audio: bool
+    zero_seconds: float  # from where players start to count to the first picture
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def probe(path: str | os.PathLike) -> VideoInfo:
         stream = video_stream(container)
         picture = _first_picture(container, stream)
         height, width = displayed_size(picture)
+        first_seconds = Clock(stream).raw_seconds(picture) or 0.0
         return VideoInfo(
             height=height,
             width=width,
@@ -80,6 +82,7 @@ def probe(path: str | os.PathLike) -> VideoInfo:
             duration_seconds=duration_seconds(container, stream),
             rotation_degrees=-90 * quarter_turns(picture) % 360,
             has_audio=any(s.codec_context is not None for s in container.streams.audio),
+            zero_seconds=max(0.0, first_seconds - (container.start_time or 0) / av.time_base),
         )
 
 
