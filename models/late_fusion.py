@@ -112,14 +112,18 @@ class LateFusionClassifier(nn.Module):
         return self._fuse(video, sound, has_video, has_sound)
 
     def forward_pooled(
-        self, video: torch.Tensor, sound: torch.Tensor, has_sound: torch.Tensor
+        self,
+        video: torch.Tensor,
+        sound: torch.Tensor,
+        has_sound: torch.Tensor,
+        has_video: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Logits (B, num_classes) of what is pooled already, as `pool_mean_std` does.
 
         `video` (B, 2560) is of embeddings, `sound` (B, 2 * n_mfcc) of what `encode_audio` gives;
-        where `has_sound` (B,) bool is False, it counts for nothing.
+        where `has_sound` (B,) bool is False, there is none, and so with `has_video`.
         """
-        has_video = torch.ones_like(has_sound)
+        has_video = torch.ones_like(has_sound) if has_video is None else has_video
         return self.forward_head(self._fuse(video, sound, has_video, has_sound))
 
     def _fuse(

@@ -1,6 +1,7 @@
 """Runtime: the trunk over many frames, by ONNX Runtime on a CPU and by torch on a GPU."""
 
 import functools
+import hashlib
 import logging
 import math
 import sys
@@ -44,7 +45,18 @@ class TrunkRuntime:
         self.engine = engine
         self._amp = amp
         self._encoder = encoder.for_inference()
+        self._id: str | None = None
         self._sessions: dict[tuple[int, int], object] = {}  # by size of the frames
+
+    @property
+    def id(self) -> str:
+        """16 hex digits that change with the weights and how frames are fed to them."""
+        if self._id is None:
+            digest = hashlib.sha256(str(self._encoder.config).encode())
+            for tensor in self._encoder.state_dict().values():
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            self._id = digest.hexdigest()[:16]
+        return self._id
 
     def embed(self, frames: np.ndarray) -> np.ndarray:
         """(N, H, W, 3) uint8 RGB to (N, 1280) float16, all frames by themselves."""

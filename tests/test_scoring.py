@@ -7,7 +7,8 @@ import torch
 from trainings import fill_heads, fill_norms, make_config, write_clip
 
 from models.late_fusion import LateFusionClassifier
-from timeline.scoring import ScoredRecording, score_recording, tile_windows
+from timeline.dense import tile_windows
+from timeline.scoring import ScoredRecording, score_recording
 from training.scores import score_clips
 from utils.clips import MIN_CLIP_SECONDS
 from utils.dataset import ClipDataset

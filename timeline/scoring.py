@@ -1,8 +1,7 @@
 """Scoring: a recording to class probabilities over time."""
 
 import contextlib
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,17 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.mobilenet_v2 import EMBEDDING_SIZE
 from models.runtime import TrunkRuntime
-from timeline.pooling import SpanSums
+from timeline.coarse import embed_coarsely
+from timeline.dense import DenseScorer, EmbeddedBlock, tile_windows
+from timeline.embedding import KeptEmbeddings, Reading, embed_recording, scoring_spec
 from timeline.timeline import Damage
-from utils.clips import MIN_CLIP_SECONDS
-from utils.dataset import prefetch
-from utils.features import FeatureSpec, check_length, read_features
+from utils.features import FeatureSpec, check_length
 from utils.video import probe
-
-HOP_SECONDS = 0.25
-SHORT_SECONDS = 4.0  # window that says more of edges, and less of what is between them
 
 
 @dataclass(frozen=True)
@@ -69,140 +64,74 @@ def score_recording(
 ) -> ScoredRecording:
     """The probabilities of a recording over time, read in one pass.
 
-    Every frame goes through the trunk once and is forgotten when its windows are scored. `trunk` is
-    the model's, for a caller who scores many recordings to make once. `on_progress` is told how
-    many seconds are done, and of how many. Raises MediaError where the file can't be read.
+    Decoding and network run side by side, with as many threads as `trunk` has, which is the
+    model's, for a caller who scores many recordings to make once. `quick` decodes key pictures, and
+    the others only where those leave a doubt. In the folder `embeddings` is kept what the trunk
+    says: scoring again, with other heads too, takes seconds. `on_progress` is told how many seconds
+    are done, and of how many, as far as known. Raises MediaError where the file can't be read.
     """
+    path = Path(path)
     info = probe(path)
     trunk = trunk or TrunkRuntime(model.video_encoder)
-    scorer = DenseScorer(model, spec, clip_seconds=clip_seconds, temperature=temperature)
-    with contextlib.closing(prefetch(read_features(path, spec))) as ahead:
-        for block in ahead:
-            heard = None if block.mfcc is None else np.full(len(block.mfcc), block.heard)
-            scorer.add(trunk.embed(block.frames), block.mfcc, heard)
-            if on_progress is not None:
-                total = max(info.duration_seconds, scorer.seconds)
-                on_progress(scorer.seconds, total)
-    check_length(scorer.num_frames, spec)
-    probabilities, tiles = scorer.finish()
+    reading = Reading(path, scoring_spec(spec, info.duration_seconds), spec.fps, info)
+    scale = {"clip_seconds": clip_seconds, "temperature": temperature}
+
+    def report(seconds: float) -> None:
+        if on_progress is not None:
+            on_progress(seconds, max(seconds, info.duration_seconds))
+
+    def coarse() -> Iterator[EmbeddedBlock] | None:
+        return embed_coarsely(reading, trunk, model, **scale, on_progress=report)
+
+    scorer = DenseScorer(model, reading.spec, **scale)
+    with _one_torch_thread(trunk):
+        for block in _blocks(reading, trunk, embeddings, coarse if quick else None):
+            scorer.add(block)
+            report(scorer.seconds)
+        check_length(scorer.num_frames, reading.spec)
+        duration_seconds = reading.duration_seconds(scorer.num_frames)
+        probabilities, tiles = scorer.finish(duration_seconds)
     return ScoredRecording(
-        HOP_SECONDS,
+        scorer.hop_seconds,
         scorer.window_seconds,
         probabilities,
-        scorer.seconds,
+        duration_seconds,
         scorer.has_sound,
         frame_rate=info.frame_rate,
         zero_seconds=info.zero_seconds,
+        damage=reading.damage.records,
         tile_probabilities=tiles,
     )
 
 
-def tile_windows(duration_seconds: float, window_seconds: float) -> list[tuple[float, float]]:
-    """Half-open windows side by side over a recording; too short a rest joins the last.
+@contextlib.contextmanager
+def _one_torch_thread(trunk: TrunkRuntime) -> Iterator[None]:
+    """Keeps torch to one thread where it only runs the heads.
 
-    0        10        20  22            0        10       20 20.5
-    |--------|---------|---|             |--------|---------|
+    Its other threads would spin while they wait for the next few rows, and take as much time from
+    the decoder and the trunk as those need in all.
     """
-    starts = list(np.arange(0.0, duration_seconds, window_seconds))
-    if len(starts) > 1 and duration_seconds - starts[-1] < MIN_CLIP_SECONDS:
-        starts.pop()
-    return [
-        (float(a), float(b)) for a, b in zip(starts, [*starts[1:], duration_seconds], strict=True)
-    ]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads if trunk.engine == "torch" else 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
-class DenseScorer:
-    """Scores the windows of a recording as its features come; memory stays that of a window."""
-
-    def __init__(
-        self, model: nn.Module, spec: FeatureSpec, *, clip_seconds: float, temperature: float
-    ):
-        self.window_seconds = (clip_seconds, SHORT_SECONDS)
-        self.num_frames = 0
-        self.has_sound = False
-        self._model = model
-        self._device = next(model.parameters()).device
-        self._spec = spec
-        self._temperature = temperature
-        self._video = SpanSums(EMBEDDING_SIZE)
-        self._sound = SpanSums(spec.mfcc.n_mfcc)
-        self._has_track = True
-        self._rows: list[list[np.ndarray]] = [[] for _ in self.window_seconds]
-        self._tiles: list[np.ndarray] = []
-        self._num_rows = [0] * len(self.window_seconds)
-        self._num_tiles = 0
-
-    @property
-    def seconds(self) -> float:
-        return self.num_frames / self._spec.fps
-
-    def add(
-        self, embeddings: np.ndarray, mfcc: np.ndarray | None, heard: np.ndarray | None
-    ) -> None:
-        """Goes on with the next embeddings (n, 1280) and rows of MFCC (m, n_mfcc).
-
-        They need not be of the same time. `heard` (m,) bool says which rows are of sound that was
-        there; both are None where the recording has no track.
-        """
-        self._video.append(embeddings)
-        self.num_frames += len(embeddings)
-        if mfcc is not None:
-            sound = self._model.encode_audio(torch.from_numpy(mfcc).to(self._device))
-            self._sound.append(sound.cpu().numpy(), heard)
-            self.has_sound = self.has_sound or bool(heard.any())
-        self._has_track = mfcc is not None
-        ready = self.seconds
-        if self._has_track:
-            ready = min(ready, self._sound.end / self._spec.mfcc.frames_per_second)
-        self._score(ready)
-
-    def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities (W, N, C) of the windows and (tiles, C) of the tiles, all of them."""
-        self._score(math.inf)
-        return np.stack([np.concatenate(rows) for rows in self._rows]), np.concatenate(self._tiles)
-
-    def _score(self, ready_seconds: float) -> None:
-        """Scores the spans that end at or before a time: inf for the end of the recording."""
-        for index, window in enumerate(self.window_seconds):
-            spans = self._new_rows(index, window, ready_seconds)
-            self._num_rows[index] += len(spans)
-            self._rows[index].append(self._probabilities(spans))
-        tiles = tile_windows(self.seconds, self.window_seconds[0])[self._num_tiles :]
-        tiles = [tile for tile in tiles if tile[1] + MIN_CLIP_SECONDS <= ready_seconds]
-        self._num_tiles += len(tiles)
-        self._tiles.append(self._probabilities(tiles))
-        self._forget()
-
-    def _new_rows(
-        self, index: int, window: float, ready_seconds: float
-    ) -> list[tuple[float, float]]:
-        spans = []
-        is_over = ready_seconds == math.inf
-        for row in range(self._num_rows[index], math.ceil(self.seconds / HOP_SECONDS - 1e-6)):
-            centre = (row + 0.5) * HOP_SECONDS
-            if not is_over and centre + window / 2 > ready_seconds:
-                break
-            spans.append((max(0.0, centre - window / 2), min(self.seconds, centre + window / 2)))
-        return spans
-
-    def _forget(self) -> None:
-        starts = [
-            (done + 0.5) * HOP_SECONDS - window / 2
-            for done, window in zip(self._num_rows, self.window_seconds, strict=True)
-        ]
-        first = max(0.0, min(*starts, self._num_tiles * self.window_seconds[0]))
-        self._video.forget(self._spec.frame_span(first, first).start)
-        self._sound.forget(self._spec.mfcc_span(first, first).start)
-
-    def _probabilities(self, spans: list[tuple[float, float]]) -> np.ndarray:
-        """(B, C) float32."""
-        if not spans:
-            return np.zeros((0, self._model.config["num_classes"]), np.float32)
-        video, _ = self._video.pool([self._spec.frame_span(*span) for span in spans])
-        sound, count = self._sound.pool([self._spec.mfcc_span(*span) for span in spans])
-        logits = self._model.forward_pooled(
-            torch.from_numpy(video).to(self._device),
-            torch.from_numpy(sound).to(self._device),
-            torch.from_numpy(count > 0).to(self._device),
-        )
-        return torch.softmax(logits.double() / self._temperature, dim=1).float().cpu().numpy()
+def _blocks(
+    reading: Reading,
+    trunk: TrunkRuntime,
+    folder: Path | None,
+    coarse: Callable[[], Iterator[EmbeddedBlock] | None] | None,
+) -> Iterator[EmbeddedBlock]:
+    """The blocks of a recording: kept ones, else key pictures first if wanted, else all of it."""
+    kept = None if folder is None else KeptEmbeddings(folder, trunk)
+    place = kept and kept.path_of(reading)
+    found = kept and kept.read(place, reading)
+    if found is None and coarse is not None:
+        found = coarse()  # is not kept: it is not all of the recording
+    if found is not None:
+        return found
+    blocks = embed_recording(reading, trunk)
+    return blocks if kept is None else kept.write(place, reading, blocks)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from utils.damage import Damage
 from utils.labels import BREAK_LABEL, REST_LABEL
 
 
@@ -25,15 +26,6 @@ class Segment:
     @property
     def seconds(self) -> float:
         return self.end_seconds - self.start_seconds
-
-
-@dataclass(frozen=True)
-class Damage:
-    """What was wrong with a recording from a time on, in one line."""
-
-    seconds: float
-    kind: str  # "gap", "jump", "picture size", "sound layout", "no sound", "unreadable"
-    description: str
 
 
 @dataclass(frozen=True)

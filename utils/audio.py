@@ -11,9 +11,11 @@ from pathlib import Path
 import av
 import numpy as np
 
+from utils.damage import MIN_GAP_SECONDS, DamageLog
 from utils.media import (
     MAX_FILE_GAP_SECONDS,
     MAX_STEP_BACK_SECONDS,
+    Clock,
     MediaError,
     SplitError,
     audio_stream,
@@ -31,6 +33,8 @@ from utils.video import first_picture_seconds
 MAX_GAP_SECONDS = 0.05
 # A decoder that begins in the middle is right after a few of its blocks.
 RUN_UP_SECONDS = 2.0
+# Sound and picture that belong together lie so far apart in a file, at most.
+MAX_SKEW_SECONDS = 5.0
 
 
 def find_sound_file(video_path: str | os.PathLike) -> Path | None:
@@ -114,12 +118,25 @@ def compute_mfcc(
 class Sound:
     """MFCC rows of a track, from one row on, whose packets are handed over as they are read.
 
-    What comes before time zero is known is kept. Raises SplitError where the rows begin in the
-    middle of a recording and its timestamps jump: whoever reads what follows can't know of it.
+    What comes before time zero is known is kept. Where timestamps jump, the clock of the pictures
+    says whether the sound was away or time began anew, if one is given. Raises SplitError where the
+    rows begin in the middle of a recording and its timestamps jump: whoever reads what follows
+    can't know of it.
     """
 
-    def __init__(self, stream: av.AudioStream, spec: MfccSpec, *, first_row: int, is_part: bool):
+    def __init__(
+        self,
+        stream: av.AudioStream,
+        spec: MfccSpec,
+        *,
+        first_row: int,
+        is_part: bool,
+        clock: Clock | None = None,
+        damage: DamageLog | None = None,
+    ):
         self.stream = stream
+        self._clock = clock
+        self._damage = DamageLog() if damage is None else damage
         self._spec = spec
         self._mfcc = MfccMaker(spec, first_row)
         self._is_part = is_part
@@ -144,7 +161,13 @@ class Sound:
             self._skip_until = zero_seconds + first_sample / rate - RUN_UP_SECONDS
         max_gap = max_gap_seconds(self.stream.container)
         self._line = SampleLine(
-            rate, zero_seconds, max_gap, first_sample=first_sample, is_part=self._is_part
+            rate,
+            zero_seconds,
+            max_gap,
+            first_sample=first_sample,
+            is_part=self._is_part,
+            clock=self._clock,
+            damage=self._damage,
         )
         while self._early:
             self.take(self._early.popleft())
@@ -159,7 +182,8 @@ class Sound:
             return
         if packet is not None and _starts_before(packet, self._skip_until):
             return
-        for frame in decoded(self.stream.codec_context, packet):
+        note = self._line.note_unreadable
+        for frame in decoded(self.stream.codec_context, packet, note):
             for samples in self._line.place(frame):
                 self._mfcc.take(samples)
         if packet is None:
@@ -181,6 +205,8 @@ class Sound:
         if self._line is not None:
             for samples in self._line.finish():
                 self._mfcc.take(samples)
+            if self._spec.seconds(num_rows) - self._line.seconds > MIN_GAP_SECONDS:
+                self._damage.sound_gap(self._line.seconds, math.inf)
         self._mfcc.finish(num_rows)
         return self.rows(num_rows)
 
@@ -196,9 +222,10 @@ class SoundFile:
         *,
         first_row: int = 0,
         is_part: bool = False,
+        damage: DamageLog | None = None,
     ):
         stream = _audio_stream(container)
-        self._sound = Sound(stream, spec, first_row=first_row, is_part=is_part)
+        self._sound = Sound(stream, spec, first_row=first_row, is_part=is_part, damage=damage)
         if first_row:
             if zero_seconds is None:
                 zero_seconds = float((stream.start_time or 0) * stream.time_base)
@@ -240,8 +267,13 @@ class SampleLine:
         *,
         first_sample: int = 0,
         is_part: bool = False,
+        clock: Clock | None = None,
+        damage: DamageLog | None = None,
     ):
         self.heard = False  # something but filled holes
+        self._clock = clock
+        self._clock_zero = None if clock is None else clock.zero
+        self._damage = DamageLog() if damage is None else damage
         self._sample_rate = sample_rate
         self._zero = zero_seconds
         self._max_gap_seconds = max_gap_seconds
@@ -258,6 +290,7 @@ class SampleLine:
         Holes are silence, overlaps are cut. Raises SplitError as Sound says.
         """
         start = self._start_seconds(frame)
+        self._damage.sound_layout(start, frame.layout.nb_channels, frame.sample_rate)
         if self._due is None or abs(start - self._due) > MAX_GAP_SECONDS:
             yield from self._append(self._mixer.flush())
             self._position = round(start * self._sample_rate)
@@ -269,6 +302,14 @@ class SampleLine:
         """Yields the samples still under way."""
         yield from self._append(self._mixer.flush())
 
+    @property
+    def seconds(self) -> float:
+        """Until when there are samples."""
+        return self._end / self._sample_rate
+
+    def note_unreadable(self) -> None:
+        self._damage.unreadable(self.seconds, "sound")
+
     def _start_seconds(self, frame: av.AudioFrame) -> float:
         if frame.pts is None:
             return self._due or 0.0
@@ -277,11 +318,15 @@ class SampleLine:
         seconds = frame.pts * self._time_base
         if self._zero is None:
             self._zero = seconds
+        self._follow_jump(seconds)
         start = seconds - self._zero
         if self._due is None:
             jumps = start > MAX_FILE_GAP_SECONDS and not self._is_part
         else:
             jumps = not -MAX_STEP_BACK_SECONDS < start - self._due < self._max_gap_seconds
+        if jumps and self._was_away(seconds):
+            self._zero = self._clock_zero = self._clock.zero
+            return seconds - self._zero
         if jumps:
             if self._is_part:
                 raise SplitError("the timestamps of its sound jump inside a part")
@@ -289,8 +334,27 @@ class SampleLine:
             start = self._due or 0.0
         return start
 
+    def _follow_jump(self, seconds: float) -> None:
+        """Takes over the pictures' time zero once both have jumped: splices must not add up."""
+        clock = self._clock
+        if clock is None or clock.zero in (None, self._clock_zero) or self._due is None:
+            return
+        if abs(seconds - clock.zero - self._due) < MAX_STEP_BACK_SECONDS:
+            self._zero = self._clock_zero = clock.zero
+
+    def _was_away(self, seconds: float) -> bool:
+        """Tells whether sound far ahead of its due time is where the pictures are."""
+        clock = self._clock
+        if clock is None or clock.last is None or self._due is None:
+            return False
+        by_pictures = seconds - clock.zero
+        return by_pictures > self._due and abs(by_pictures - clock.last) < MAX_SKEW_SECONDS
+
     def _append(self, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         for block in blocks:
+            missing = (self._position - self._end) / self._sample_rate
+            if missing > MIN_GAP_SECONDS:
+                self._damage.sound_gap(self.seconds, self.seconds + missing)
             while self._end < self._position:
                 silence = min(self._position - self._end, self._sample_rate)
                 yield np.zeros(silence, np.float32)

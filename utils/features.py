@@ -14,6 +14,7 @@ import numpy as np
 from utils.audio import Sound, SoundFile, readable_sound_file
 from utils.bars import MIN_PICTURES, EdgeWatch, bars_of, find_bars
 from utils.clips import MIN_CLIP_SECONDS
+from utils.damage import DamageLog
 from utils.hardware import Card, find_card
 from utils.interleaved import Interleaved
 from utils.media import (
@@ -109,11 +110,22 @@ class FeatureBlock:
         return replace(self, frames=self.frames[num_frames:], mfcc=rows)
 
 
-def read_features(path: Path, spec: FeatureSpec, part: Part = WHOLE) -> Iterator[FeatureBlock]:
+def read_features(
+    path: Path,
+    spec: FeatureSpec,
+    part: Part = WHOLE,
+    *,
+    threads: int = 1,
+    damage: DamageLog | None = None,
+    sound: bool = True,
+) -> Iterator[FeatureBlock]:
     """Yields the features of a part of a recording, read in one pass over the file.
 
-    The rows of MFCC last as long as the frames: `spec.num_rows(num_frames)` over all parts, whose
-    rows follow each other. Memory does not grow with the recording. Raises MediaError where the
+    One thread decodes, which suits those who read several files at a time; in the modes "fast" and
+    "exact" pictures can have more. `damage` takes down what is found wrong, and where frames and
+    rows are filled in. With `sound=False` there are no rows. The rows of MFCC last as long as the
+    frames: `spec.num_rows(num_frames)` over all parts, whose rows follow each other. Memory does
+    not grow with the recording. Raises MediaError where the
     file holds no readable picture, SplitError where it turns out that the part can't be decoded on
     its own: the recording is then to be read whole.
     """
@@ -121,14 +133,16 @@ def read_features(path: Path, spec: FeatureSpec, part: Part = WHOLE) -> Iterator
     card = find_card(path, spec.frames)
     if card is not None:
         try:
-            for block in _read_pass(path, spec, part, card):
+            for block in _read_pass(path, spec, part, card, damage=damage, has_sound=sound):
                 yield block
                 num_frames += len(block.frames)
                 num_rows += 0 if block.mfcc is None else len(block.mfcc)
             return
         except MediaError:
             pass  # software may decode it, or say what is wrong with it
-    for block in _read_pass(path, spec, part, card=None):
+    for block in _read_pass(
+        path, spec, part, None, threads=threads, damage=damage, has_sound=sound
+    ):
         yield block.without_first(num_frames, num_rows)
         num_frames = max(0, num_frames - len(block.frames))
         num_rows = max(0, num_rows - (0 if block.mfcc is None else len(block.mfcc)))
@@ -144,31 +158,55 @@ def check_length(num_frames: int, spec: FeatureSpec) -> None:
 
 
 def _read_pass(
-    path: Path, spec: FeatureSpec, part: Part, card: Card | None
+    path: Path,
+    spec: FeatureSpec,
+    part: Part,
+    card: Card | None,
+    *,
+    threads: int = 1,
+    damage: DamageLog | None = None,
+    has_sound: bool = True,
 ) -> Iterator[FeatureBlock]:
     """Yields what `read_features` does, by the decoder of a card or in software."""
     with contextlib.ExitStack() as stack:
         if spec.frames == "opencv":
-            sound = _open_sound(path, spec, 0, stack, own_track=True)
+            sound = None
+            if has_sound:
+                sound = _open_sound(path, spec, 0, stack, own_track=True, damage=damage)
             crop = find_bars(path) if spec.crop_bars else None
             pictures = pictures_on_grid(opencv_moments(path), spec.fps)
             yield from _blocks(pictures, OpencvScaler(spec.frame_size, crop), sound, spec)
             return
         container = stack.enter_context(opened(path, card))
         stream = video_stream(container)
-        clock = Clock(stream, part)
+        clock = Clock(stream, part, damage)
         first_frame = 0
         if part.start is not None:
             start_seconds = part.start.pts * clock.time_base - part.zero_seconds
             first_frame = first_grid_index(start_seconds, spec.fps)
         first_row = spec.num_rows(first_frame)
-        sound = _open_sound(path, spec, first_row, stack, own_track=False)
-        track = audio_stream(container) if sound is None else None
+        sound = track = None
+        if has_sound:
+            sound = _open_sound(path, spec, first_row, stack, own_track=False, damage=damage)
+            track = audio_stream(container) if sound is None else None
         if track is not None:
-            track = Sound(track, spec.mfcc, first_row=first_row, is_part=part.count > 1)
+            track = Sound(
+                track,
+                spec.mfcc,
+                first_row=first_row,
+                is_part=part.count > 1,
+                clock=clock,
+                damage=damage,
+            )
         both = Interleaved(path, stream, track, clock, part)
         moments = moments_of(
-            both.video_packets(), stream, clock, spec.fps, mode=spec.frames, part=part
+            both.video_packets(),
+            stream,
+            clock,
+            spec.fps,
+            mode=spec.frames,
+            part=part,
+            threads=threads,
         )
         pictures, crop = pictures_on_grid(moments, spec.fps, part), part.crop
         if spec.crop_bars and part.count == 1:
@@ -179,17 +217,24 @@ def _read_pass(
 
 
 def _open_sound(
-    path: Path, spec: FeatureSpec, first_row: int, stack: contextlib.ExitStack, *, own_track: bool
+    path: Path,
+    spec: FeatureSpec,
+    first_row: int,
+    stack: contextlib.ExitStack,
+    *,
+    own_track: bool,
+    damage: DamageLog | None,
 ) -> SoundFile | None:
     """Returns the sound of a file that is read apart: the sound file, else, if wanted, its own."""
     sound_path = readable_sound_file(path)
     if sound_path is not None:
         container = stack.enter_context(opened(sound_path))
-        return SoundFile(container, spec.mfcc, None, first_row=first_row)
+        return SoundFile(container, spec.mfcc, None, first_row=first_row, damage=damage)
     container = stack.enter_context(opened(path)) if own_track else None
     if container is None or audio_stream(container) is None:
         return None
-    return SoundFile(container, spec.mfcc, first_picture_seconds(path), first_row=first_row)
+    zero = first_picture_seconds(path)
+    return SoundFile(container, spec.mfcc, zero, first_row=first_row, damage=damage)
 
 
 def _find_crop(

@@ -1,12 +1,14 @@
 """Media files: opened containers, their streams, packets and frames, and a clock over them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
+
+from utils.damage import MIN_GAP_SECONDS, STILL_SECONDS, DamageLog
 
 # A longer step of the timestamps of a broadcast stream is a new time base (a splice, a restarted
 # encoder), not a pause; the ffmpeg command uses the same 10 s. A step back always is one.
@@ -125,8 +127,10 @@ def packets(
     yield None
 
 
-def decoded(context: av.CodecContext, packet: av.Packet | None) -> list:
-    """Returns the frames that a packet completes; none if it is damaged.
+def decoded(
+    context: av.CodecContext, packet: av.Packet | None, on_damage: Callable[[], None] = lambda: None
+) -> list:
+    """Returns the frames that a packet completes; none if it is damaged, which `on_damage` is told.
 
     Raises MediaError where a graphics card was to decode it: software knows what can be saved.
     """
@@ -135,6 +139,7 @@ def decoded(context: av.CodecContext, packet: av.Packet | None) -> list:
     except av.FFmpegError as error:
         if context.is_hwaccel:
             raise MediaError(f"the graphics card can't decode it ({error})") from error
+        on_damage()
         return []
 
 
@@ -177,7 +182,8 @@ def max_gap_seconds(container: av.container.InputContainer) -> float:
 class Clock:
     """Turns a stream's timestamps into seconds since the first picture that always grow."""
 
-    def __init__(self, stream: av.VideoStream, part: Part = WHOLE):
+    def __init__(self, stream: av.VideoStream, part: Part = WHOLE, damage: DamageLog | None = None):
+        self.damage = DamageLog() if damage is None else damage
         self.frame_seconds = 1 / frame_rate(stream)
         self.time_base = float(stream.time_base)
         self.zero = part.zero_seconds
@@ -185,8 +191,11 @@ class Clock:
         # AVI has decoding times only. They come out of the decoder in order; its guesses at
         # presentation times do not (B-frames packed in pairs: 1, 2, 4, 3).
         self.has_pts = stream.container.format.name != "avi"
+        self.last: float | None = None  # what it said last
         self._is_part = part.count > 1
-        self._last: float | None = None
+        self._stays = 0.0  # seconds for which the last picture is to be shown
+        self._last_order: float | None = None  # of the packets, in container seconds
+        self._passed = 0.0  # by the packets, since the last picture, without jumps
 
     def raw_seconds(self, frame: av.VideoFrame) -> float | None:
         """Returns the container time of a picture, None if unknown."""
@@ -197,16 +206,46 @@ class Clock:
         """Raises SplitError where a part's time base changes: the next part can't know of it."""
         if self.zero is None:
             self.zero = raw_seconds or 0.0
-        if self._last is None:
-            self._last = 0.0 if raw_seconds is None else raw_seconds - self.zero
-            return self._last
-        due = self._last + self.frame_seconds
+        if self.last is None:
+            self.last = 0.0 if raw_seconds is None else raw_seconds - self.zero
+            return self.last
+        due = self.last + self.frame_seconds
         seconds = due if raw_seconds is None else raw_seconds - self.zero
-        step = seconds - self._last
-        if step < -MAX_STEP_BACK_SECONDS or step > self.max_gap_seconds:
+        step = seconds - self.last
+        # Where packets went on all the time, pictures could not be decoded, and time did not jump.
+        is_pause = step <= self.max_gap_seconds or abs(step - self._passed) < 1 + 0.1 * step
+        if step < -MAX_STEP_BACK_SECONDS or not is_pause:
             if self._is_part:
                 raise SplitError(f"its timestamps jump by {step:.0f} s inside a part")
             self.zero = raw_seconds - due
+            self.damage.jump(due, step)
             seconds = due
-        self._last = max(seconds, self._last + 1e-3)
-        return self._last
+        shown_until = self.last + min(max(self._stays, self.frame_seconds), STILL_SECONDS)
+        if seconds - shown_until > MIN_GAP_SECONDS:
+            self.damage.picture_gap(shown_until, seconds)
+        self.last = max(seconds, self.last + 1e-3)
+        self._passed = 0.0
+        return self.last
+
+    def pass_packet(self, packet: av.Packet | None) -> None:
+        """Is told of every packet before it is decoded."""
+        if packet is not None and packet.dts is not None:
+            order = packet.dts * self.time_base
+            step = 0.0 if self._last_order is None else order - self._last_order
+            if 0 < step <= self.max_gap_seconds:
+                self._passed += step
+            self._last_order = order
+
+    def moment(self, frame: av.VideoFrame) -> tuple[float, float]:
+        """Returns when a decoded picture is shown and for how long."""
+        seconds = self(self.raw_seconds(frame))
+        # Damaged bits can say of the last picture that it stays for a day.
+        self._stays = min((frame.duration or 0) * self.time_base, self.max_gap_seconds)
+        stays = self._stays or self.frame_seconds
+        self.damage.picture(seconds + stays, frame.height, frame.width)
+        if frame.is_corrupt:
+            self.note_unreadable()
+        return seconds, stays
+
+    def note_unreadable(self) -> None:
+        self.damage.unreadable(self.last or 0.0, "pictures")

@@ -22,6 +22,10 @@ class MfccSpec:
     def frames_per_second(self) -> float:
         return self.sample_rate / self.hop_length
 
+    def seconds(self, num_rows: int) -> float:
+        """How long so many rows last."""
+        return num_rows * self.hop_length / self.sample_rate
+
 
 class MfccMaker:
     """Rows of MFCC from row `first_row` of a recording on; row m is centred on sample m * hop.

@@ -1,7 +1,7 @@
 """Parts: stretches of a long recording that are decoded side by side."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -61,6 +61,53 @@ def split_recording(path: str | os.PathLike, spec: "FeatureSpec") -> list[Part]:
         Part(index, len(starts), start, end, zero_seconds, crop)
         for index, (start, end) in enumerate(zip(starts, ends, strict=True))
     ]
+
+
+def parts_around(
+    path: str | os.PathLike, spec: "FeatureSpec", spans: Sequence[tuple[float, float]]
+) -> list[tuple[Part, float]]:
+    """Returns a part that covers each of some spans of seconds since the first picture.
+
+    Each goes from one key picture, the seconds of which are returned beside it, to another. None
+    are returned where the recording can't be
+    entered in the middle. Raises MediaError.
+    """
+    with opened(path) as container:
+        stream = video_stream(container)
+        if (
+            container.format.name not in SPLITTABLE_CONTAINERS
+            or spec.frames not in SPLITTABLE_MODES
+        ):
+            return []
+        zero_seconds = first_picture_seconds(path)
+        crop = find_bars(path) if spec.crop_bars else None
+        parts = []
+        for index, (start_seconds, end_seconds) in enumerate(spans, 1):
+            start = next(_cuts_near(container, [zero_seconds + start_seconds]), None)
+            if start is None:
+                return []
+            first_seconds = float(start.pts * stream.time_base) - zero_seconds
+            if first_seconds <= 0:  # from the file's beginning, whatever its first packets are
+                start, first_seconds = None, 0.0
+            end = _cut_after(container, zero_seconds + end_seconds)
+            part = Part(index, len(spans) + 2, start, end, zero_seconds, crop)
+            parts.append((part, first_seconds))
+        return parts
+
+
+def _cut_after(container: av.container.InputContainer, seconds: float) -> Cut | None:
+    """Returns the first key packet at or after a container time, None without one."""
+    stream = video_stream(container)
+    try:
+        container.seek(round(seconds / stream.time_base), stream=stream)
+    except av.FFmpegError:
+        return None
+    for packet in islice(packets(container, stream), 2 * MAX_KEY_DISTANCE):
+        if packet is None or not packet.is_keyframe or None in (packet.pts, packet.pos):
+            continue
+        if packet.pts * stream.time_base >= seconds:
+            return Cut(packet.pts, packet.pos)
+    return None
 
 
 def _cuts_near(container: av.container.InputContainer, times: list[float]) -> Iterator[Cut]:

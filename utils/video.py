@@ -11,6 +11,7 @@ from itertools import islice
 import av
 import numpy as np
 
+from utils.damage import MIN_GAP_SECONDS
 from utils.media import (
     MAX_FAILURES,
     MAX_STEP_BACK_SECONDS,
@@ -166,27 +167,20 @@ def moments_of(
     *,
     mode: str,
     part: Part = WHOLE,
+    threads: int = 1,
 ) -> Iterator[Moment]:
     """Yields, of a stream's packets, the pictures that a grid of `fps` shows, and those they are
-    decoded from. Raises SplitError where the part turns out not to be one."""
+    decoded from, by so many threads. Raises SplitError where the part turns out not to be one."""
     if mode == "keyframes":
         yield from _key_moments(incoming, stream, clock)
         return
     if part.count == 1:
-        yield from _decoded_moments(incoming, stream, clock, fps, mode)
+        for frame in _decoded_frames(incoming, stream, clock, fps, mode=mode, threads=threads):
+            yield _moment(frame, clock)
     else:
-        yield from _part_moments(incoming, stream, clock, fps, mode, part)
-
-
-def _decoded_moments(
-    incoming: Iterator[av.Packet | None],
-    stream: av.VideoStream,
-    clock: Clock,
-    fps: float,
-    mode: str,
-) -> Iterator[Moment]:
-    for frame in _decoded_frames(incoming, stream, clock, fps, mode):
-        yield _moment(frame, clock)
+        yield from _part_moments(
+            incoming, stream, clock, fps, mode=mode, part=part, threads=threads
+        )
 
 
 def _part_moments(
@@ -194,8 +188,10 @@ def _part_moments(
     stream: av.VideoStream,
     clock: Clock,
     fps: float,
+    *,
     mode: str,
     part: Part,
+    threads: int,
 ) -> Iterator[Moment]:
     """Yields the moments from a part's first key picture on, and that of the next part's."""
     is_over = part.end is None
@@ -207,7 +203,7 @@ def _part_moments(
             is_over = is_over or (packet is not None and part.end.is_at(packet))
             yield packet
 
-    for frame in _decoded_frames(watched(), stream, clock, fps, mode):
+    for frame in _decoded_frames(watched(), stream, clock, fps, mode=mode, threads=threads):
         if not started:
             # What is shown before the key picture can lack pictures that it is made of.
             if frame.pts is None or frame.pts < part.start.pts:
@@ -230,13 +226,18 @@ def _decoded_frames(
     stream: av.VideoStream,
     clock: Clock,
     fps: float,
+    *,
     mode: str,
+    threads: int,
 ) -> Iterator[av.VideoFrame]:
     context = stream.codec_context
-    context.thread_type, context.thread_count = "NONE", 1
+    # A frame's thread does as it was told with its packet, so skipping stays what it is.
+    context.thread_type = "NONE" if threads == 1 else "FRAME"
+    context.thread_count = threads
     if mode == "exact":
         for packet in incoming:
-            yield from decoded(context, packet)
+            clock.pass_packet(packet)
+            yield from decoded(context, packet, clock.note_unreadable)
         return
     context.options = {"skip_loop_filter": "all"}
     skips = False
@@ -249,7 +250,8 @@ def _decoded_frames(
             skip = index / fps >= end - TIMESTAMP_TOLERANCE_SECONDS  # no grid time in [start, end)
         if skip != skips:
             context.skip_frame, skips = "NONREF" if skip else "DEFAULT", skip
-        yield from decoded(context, packet)
+        clock.pass_packet(packet)
+        yield from decoded(context, packet, clock.note_unreadable)
 
 
 def _key_moments(
@@ -260,7 +262,7 @@ def _key_moments(
     context = stream.codec_context
     context.thread_type, context.thread_count = "NONE", 1
     context.options = {"skip_loop_filter": "all"}
-    place = _PacketClock(clock)
+    place = PacketClock(clock)
     shown: float | None = None
     end = 0.0
     for packet in incoming:
@@ -271,16 +273,19 @@ def _key_moments(
         if shown is None:
             for frame in decoded(context, packet)[:1]:
                 clock.zero = shown = clock.raw_seconds(frame) or 0.0
+                clock.damage.picture(end - shown, frame.height, frame.width)
                 yield Moment(0.0, 0.0, frame)
         elif seconds is not None and seconds > shown and packet.is_keyframe:
             for frame in decoded_alone(context, packet)[:1]:
+                clock.damage.picture(end - clock.zero, frame.height, frame.width)
                 yield Moment((shown + seconds) / 2 - clock.zero, 0.0, frame)
                 shown = seconds
     if shown is not None:
-        yield Moment(max(end, shown + clock.frame_seconds) - clock.zero, 0.0, None)
+        clock.damage.end_seconds = max(end, shown + clock.frame_seconds) - clock.zero
+        yield Moment(clock.damage.end_seconds, 0.0, None)
 
 
-class _PacketClock:
+class PacketClock:
     """Turns packets' timestamps into seconds that don't jump, by their order in the file."""
 
     def __init__(self, clock: Clock):
@@ -297,7 +302,11 @@ class _PacketClock:
         order = (ticks if packet.dts is None else packet.dts) * clock.time_base
         step = 0.0 if self._last is None else order - self._last
         if step < -MAX_STEP_BACK_SECONDS or step > clock.max_gap_seconds:
+            clock.damage.jump(self._last - self._jumped - (clock.zero or 0.0), step)
             self._jumped += step - clock.frame_seconds
+        elif step - clock.frame_seconds > MIN_GAP_SECONDS:
+            end = order - self._jumped - (clock.zero or 0.0)
+            clock.damage.picture_gap(end - step + clock.frame_seconds, end)
         self._last = order
         seconds = ticks * clock.time_base
         is_far_off = abs(seconds - order) > MAX_REORDER_SECONDS  # damaged bits
@@ -305,10 +314,7 @@ class _PacketClock:
 
 
 def _moment(frame: av.VideoFrame, clock: Clock) -> Moment:
-    seconds = clock(clock.raw_seconds(frame))
-    # Damaged bits can say of the last picture that it stays for a day.
-    stays = min((frame.duration or 0) * clock.time_base, clock.max_gap_seconds)
-    return Moment(seconds, stays or clock.frame_seconds, frame)
+    return Moment(*clock.moment(frame), frame)
 
 
 def opencv_moments(path: str | os.PathLike) -> Iterator[Moment]:

@@ -1,0 +1,176 @@
+"""Transitions: where the picture of a stretch changes to another, at once or gradually."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from utils.stretches import Stretch
+
+SIZE = (18, 32)  # of the pictures looked at
+NOISE_LUMA = 2.0  # by which the same picture may differ after compression
+# A picture in full range is black with a mean and a bright end below these: 0, plus noise, plus a
+# range that was mislabelled (16).
+BLACK_MEAN, BLACK_BRIGHT = 24.0, 44.0
+MIN_BLACK_SECONDS = 0.06
+# A cut takes a picture, or up to three where fields or pictures of both sides were mixed.
+CUT_STEPS = (1, 2, 3)
+DISSOLVE_SECONDS = (0.24, 0.4, 0.56, 0.72, 0.88, 1.04)
+MIXED_CUT_FACTOR = 0.7  # as motion over several pictures is larger
+NEAR_SECONDS = 0.1
+COLOUR_STEP = 64  # of each of red, green and blue: four levels, 64 colours
+COLOUR_SECONDS = 3.0
+MIN_PICTURES = 8
+CLEAR_RATIO = 3.0
+MIN_CUT_RATIO, MIN_CUT_LUMA = 1.6, 5.0
+MIN_DISSOLVE_LUMA = 8.0
+MAX_DISSOLVE_RESIDUAL = 0.2
+MIN_DISSOLVE_RATIO = 1.25
+DISSOLVE_SAMPLES = 7
+CUT_RESIDUAL = 0.25  # that of a cut in the middle
+
+
+@dataclass(frozen=True)
+class Transition:
+    """From one picture to another in [start, end); a cut where both are the same."""
+
+    start_seconds: float
+    end_seconds: float
+    kind: str  # "cut", "dissolve" or "black"
+    ratio: float  # of the change to what changes just before and after; of black, 1
+
+    @property
+    def middle_seconds(self) -> float:
+        return (self.start_seconds + self.end_seconds) / 2
+
+
+def find_transitions(stretch: Stretch) -> list[Transition]:
+    """The transitions of a stretch, whose pictures are of SIZE, in order; none overlaps another."""
+    if len(stretch.times) < MIN_PICTURES:
+        return []
+    cells = _cells(stretch.pictures)
+    found = _black_runs(stretch)
+    cuts = _cuts(stretch.times, cells)
+    # What goes into black and comes out of it is no transition of its own, nor what a dissolve is
+    # made of, unless it is far too sudden for that.
+    cuts = [cut for cut in cuts if not any(_touch(cut, black) for black in found)]
+    dissolves = _dissolves(stretch.times, cells)
+    dissolves = [d for d in dissolves if not any(_touch(d, black) for black in found)]
+    found += dissolves
+    found += [c for c in cuts if c.ratio > CLEAR_RATIO or not any(_touch(c, d) for d in dissolves)]
+    return sorted(found, key=lambda transition: transition.start_seconds)
+
+
+class Colours:
+    """How the colours of a stretch are shared out, over time."""
+
+    def __init__(self, stretch: Stretch):
+        pictures = stretch.pictures.reshape(len(stretch.times), -1, 3) // COLOUR_STEP
+        levels = 256 // COLOUR_STEP
+        colours = (pictures[..., 0] * levels + pictures[..., 1]) * levels + pictures[..., 2]
+        of_picture = np.arange(len(colours))[:, None] * levels**3
+        counts = np.bincount((colours + of_picture).ravel(), minlength=len(colours) * levels**3)
+        shares = counts.reshape(len(colours), -1) / max(1, colours.shape[1])
+        # Of roots, differences of rare and of common colours count alike (Hellinger's distance).
+        self._sums = np.concatenate([np.zeros((1, levels**3)), np.sqrt(shares).cumsum(axis=0)])
+        self._times = stretch.times
+
+    def change(self, start_seconds: float, end_seconds: float) -> float:
+        """How far the colours of COLOUR_SECONDS before a transition are from those of as long
+        behind it, on average over time: 0 where they are the same, 2 where none is on both."""
+        before = self._mean(start_seconds - COLOUR_SECONDS, start_seconds)
+        after = self._mean(end_seconds, end_seconds + COLOUR_SECONDS)
+        if before is None or after is None:
+            return 0.0
+        return float(np.square(before - after).sum())
+
+    def _mean(self, start_seconds: float, end_seconds: float) -> np.ndarray | None:
+        first, last = np.searchsorted(self._times, (start_seconds - 1e-3, end_seconds - 1e-3))
+        return (self._sums[last] - self._sums[first]) / (last - first) if last > first else None
+
+
+def _touch(one: Transition, other: Transition) -> bool:
+    return (
+        one.start_seconds <= other.end_seconds + NEAR_SECONDS
+        and other.start_seconds <= one.end_seconds + NEAR_SECONDS
+    )
+
+
+def _cells(pictures: np.ndarray) -> np.ndarray:
+    """(n, cells * 3) float32: what (n, *SIZE, 3) pictures show, without detail."""
+    fine = pictures.astype(np.uint16)
+    rows = fine[:, 0::2] + fine[:, 1::2]
+    cells = rows[:, :, 0::2] + rows[:, :, 1::2]
+    return cells.reshape(len(cells), -1).astype(np.float32) / 4
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.abs(a - b).mean(axis=-1)
+
+
+def _black_runs(stretch: Stretch) -> list[Transition]:
+    luma = stretch.pictures[..., 1].reshape(len(stretch.times), -1)  # green is most of it
+    bright = np.partition(luma, -luma.shape[1] // 50, axis=1)[:, -luma.shape[1] // 50]
+    black = (luma.mean(axis=1) < BLACK_MEAN) & (bright < BLACK_BRIGHT)
+    steps = np.flatnonzero(np.diff(np.r_[0, black.astype(np.int8), 0]))
+    ends = np.r_[stretch.times, stretch.times[-1] + np.median(np.diff(stretch.times))]
+    runs = [(ends[a], ends[b]) for a, b in zip(steps[::2], steps[1::2], strict=True)]
+    return [
+        Transition(float(a), float(b), "black", 1.0) for a, b in runs if b - a > MIN_BLACK_SECONDS
+    ]
+
+
+def _cuts(times: np.ndarray, cells: np.ndarray) -> list[Transition]:
+    count = len(cells)
+    step = np.r_[0.0, _distance(cells[1:], cells[:-1])]  # of each picture from the one before
+    before = _max_of(np.r_[np.zeros(3), step], 3)[:count]  # of the three steps before each
+    after = _max_of(np.r_[step[1:], np.zeros(3)], 3)[:count]  # and after it
+    ratios, changes = np.zeros(count), np.zeros(count)
+    for steps in CUT_STEPS:
+        change = _distance(cells[steps:], cells[:-steps])  # between index - 1 and index - 1 + steps
+        first = np.arange(1, count - steps + 1)
+        around = np.maximum(before[first], after[first - 1 + steps])
+        ratio = change / (around + NOISE_LUMA) * (1.0 if steps == 1 else MIXED_CUT_FACTOR)
+        middle = first + steps // 2
+        better = ratio > ratios[middle]
+        ratios[middle[better]], changes[middle[better]] = ratio[better], change[better]
+    peak = ratios >= _max_of(np.r_[np.zeros(3), ratios, np.zeros(3)], 7)
+    found = np.flatnonzero(peak & (ratios > MIN_CUT_RATIO) & (changes > MIN_CUT_LUMA))
+    return [Transition(float(times[k]), float(times[k]), "cut", float(ratios[k])) for k in found]
+
+
+def _max_of(values: np.ndarray, count: int) -> np.ndarray:
+    """The largest of each value and the count - 1 after it."""
+    return np.lib.stride_tricks.sliding_window_view(values, count).max(axis=1)
+
+
+def _dissolves(times: np.ndarray, cells: np.ndarray) -> list[Transition]:
+    picture_seconds = float(np.median(np.diff(times)))
+    found = []
+    for seconds in DISSOLVE_SECONDS:
+        count = max(4, round(seconds / picture_seconds))  # pictures of both shots
+        if count + 1 >= len(cells):
+            break
+        a, b = cells[: -count - 1], cells[count + 1 :]
+        change = _distance(a, b)
+        # What moves changes as much before and after.
+        unknown = np.full(count + 1, np.inf)
+        beside = np.r_[unknown, change, unknown]
+        around = np.maximum(beside[: len(change)], beside[2 * count + 2 :])
+        ratio = change / (around + NOISE_LUMA)
+        first = np.flatnonzero((change > MIN_DISSOLVE_LUMA) & (ratio > MIN_DISSOLVE_RATIO))
+        residual = np.zeros(len(first))
+        parts = np.unique(np.linspace(1, count, DISSOLVE_SAMPLES).round().astype(int))
+        for part in parts:
+            mixed = a[first] + part / (count + 1) * (b[first] - a[first])
+            residual += _distance(cells[first + part], mixed) / len(parts)
+        residual /= change[first] + NOISE_LUMA
+        for index, off in zip(first, residual, strict=True):
+            if off < MAX_DISSOLVE_RESIDUAL:
+                evenness = 1 - off / CUT_RESIDUAL
+                found.append((ratio[index] * evenness, times[index + 1], times[index + count + 1]))
+    kept: list[Transition] = []
+    for ratio, start, end in sorted(found, reverse=True):
+        transition = Transition(float(start), float(end), "dissolve", float(ratio))
+        if not any(_touch(transition, other) for other in kept):
+            kept.append(transition)
+    return kept
