@@ -192,6 +192,32 @@ def write_recording(plan: Plan, path: Path, *, size: tuple[int, int] = SIZE) -> 
     return path
 
 
+def repeat_recording(path: Path, target: Path, seconds: float) -> None:
+    """Writes a recording of at least so many seconds, the same again and again, not coded anew."""
+    with av.open(str(target), "w") as out:
+        streams: dict[int, av.stream.Stream] = {}
+        offset_seconds = Fraction(0)
+        while offset_seconds < seconds:
+            end_seconds = offset_seconds
+            with av.open(str(path)) as source:
+                start_seconds = Fraction(source.start_time or 0, av.time_base)
+                tracks = [source.streams.video[0], *source.streams.audio[:1]]
+                for track in tracks:
+                    if track.index not in streams:
+                        streams[track.index] = out.add_stream_from_template(track)
+                for packet in source.demux(tracks):
+                    # Sound before zero primes the decoder, and would overlap the round before.
+                    if packet.size and (packet.stream.type == "video" or packet.pts >= 0):
+                        shift = round((offset_seconds - start_seconds) / packet.time_base)
+                        packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                        # The last picture shown is not the last one in the file.
+                        end = (packet.pts + packet.duration) * packet.time_base
+                        end_seconds = max(end_seconds, end)
+                        packet.stream = streams[packet.stream.index]
+                        out.mux(packet)
+            offset_seconds = end_seconds
+
+
 def _shuffle_sources(materials: list[Material], rng: np.random.Generator) -> list[Material]:
     """The clips of a source after one another as they were, the sources in any order."""
     sources = sorted({m.source for m in materials})

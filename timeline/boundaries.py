@@ -11,7 +11,7 @@ import torch
 from timeline.scoring import ScoredRecording
 from timeline.sound_changes import SAMPLE_RATE, SoundChanges
 from timeline.timeline import Segment
-from timeline.transitions import SIZE, Transition, find_transitions
+from timeline.transitions import SIZE, Colours, Transition, find_transitions
 from utils.labels import BREAK_LABEL
 from utils.stretches import Stretch, read_stretches
 
@@ -30,15 +30,16 @@ PAUSE_DECIBELS, CHANGE_DECIBELS = 15.0, 6.0
 # four sets of sources, each judged by a model that had not seen them; rounded, those of sound
 # towards less, as many of these clips have none and real recordings have it throughout.
 WEIGHTS = {
-    "cut": -2.5,
-    "cut_ratio": 1.4,  # of the natural logarithm of how sudden it is
-    "dissolve": 0.2,
-    "dissolve_ratio": 1.8,
-    "black": 2.9,
-    "unchanged": -1.2,
-    "pause": 0.07,  # a decibel
-    "change": 0.25,  # a decibel
-    "network": 0.4,  # of the logarithm of the odds between the labels, times seconds
+    "cut": -1.4,
+    "cut_ratio": 0.65,  # of the natural logarithm of how sudden it is
+    "dissolve": 0.25,
+    "dissolve_ratio": 0.65,
+    "black": 2.0,
+    "unchanged": -0.7,
+    "pause": 0.12,  # a decibel
+    "sound": 0.4,  # a decibel of change
+    "colours": 5.9,
+    "network": 0.3,  # of the logarithm of the odds between the labels, times seconds
 }
 
 
@@ -156,30 +157,27 @@ def _places(
 ) -> Iterator[_Place]:
     """Yields where an edge may be; where it is comes first, and so wins a tie."""
     sound = None if stretch.sound is None else SoundChanges(stretch.sound, start_seconds)
-    terms = {"unchanged": 1.0, "network": says.split_at(edge.seconds)}
-    if sound is not None:
-        terms["pause"], terms["change"] = _around(sound, edge.seconds, edge.seconds)
-    yield _Place(edge.seconds, (), terms)
+    colours = Colours(stretch)
+
+    def place(seconds: float, transition: Transition | None) -> _Place:
+        kind = "unchanged" if transition is None else transition.kind
+        start = seconds if transition is None else transition.start_seconds
+        end = seconds if transition is None else transition.end_seconds
+        terms = {kind: 1.0, "network": says.split_at(seconds), "colours": colours.change(start, end)}
+        if kind in ("cut", "dissolve"):
+            terms[f"{kind}_ratio"] = float(np.log(min(transition.ratio, MAX_RATIO)))
+        pause, change = (0.0, 0.0) if sound is None else sound.around(start, end)
+        terms["pause"], terms["sound"] = pause, min(change, MAX_CHANGE_DECIBELS)
+        if transition is None:
+            return _Place(seconds, (), terms)
+        told = {"silence": pause >= PAUSE_DECIBELS, "sound": change >= CHANGE_DECIBELS}
+        return _Place(seconds, (kind, *(name for name, is_so in told.items() if is_so)), terms)
+
+    yield place(edge.seconds, None)
     for transition in find_transitions(stretch):
         seconds = _edge_of(transition, edge)
-        if not edge.low <= seconds <= edge.high:
-            continue
-        kind = transition.kind
-        terms = {kind: 1.0, "network": says.split_at(seconds)}
-        if kind != "black":
-            terms[f"{kind}_ratio"] = float(np.log(min(transition.ratio, MAX_RATIO)))
-        evidence = [kind]
-        if sound is not None:
-            pause, change = _around(sound, transition.start_seconds, transition.end_seconds)
-            terms["pause"], terms["change"] = pause, change
-            evidence += ["silence"] * (pause >= PAUSE_DECIBELS)
-            evidence += ["sound"] * (change >= CHANGE_DECIBELS)
-        yield _Place(seconds, tuple(evidence), terms)
-
-
-def _around(sound: SoundChanges, start: float, end: float) -> tuple[float, float]:
-    pause, change = sound.around(start, end)
-    return pause, min(change, MAX_CHANGE_DECIBELS)
+        if edge.low <= seconds <= edge.high:
+            yield place(seconds, transition)
 
 
 def _edge_of(transition: Transition, edge: _Edge) -> float:

@@ -17,12 +17,14 @@ CUT_STEPS = (1, 2, 3)
 DISSOLVE_SECONDS = (0.24, 0.4, 0.56, 0.72, 0.88, 1.04)
 MIXED_CUT_FACTOR = 0.7  # as motion over several pictures is larger
 NEAR_SECONDS = 0.1
+COLOUR_STEP = 64  # of each of red, green and blue: four levels, 64 colours
+COLOUR_SECONDS = 3.0
 MIN_PICTURES = 8
 CLEAR_RATIO = 3.0
 MIN_CUT_RATIO, MIN_CUT_LUMA = 1.6, 5.0
-MIN_DISSOLVE_LUMA = 12.0
-MAX_DISSOLVE_RESIDUAL = 0.16
-MIN_DISSOLVE_RATIO = 1.4
+MIN_DISSOLVE_LUMA = 8.0
+MAX_DISSOLVE_RESIDUAL = 0.2
+MIN_DISSOLVE_RATIO = 1.25
 DISSOLVE_SAMPLES = 7
 CUT_RESIDUAL = 0.25  # that of a cut in the middle
 
@@ -56,6 +58,34 @@ def find_transitions(stretch: Stretch) -> list[Transition]:
     found += dissolves
     found += [c for c in cuts if c.ratio > CLEAR_RATIO or not any(_touch(c, d) for d in dissolves)]
     return sorted(found, key=lambda transition: transition.start_seconds)
+
+
+class Colours:
+    """How the colours of a stretch are shared out, over time."""
+
+    def __init__(self, stretch: Stretch):
+        pictures = stretch.pictures.reshape(len(stretch.times), -1, 3) // COLOUR_STEP
+        levels = 256 // COLOUR_STEP
+        colours = (pictures[..., 0] * levels + pictures[..., 1]) * levels + pictures[..., 2]
+        of_picture = np.arange(len(colours))[:, None] * levels**3
+        counts = np.bincount((colours + of_picture).ravel(), minlength=len(colours) * levels**3)
+        shares = counts.reshape(len(colours), -1) / max(1, colours.shape[1])
+        # Of roots, differences of rare and of common colours count alike (Hellinger's distance).
+        self._sums = np.concatenate([np.zeros((1, levels**3)), np.sqrt(shares).cumsum(axis=0)])
+        self._times = stretch.times
+
+    def change(self, start_seconds: float, end_seconds: float) -> float:
+        """How far the colours of COLOUR_SECONDS before a transition are from those of as long
+        behind it, on average over time: 0 where they are the same, 2 where none is on both."""
+        before = self._mean(start_seconds - COLOUR_SECONDS, start_seconds)
+        after = self._mean(end_seconds, end_seconds + COLOUR_SECONDS)
+        if before is None or after is None:
+            return 0.0
+        return float(np.square(before - after).sum())
+
+    def _mean(self, start_seconds: float, end_seconds: float) -> np.ndarray | None:
+        first, last = np.searchsorted(self._times, (start_seconds - 1e-3, end_seconds - 1e-3))
+        return (self._sums[last] - self._sums[first]) / (last - first) if last > first else None
 
 
 def _touch(one: Transition, other: Transition) -> bool:

@@ -1,0 +1,272 @@
+"""Timelines against a planted truth, beside Comskip: breaks and edges found, speed, memory.
+
+    python -m benchmarks.timeline --data-dir CLIPS/heldout --checkpoint runs/latest/best.safetensors
+    python -m benchmarks.timeline --data-dir CLIPS/heldout --checkpoint FILE --planted FOLDER
+    python -m benchmarks.timeline --data-dir CLIPS/heldout --checkpoint FILE --quick
+
+Recordings with planted breaks are put together from clips that the checkpoint never saw
+(benchmarks.planted), and kept in --planted where it is given. What is judged is what people get:
+scoring, segments and edges with all defaults, by a full pass and by keyframes first (`quick`).
+`comskip`, where it is on the PATH, does the same recordings with its own defaults. Speed is
+measured on one recording, at 360 and at 720 lines: the fast reader alone, the full pass, quick and
+comskip take turns, round after round, and the medians count. Memory is that of label_recording.py
+and all its processes on a recording of three hours. The benchmark's own --quick plants two
+recordings, and half an hour instead of three.
+"""
+
+import argparse
+import contextlib
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import reduce
+from operator import add
+from pathlib import Path
+
+import psutil
+from tqdm import tqdm
+
+from benchmarks.figures import write_figures
+from benchmarks.planted import (
+    KINDS,
+    SIZE,
+    SUFFIXES,
+    find_materials,
+    plan_recording,
+    repeat_recording,
+    write_recording,
+)
+from models.runtime import TrunkRuntime
+from timeline.boundaries import snap_edges
+from timeline.comparison import Comparison, compare, comparison_table
+from timeline.durations import DEFAULT_DURATIONS
+from timeline.scoring import score_recording
+from timeline.segments import find_segments
+from timeline.timeline import Segment
+from training.checkpoint import Checkpoint, load_checkpoint
+from training.device import choose_device
+from utils.features import read_features
+from utils.labels import Span, parse_labels
+from utils.video import probe
+
+FIGURES = (
+    *("ad_second_f1", "break_f1_iou50", "edge_median_seconds", "edge_p90_seconds"),
+    "game_seconds_lost_per_hour",
+)
+SEEDS = 3
+LARGE_SIZE = (720, 1280)
+LONG_SECONDS, QUICK_LONG_SECONDS = 3 * 3600, 1800
+MEMORY_POLL_SECONDS = 0.1
+COMSKIP_SETTINGS = "[Output Control]\noutput_edl=1\noutput_default=0\n"
+
+Labeller = Callable[[Path], list[Segment] | list[Span]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-dir", type=Path, required=True, help="ads/SOURCE/, games/SOURCE/")
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--planted", type=Path, help="where planted recordings are kept")
+    parser.add_argument("--rounds", type=int, default=5, help="of the speed measurement [5]")
+    parser.add_argument("--quick", action="store_true", help="two recordings, one round")
+    options = parser.parse_args()
+
+    with contextlib.ExitStack() as stack:
+        folder = options.planted or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        recordings = plant(options.data_dir, folder, quick=options.quick)
+        checkpoint = load_checkpoint(options.checkpoint, choose_device())
+        labellers = all_labellers(checkpoint)
+        figures = {}
+        for name, label in labellers.items():
+            figures |= judge(name, label, recordings)
+        jobs = {"decode": lambda path: read_to_end(path, checkpoint), **labellers}
+        rounds = 1 if options.quick else options.rounds
+        for path in plant_sizes(options.data_dir, folder):
+            figures |= measure_speed(path, jobs, rounds)
+        seconds = QUICK_LONG_SECONDS if options.quick else LONG_SECONDS
+        figures |= measure_long(recordings[0], folder / "long.mp4", seconds, options.checkpoint)
+    write_figures("timeline", figures)
+
+
+def plant(data_dir: Path, folder: Path, *, quick: bool) -> list[Path]:
+    """The planted recordings, made where they are not there yet; each kind in both containers."""
+    materials = find_materials(data_dir)
+    paths = []
+    for seed in range(1 if quick else SEEDS):
+        for kind in KINDS[:2] if quick else KINDS:
+            path = folder / f"{kind}_{seed}{SUFFIXES[seed % len(SUFFIXES)]}"
+            if not path.exists():
+                write_recording(plan_recording(materials, kind, seed), path)
+            paths.append(path)
+    return paths
+
+
+def plant_sizes(data_dir: Path, folder: Path) -> list[Path]:
+    """One recording at 360 and 720 lines."""
+    plan = plan_recording(find_materials(data_dir), KINDS[0], 0)
+    paths = [folder / f"{height}p" / "recording.mp4" for height in (SIZE[0], LARGE_SIZE[0])]
+    for path, size in zip(paths, (SIZE, LARGE_SIZE), strict=True):
+        if not path.exists():
+            write_recording(plan, path, size=size)
+    return paths
+
+
+def all_labellers(checkpoint: Checkpoint) -> dict[str, Labeller]:
+    """What makes spans of a file, by name: the product in both modes, and comskip if there."""
+    trunk = TrunkRuntime(checkpoint.model.video_encoder)
+    labellers: dict[str, Labeller] = {
+        "full": lambda path: label_recording(path, checkpoint, trunk),
+        "quick": lambda path: label_recording(path, checkpoint, trunk, quick=True),
+    }
+    if shutil.which("comskip"):
+        labellers["comskip"] = label_by_comskip
+    return labellers
+
+
+def label_recording(
+    path: Path, checkpoint: Checkpoint, trunk: TrunkRuntime, *, quick: bool = False
+) -> list[Segment]:
+    """What label_recording.py does with a file, all defaults."""
+    scored = score_recording(
+        path,
+        checkpoint.model,
+        checkpoint.spec,
+        clip_seconds=checkpoint.clip_seconds,
+        temperature=checkpoint.temperature,
+        trunk=trunk,
+        quick=quick,
+    )
+    segments = find_segments(scored, checkpoint.classes, DEFAULT_DURATIONS)
+    return list(snap_edges(path, segments, scored, checkpoint.classes))
+
+
+def read_to_end(path: Path, checkpoint: Checkpoint) -> None:
+    """The fast reader alone: what a timeline can't be faster than, with one reader."""
+    deque(read_features(path, checkpoint.spec), maxlen=0)
+
+
+def label_by_comskip(path: Path) -> list[Span]:
+    """The spans that Comskip finds with its own defaults. It ends with 1 where it finds none."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Path(folder, "comskip.ini")
+        settings.write_text(COMSKIP_SETTINGS)
+        command = ["comskip", "--quiet", f"--ini={settings}", f"--output={folder}", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        edl = Path(folder, path.stem + ".edl")
+        if done.returncode > 1 or (done.returncode == 0 and not edl.exists()):
+            raise RuntimeError(f"comskip ended with {done.returncode}: {done.stderr[-500:]}")
+        return list(parse_labels(edl.name, edl.read_bytes() if edl.exists() else b""))
+
+
+def judge(name: str, label: Labeller, recordings: list[Path]) -> dict[str, float]:
+    """Figures of one labeller over all recordings and by kind; the product's own have no prefix."""
+    by_kind: dict[str, list[Comparison]] = {}
+    for path in tqdm(recordings, name, leave=False, disable=None):
+        kind = path.stem.partition("_")[0]
+        by_kind.setdefault(kind, []).append(compare_with_truth(label(path), path))
+    prefix = "" if name == "full" else f"{name}_"
+    pooled = {kind: reduce(add, comparisons) for kind, comparisons in by_kind.items()}
+    everything = reduce(add, pooled.values())
+    print(f"\n{name}: {len(recordings)} recordings, planted breaks\n{comparison_table(everything)}")
+    print_kinds({**pooled, "all": everything})
+    figures = _figures(prefix, everything)
+    for kind, comparison in pooled.items():
+        figures |= _figures(f"{prefix}{kind}_", comparison)
+    return figures
+
+
+def compare_with_truth(found: list[Segment] | list[Span], path: Path) -> Comparison:
+    edl = path.with_suffix(".edl")
+    duration_seconds = probe(path).duration_seconds
+    return compare(found, parse_labels(edl.name, edl.read_bytes()), duration_seconds)
+
+
+def print_kinds(comparisons: dict[str, Comparison]) -> None:
+    names = (*FIGURES, "break_f1_iou30", "break_f1_iou70")
+    print("".join([f"\n{'':<8}", *(f"{name.replace('_seconds', ''):>27}" for name in names)]))
+    for kind, comparison in comparisons.items():
+        values = (comparison.to_dict()[name] for name in names)
+        cells = (f"{'-' if value is None else f'{value:.3f}':>27}" for value in values)
+        print("".join([f"{kind:<8}", *cells]))
+
+
+def measure_speed(
+    path: Path, jobs: dict[str, Callable[[Path], object]], rounds: int
+) -> dict[str, float]:
+    """Times real time of each on one file, in turns, and how they stand to each other."""
+    duration_seconds = probe(path).duration_seconds
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    jobs["full"](path)  # what is loaded once, and the file into memory
+    for _ in tqdm(range(rounds), f"speed at {path.parent.name}", leave=False, disable=None):
+        for name, job in jobs.items():
+            started = time.perf_counter()
+            job(path)
+            seconds[name].append(time.perf_counter() - started)
+    speeds = {name: duration_seconds / statistics.median(s) for name, s in seconds.items()}
+    print(f"\ntimes real time, {path.parent.name}, {duration_seconds:.0f} s, {rounds} rounds")
+    for name, speed in speeds.items():
+        print(f"{name:<10}{speed:8.1f}")
+    suffix = "" if path.parent.name == f"{SIZE[0]}p" else f"_{path.parent.name}"
+    figures = {
+        f"times_real_time{suffix}": speeds["full"],
+        f"speed_over_decode{suffix}": speeds["full"] / speeds["decode"],
+        f"quick_times_real_time{suffix}": speeds["quick"],
+    }
+    if "comskip" in speeds:
+        figures[f"speed_over_comskip{suffix}"] = speeds["full"] / speeds["comskip"]
+        figures[f"quick_speed_over_comskip{suffix}"] = speeds["quick"] / speeds["comskip"]
+        figures[f"comskip_times_real_time{suffix}"] = speeds["comskip"]
+    return figures
+
+
+def measure_long(path: Path, long: Path, seconds: float, checkpoint: Path) -> dict[str, float]:
+    """Memory of label_recording.py, all its processes together, on a recording of hours."""
+    if not long.exists():
+        repeat_recording(path, long, seconds)
+    command = [sys.executable, "label_recording.py", str(long), "--checkpoint", str(checkpoint)]
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    with watch_memory(process.pid) as peak:
+        process.wait()
+    if process.returncode:
+        raise RuntimeError(f"label_recording.py ended with {process.returncode} on {long}")
+    speed = probe(long).duration_seconds / (time.perf_counter() - started)
+    return {"peak_mb": peak[0] / 1e6, "long_times_real_time": speed}
+
+
+@contextlib.contextmanager
+def watch_memory(pid: int) -> Iterator[list[int]]:
+    """Gives [the most bytes that a process and its children held at once], filled in at the end."""
+    peak, done = [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(MEMORY_POLL_SECONDS):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+                peak[0] = max(peak[0], sum(process.memory_info().rss for process in processes))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _figures(prefix: str, comparison: Comparison) -> dict[str, float]:
+    """Those of FIGURES that there are: without any break found there is no edge."""
+    values = comparison.to_dict()
+    return {prefix + name: values[name] for name in FIGURES if values[name] is not None}
+
+
+if __name__ == "__main__":
+    main()
