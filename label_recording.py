@@ -20,7 +20,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import reduce
 from operator import add
@@ -31,15 +31,25 @@ from tqdm import tqdm
 
 from timeline.annotation import annotate
 from timeline.batch import Outcome, label_on_cluster, label_recordings
+from timeline.changes import ENTER_SECONDS, LEAVE_SECONDS, ChangeSettings
 from timeline.classifier import Classifier
 from timeline.comparison import Comparison, compare, comparison_table
 from timeline.cutting import CUT_MODES, cut, cut_path, plan_cut, write_chapters_into
+from timeline.durations import (
+    DEFAULT_DURATIONS,
+    fit_durations,
+    read_durations,
+    write_durations,
+)
 from timeline.formats import read_spans
 from timeline.labelling import Labelled, Method, OnProgress
 from timeline.ledger import Ledger
+from timeline.live import LiveOptions, run_live
 from timeline.outputs import NAMES, Outputs, find_truth
+from timeline.policies import Policy, choose_policy
 from timeline.summary import describe_timeline, summary_row, summary_table
 from timeline.tables import to_json
+from timeline.timeline import Timeline
 from training.checkpoint import load_checkpoint
 from training.device import choose_device
 from training.thresholds import Thresholds, read_thresholds
@@ -49,8 +59,11 @@ from utils.labels import Span
 from utils.media import MediaError
 from utils.progress import Progress, ProgressBar
 from utils.recordings import VIDEO_SUFFIXES, list_videos
+from utils.video import probe
 
 CUTS = ("ads", "games")
+ENTER_HELP = "within which a break is to be known [%(default)g]; more makes fewer errors"
+LEAVE_HELP = "within which the return to the game is to be known [%(default)g]"
 CHECKPOINT = Path("runs/latest/best.safetensors")
 
 
@@ -67,6 +80,8 @@ def main() -> int:
     classifier, thresholds, data_dir = load_classifier(options.checkpoint)
     if options.live:
         return _watch(options, classifier)
+    if options.fit_durations:
+        return _fit_durations(options)
     items = list({item.path: item for item in _expand(options.files)}.values())
     outputs = Outputs.of(
         options.write, options.out, labels_dir=data_dir, started_at=options.started_at
@@ -74,19 +89,19 @@ def main() -> int:
     wanted = {item.path: outputs.paths(item.path, item.relative) for item in items}
     _refuse_shared(wanted)
     truths = {i.path: find_truth(options.truth, i.path) for i in items} if options.truth else {}
-    method = _read_method(options)
+    method = _read_method(options, classifier)
     if thresholds and not options.json:
         print("\n".join(thresholds.sentences()))
 
-    ledger = Ledger.of(options.cache_dir / "labelled", classifier, method)
+    ledger = _ledger(options, classifier, method)
     found: list[dict] = []
     rows: dict[Path, dict] = {}
     comparisons: list[Comparison] = []
-    for path, outcome in _label_all(list(wanted), classifier, method, ledger, options):
+    for path, outcome in _label_all(list(wanted), classifier, method, options):
         if isinstance(outcome, MediaError):
             rows[path] = {"recording": path, "error": str(outcome)}
             continue
-        truth = _read_truth(truths[path], outcome) if path in truths else ()
+        truth = _read_truth(truths[path], outcome.timeline) if path in truths else ()
         ledger.write(path, outputs.contents(wanted[path], outcome, truth), options.overwrite)
         films = list(_write_films(path, outcome, options))
         described = _describe(path, outcome, classifier.classes, thresholds)
@@ -154,8 +169,88 @@ def _read_options() -> argparse.Namespace:
     add = parser.add_argument_group("live").add_argument
     add("--live", metavar="SOURCE", help="URL, device, file, or - for MPEG-TS on stdin")
     add("--on-change", metavar="CMD", help="run this at each change, the event as its last word")
+    add("--status-seconds", type=float, metavar="S", help="say how it goes every S seconds")
+    add("--give-up-minutes", type=float, metavar="M", help="without a picture [never]")
+    add("--enter-seconds", type=float, default=ENTER_SECONDS, metavar="S", help=ENTER_HELP)
+    add("--leave-seconds", type=float, default=LEAVE_SECONDS, metavar="S", help=LEAVE_HELP)
     options = parser.parse_args()
+    _check_options(parser, options)
     return options
+
+
+def _check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Ends with one line where options don't go together."""
+    if bool(options.files) + bool(options.live) + bool(options.fit_durations) != 1:
+        parser.error("name recordings, or --live SOURCE, or --fit-durations FOLDER")
+    if options.fit_durations and not options.durations:
+        parser.error("--fit-durations writes the file that --durations FILE names: add it")
+    if (options.max_game_loss is None) != (options.tune_on is None):
+        parser.error("--max-game-loss S and --tune-on FOLDER go together")
+    if options.annotate and (len(options.files) > 1 or Path(options.files[0]).is_dir()):
+        parser.error("--annotate FILE is for one recording")
+
+
+def _read_method(options: argparse.Namespace, classifier: Classifier) -> Method:
+    policy = Policy(options.pad, options.min_break, options.keep_unsure)
+    method = Method(
+        quick=options.quick,
+        durations=read_durations(options.durations) if options.durations else DEFAULT_DURATIONS,
+        policy=policy,
+        embeddings=options.cache_dir / "recordings" if options.keep_embeddings else None,
+    )
+    if options.max_game_loss is None:
+        return method
+    labelled = [
+        (outcome.timeline, _read_truth(find_truth(path.parent, path), outcome.timeline))
+        for path, outcome in _label_all(_videos_in(options.tune_on), classifier, method, options)
+        if not isinstance(outcome, MediaError)
+    ]
+    choice = choose_policy(labelled, options.max_game_loss, policy)
+    print("\n".join(choice.sentences()), file=sys.stderr)
+    return replace(method, policy=choice.policy)
+
+
+def _fit_durations(options: argparse.Namespace) -> int:
+    """Writes how long what lasts in labelled recordings."""
+    labelled = []
+    for path in _videos_in(options.fit_durations):
+        info = probe(path)
+        truth = find_truth(path.parent, path)
+        spans = read_spans(
+            truth.name,
+            truth.read_bytes(),
+            duration_seconds=info.duration_seconds,
+            zero_seconds=info.zero_seconds,
+            frame_rate=info.frame_rate,
+        )
+        labelled.append((spans, info.duration_seconds))
+    durations = fit_durations(labelled)
+    write_durations(options.durations, durations)
+    print("\n".join(durations.sentences()))
+    print(f"written {options.durations}: use it with --durations {options.durations}")
+    return 0
+
+
+def _videos_in(folder: Path) -> list[Path]:
+    """Raises UserError where there is none."""
+    paths = list(list_videos(folder)) if folder.is_dir() else []
+    if not paths:
+        raise UserError(
+            f"{folder} is no folder with recordings: put some there, each with its breaks in a "
+            "file of the same name (.edl, .csv, .json)"
+        )
+    return paths
+
+
+def _watch(options: argparse.Namespace, classifier: Classifier) -> int:
+    """Says what a live stream shows, until it ends."""
+    live = LiveOptions(
+        ChangeSettings(options.enter_seconds, options.leave_seconds),
+        options.status_seconds,
+        options.on_change,
+        options.give_up_minutes,
+    )
+    return run_live(options.live, classifier, live, sys.stdout)
 
 
 def _moment(text: str) -> datetime:
@@ -184,17 +279,17 @@ def load_classifier(path: Path) -> tuple[Classifier, Thresholds | None, Path]:
         values,
         identity,
     )
-    return classifier, thresholds, Path(checkpoint.recipe["config"]["data_dir"])
+    return classifier, thresholds, Path(checkpoint.recipe["constants"]["DATA_DIR"])
 
 
 def _label_all(
     paths: list[Path],
     classifier: Classifier,
     method: Method,
-    ledger: Ledger,
     options: argparse.Namespace,
 ) -> Iterator[tuple[Path, Outcome]]:
     """What came of each recording, with a bar; first of those that were labelled before."""
+    ledger = _ledger(options, classifier, method)
     known = {} if options.again else {path: ledger.find(path) for path in paths if path.is_file()}
     pending = [path for path in paths if known.get(path) is None]
     yield from ((path, labelled) for path, labelled in known.items() if labelled is not None)
@@ -228,8 +323,11 @@ def _label_all(
         print(progress.summary(), file=sys.stderr)
 
 
-def _read_truth(path: Path, labelled: Labelled) -> tuple[Span, ...]:
-    timeline = labelled.timeline
+def _ledger(options: argparse.Namespace, classifier: Classifier, method: Method) -> Ledger:
+    return Ledger.of(options.cache_dir / "labelled", classifier, method)
+
+
+def _read_truth(path: Path, timeline: Timeline) -> tuple[Span, ...]:
     try:
         data = path.read_bytes()
     except FileNotFoundError:

@@ -40,9 +40,17 @@ def test_summary_has_a_row_for_each_recording_and_for_those_that_failed():
     ]
     read = list(csv.DictReader(summary_table(rows).decode().splitlines()))
     assert read[0]["recording"] == "archive/game.ts"
-    assert (read[0]["breaks"], read[0]["ads_seconds"], read[0]["unsure_seconds"]) == ("2", "45.0", "30.0")
+    assert (read[0]["breaks"], read[0]["ads_seconds"], read[0]["unsure_seconds"]) == (
+        "2",
+        "45.0",
+        "30.0",
+    )
     assert read[0]["files"] == "game.edl game.csv"
-    assert (read[1]["recording"], read[1]["error"], read[1]["breaks"]) == ("x.ts", "not a video", "")
+    assert (read[1]["recording"], read[1]["error"], read[1]["breaks"]) == (
+        "x.ts",
+        "not a video",
+        "",
+    )
 
 
 def test_times_are_said_to_the_tenth():
