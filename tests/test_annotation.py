@@ -94,3 +94,10 @@ def test_existing_file_is_not_written_over(tmp_path):
     (tmp_path / "out.mp4").write_bytes(b"mine")
     with pytest.raises(MuxError, match="exists: pass --overwrite"):
         annotate(source, TIMELINE, tmp_path / "out.mp4")
+
+
+def test_container_without_h264_names_one_that_has_it(tmp_path):
+    source = write_video(tmp_path / "made.mp4", seconds=1)
+    with pytest.raises(MuxError, match=r"webm file can't hold pictures .* ends in \.mkv"):
+        annotate(source, TIMELINE, tmp_path / "out.webm")
+    assert [path.name for path in tmp_path.iterdir()] == ["made.mp4"]

@@ -31,7 +31,7 @@ def annotate(
     """
     check_output(target, [source], overwrite=overwrite)
     index = read_index(source)
-    whole = Span(int(index.pts.min()), index.end, ())
+    whole = Span(index.start, index.end, ())
     notes = splice(
         source,
         target,

@@ -32,8 +32,8 @@ MIXES = {
     "hevc": (".mkv", ".ts", ".m2ts", ".mts"),
     "mpeg2video": (".mkv", ".ts", ".m2ts", ".mts"),
 }
-# From a key frame that does not reset a decoder H.264's order of showing may go wrong for as many as
-# 16 pictures, which are then dropped. They had better be of what is to go.
+# After a key frame that does not reset a decoder H.264's order of showing may be wrong for as many
+# as 16 pictures, which are then dropped. They had better be of what is to go.
 SETTLE_SECONDS = 0.8
 MIN_COPIED_SECONDS = 1.0  # less is not worth a change between encoders
 
@@ -192,7 +192,7 @@ def _wanted(timeline: Timeline, index: PictureIndex, drop: str) -> list[tuple[in
             wanted[-1] = (wanted[-1][0], end)
         elif start < end:
             wanted.append((start, end))
-    whole = index.end - int(index.pts.min())
+    whole = index.end - index.start
     if not wanted:
         raise MuxError(f"{timeline.recording} is nothing but {drop}: cutting would leave nothing")
     if sum(end - start for start, end in wanted) >= whole - 1:
@@ -221,7 +221,7 @@ def _copied(
             spans[-1][1] = until
         else:
             spans.append([first, until])
-    if sum(end - start for start, end in spans) >= index.end - int(index.pts.min()) - 1:
+    if sum(end - start for start, end in spans) >= index.end - index.start - 1:
         raise MuxError(
             f"{source.name} has key frames too far apart for a copy without what is to go: pass "
             "--cut-mode exact"

@@ -16,6 +16,7 @@ MIN_STRIP_PIXELS = 40  # below, letters are too small to be read
 GROUND = (16, 16, 16, 190)  # of the strip, RGBA: dark enough for white letters on any picture
 WHITE = (255, 255, 255, 255)
 BLACK = (0, 0, 0, 255)
+HDR_WHITE = 0.58  # of the signal: 203 cd/m², the white of letters by ITU-R BT.2408
 TENTHS = 10  # how often a second the strip is drawn anew
 
 
@@ -48,6 +49,7 @@ class StripPainter:
         self._blocks = blocks
         self._words_at = words_at
         self._size: tuple[int, int] | None = None
+        self._white = 1.0
         self._graph: av.filter.Graph | None = None
         self._graph_input: tuple | None = None
         self._bar: np.ndarray | None = None
@@ -61,8 +63,8 @@ class StripPainter:
         context.pix_fmt = "yuv420p"
         if quarter_turns(picture) % 2 and context.sample_aspect_ratio:
             context.sample_aspect_ratio = 1 / context.sample_aspect_ratio
-        if picture.color_trc in HDR_TRANSFERS:
-            context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709
+        # Pictures in HDR stay so, as mapping them to BT.709 takes ten times as long as all else.
+        self._white = HDR_WHITE if picture.color_trc in HDR_TRANSFERS else 1.0
         strip_height = max(MIN_STRIP_PIXELS, round(self._size[0] * STRIP_PART)) // 2 * 2
         self._bar = _draw_bar(self._blocks, min(strip_height, self._size[0]), self._size[1])
 
@@ -74,6 +76,7 @@ class StripPainter:
         tenth = int(seconds * TENTHS)
         if tenth != self._strip[0]:
             strip = _draw_words(self._bar, self._words_at(tenth / TENTHS))
+            strip[..., :3] = strip[..., :3] * self._white
             self._strip = tenth, av.VideoFrame.from_ndarray(strip, format="rgba")
         strip = self._strip[1]
         strip.pts, strip.time_base = frame.pts, frame.time_base
@@ -94,10 +97,7 @@ class StripPainter:
         ]
         turns = quarter_turns(frame)
         nodes += [graph.add("transpose", "cclock") for _ in range(turns)]
-        scale = f"{width}:{height}"
-        if frame.color_trc in HDR_TRANSFERS:
-            scale += ":out_primaries=bt709:out_transfer=bt709:out_color_matrix=bt709"
-        nodes += [graph.add("scale", scale), graph.add("format", "yuv420p")]
+        nodes += [graph.add("scale", f"{width}:{height}"), graph.add("format", "yuv420p")]
         graph.link_nodes(*nodes)
         strip = graph.add_buffer(
             width=width,

@@ -61,6 +61,11 @@ class PictureIndex:
         # What is shown first after each of them.
         object.__setattr__(self, "boundary_pts", after[self.boundaries])
 
+    @property
+    def start(self) -> int:
+        """When the first picture is shown; there may be packets before it that are not."""
+        return self.picture_at(self.ticks(0.0))
+
     def ticks(self, seconds: float) -> int:
         """Returns the time from which on a picture counts as shown at `seconds`."""
         return round((seconds - TIMESTAMP_TOLERANCE_SECONDS) / float(self.time_base))

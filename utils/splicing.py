@@ -116,7 +116,6 @@ def splice(
         report = Reporter(index, on_progress)
         mend = GrowingTimes()
         wanted = [video, *(container.streams[number] for number in tracks)]
-        last = max(span.end for span in spans)
         for packet in packets(container, *wanted):
             if packet is None:
                 break
@@ -129,7 +128,7 @@ def splice(
                     output.mux(mend(part))
         output.mux(pictures.finish())
         if pictures.count == 0:
-            raise MuxError(f"{source.name} has no picture that could be written from {last} ticks")
+            raise MuxError(f"none of {source.name}'s pictures that are to stay can be decoded")
     left_out = tuple(f"left out video track {s.index}: only one track can be cut" for s in moving)
     return (*notes, *left_out)
 
@@ -300,7 +299,13 @@ class _Reencoded:
     ):
         picture = first_picture(stream.container.name)
         encoder = painter.encoder if painter else ENCODERS[stream.codec_context.name]
-        clone = output.add_stream(encoder.name, rate=stream.average_rate)
+        try:
+            clone = output.add_stream(encoder.name, rate=stream.average_rate)
+        except ValueError as error:
+            raise MuxError(
+                f"a {output.format.name} file can't hold pictures of {encoder.name}: name one that "
+                "ends in .mkv"
+            ) from error
         prepare_context(clone.codec_context, stream, encoder, picture)
         if painter:
             painter.prepare(clone.codec_context, picture)
