@@ -1,11 +1,12 @@
 """Cutting: a copy of a recording without its ads, or of nothing but them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from timeline.player_times import shown
 from timeline.timeline import Timeline
 from utils.encoding import ENCODERS
 from utils.labels import BREAK_LABEL
@@ -151,14 +152,11 @@ def cut(
 
 
 def timeline_chapters(timeline: Timeline) -> list[Chapter]:
-    """Returns a chapter for each segment, such as `Ads 2`, numbered by label."""
-    counts: dict[str, int] = {}
-    chapters = []
-    for segment in timeline.segments:
-        counts[segment.label] = counts.get(segment.label, 0) + 1
-        title = f"{segment.label.capitalize()} {counts[segment.label]}"
-        chapters.append(Chapter(segment.start_seconds, segment.end_seconds, title))
-    return chapters
+    """Returns a chapter for each segment, named as in files of chapters; from the first picture."""
+    return [
+        Chapter(one.start_ms / 1000, one.end_ms / 1000, one.title)
+        for one in shown(replace(timeline, zero_seconds=0.0))
+    ]
 
 
 def write_chapters_into(
