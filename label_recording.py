@@ -64,6 +64,8 @@ from utils.video import probe
 CUTS = ("ads", "games")
 ENTER_HELP = "within which a break is to be known [%(default)g]; more makes fewer errors"
 LEAVE_HELP = "within which the return to the game is to be known [%(default)g]"
+FEW_BYTES = 100 << 20  # of recordings that are done sooner than more processes start
+CACHE_DIR = Path("cache")
 CHECKPOINT = Path("runs/latest/best.safetensors")
 
 
@@ -94,8 +96,8 @@ def main() -> int:
         print("\n".join(thresholds.sentences()))
 
     ledger = _ledger(options, classifier, method)
-    found: list[dict] = []
-    rows: dict[Path, dict] = {}
+    found: dict[Path, dict] = {}
+    rows: dict[Path, dict] = dict.fromkeys(wanted, {})
     comparisons: list[Comparison] = []
     for path, outcome in _label_all(list(wanted), classifier, method, options):
         if isinstance(outcome, MediaError):
@@ -106,7 +108,7 @@ def main() -> int:
         films = list(_write_films(path, outcome, options))
         described = _describe(path, outcome, classifier.classes, thresholds)
         rows[path] = summary_row(path, outcome.timeline, [*wanted[path], *films])
-        found.append(described)
+        found[path] = described
         if not options.json:
             label, confidence = described["label"], described["confidence"]
             tqdm.write(describe_timeline(path, outcome.timeline, label, confidence), sys.stdout)
@@ -128,7 +130,7 @@ def _read_options() -> argparse.Namespace:
     add = parser.add_argument
     add("files", nargs="*", metavar="FILE", help="video, folder, or pattern")
     add("--checkpoint", type=Path, default=CHECKPOINT, help="what a training left [%(default)s]")
-    add("--cache-dir", type=Path, default=Path("cache"), help="what is remembered [%(default)s]")
+    add("--cache-dir", type=Path, default=CACHE_DIR, help="what is remembered [%(default)s]")
     add("--debug", action="store_true", help="show the traceback of an error")
 
     add = parser.add_argument_group("what is written").add_argument
@@ -308,12 +310,14 @@ def _label_all(
         if options.ray is not None:
             outcomes = label_on_cluster(pending, classifier, method, address=options.ray)
         else:
-            jobs = min(options.jobs or os.cpu_count() or 1, len(pending))
+            many = len(pending) > 1 and sum(sizes.values()) > FEW_BYTES
+            jobs = min(options.jobs or (many and os.cpu_count()) or 1, len(pending))
             outcomes = label_recordings(pending, classifier, method, jobs=jobs, report=report)
         for path, outcome in outcomes:
             is_labelled = not isinstance(outcome, MediaError)
             if is_labelled:
                 ledger.add(path, outcome)
+                outcome = ledger.find(path) or outcome  # to the digit what it will be next time
             progress.ended(str(path), outcome.timeline.duration_seconds if is_labelled else 0.0)
             bar.show()
             yield path, outcome
@@ -400,7 +404,7 @@ def _describe(
 
 def _say_all(
     options: argparse.Namespace,
-    found: list[dict],
+    found: dict[Path, dict],
     rows: dict[Path, dict],
     comparisons: list[Comparison],
     thresholds: Thresholds | None,
@@ -413,14 +417,14 @@ def _say_all(
     if options.json:
         document = {
             "thresholds": thresholds and thresholds.to_dict(),
-            "recordings": found,
+            "recordings": [found[path] for path in rows if path in found],
             "rejected": rejected,
         }
         if pooled:
             document["comparison"] = pooled.to_dict()
         print(json.dumps(document, indent=2))
     elif pooled:
-        print(f"compared with the truth, {len(comparisons)} recordings")
+        print(f"compared with the truth of {len(comparisons)}:")
         print(comparison_table(pooled))
     if options.summary:
         options.summary.parent.mkdir(parents=True, exist_ok=True)

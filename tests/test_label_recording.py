@@ -1,5 +1,6 @@
 """Recordings get a label with a confidence, and the unreadable ones are listed."""
 
+import csv
 import json
 import os
 import re
@@ -7,14 +8,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
-from trainings import CLIP_SECONDS, ROOT, Outcome, run_script, write_clip
+from media import write_video
+from trainings import CLIP_SECONDS, ROOT, Outcome, draw_ads, draw_games, run_script, write_clip
 
 import label_recording
+from timeline.tables import from_json
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.thresholds import Aim, Threshold, Thresholds
+from utils.video import probe
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +35,12 @@ def videos(tmp_path_factory) -> Path:
     write_clip(folder / "deep" / "game.mp4", "games", 8, 7.5)
     (folder / "notes.txt").write_text("not a video")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """A folder of its own for each test's cache."""
+    monkeypatch.setattr(label_recording, "CACHE_DIR", tmp_path / "cache")
 
 
 def label(checkpoint: Path, *arguments: object) -> Outcome:
@@ -48,35 +59,134 @@ def test_unseen_recordings_get_their_label(checkpoint, videos):
     assert found["rejected"] == []
 
 
-def test_json_holds_windows_that_tile_the_recording(checkpoint, videos):
+def test_json_holds_an_answer_for_the_whole_and_segments_that_cover_it(checkpoint, videos):
     item = label_json(checkpoint, videos / "deep" / "game.mp4")["recordings"][0]
     assert item["file"] == str(videos / "deep" / "game.mp4")
-    assert item["seconds"] == 7.5
+    assert item["duration_seconds"] == 7.5
     assert item["has_sound"] is True
-    spans = [(window["start_seconds"], window["end_seconds"]) for window in item["windows"]]
-    assert spans == [(0, 3), (3, 6), (6, 7.5)]
-    for part in (item, *item["windows"]):
-        assert sum(part["probabilities"].values()) == pytest.approx(1, abs=1e-3)
-        assert part["confidence"] == max(part["probabilities"].values())
-        assert part["probabilities"][part["label"]] == part["confidence"]
-    lengths = np.array([end - start for start, end in spans])
-    each = np.array([window["probabilities"]["ads"] for window in item["windows"]])
-    expected = float((lengths * each).sum() / 7.5)
-    assert item["probabilities"]["ads"] == pytest.approx(expected, abs=1e-3)
+    assert sum(item["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+    assert item["probabilities"][item["label"]] == item["confidence"]
+    (segment,) = item["segments"]
+    assert (segment["start_seconds"], segment["end_seconds"]) == (0, 7.5)
+    assert segment["label"] == "games"
+    assert item["model"]["run"] == checkpoint.parent.name
 
 
-def test_table_has_a_line_for_a_recording_and_one_for_each_window(checkpoint, videos):
+def test_recording_that_shows_one_thing_gets_one_line(checkpoint, videos):
     done = label(checkpoint, videos / "ad.mp4", videos / "deep" / "game.mp4")
     assert done.code == 0, done.err
+    first, second = done.out.splitlines()
+    assert re.fullmatch(rf"ads +\d+\.\d%  {videos / 'ad.mp4'}  \(3\.0 s\)", first)
+    assert re.fullmatch(r"games +\d+\.\d%  .*game\.mp4  \(7\.5 s\)", second)
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory) -> Path:
+    """A game of 75 s with a break in [30, 50), and its truth beside it."""
+    folder = tmp_path_factory.mktemp("recording")
+    ads, games = draw_ads(8 / 7), draw_games(8 / 7)
+
+    def draw(seconds: float, height: int, width: int) -> np.ndarray:
+        return (ads if 30 <= seconds < 50 else games)(seconds, height, width)
+
+    pitches = [2900.0 if 30 <= second < 50 else 350.0 for second in range(75)]
+    (folder / "game.edl").write_text("30 50 3\n")
+    return write_video(
+        folder / "game.mp4",
+        seconds=75,
+        fps=8,
+        size=(64, 96),
+        draw=draw,
+        tone_hz=pitches,
+        sample_rate=16000,
+    )
+
+
+def test_break_in_a_recording_is_found_written_and_compared(checkpoint, recording, tmp_path):
+    files = ["--write", "json,edl,picture", "--out", tmp_path / "out"]
+    summary = tmp_path / "breaks.csv"
+    done = label(checkpoint, recording, *files, "--truth", recording.parent, "--summary", summary)
+    assert done.code == 0, done.err
     lines = done.out.splitlines()
-    assert re.fullmatch(rf"ads +\d+\.\d%  {videos / 'ad.mp4'}  \(3\.0 s\)", lines[0])
-    assert re.fullmatch(r"games +\d+\.\d%  .*game\.mp4  \(7\.5 s\)", lines[1])
-    windows = [re.fullmatch(r" +(\S+) - (\S+)  games +\d+\.\d%", line) for line in lines[2:]]
-    assert [window.groups() for window in windows] == [
-        ("0:00:00.0", "0:00:03.0"),
-        ("0:00:03.0", "0:00:06.0"),
-        ("0:00:06.0", "0:00:07.5"),
-    ]
+    assert re.search(r"\(0:01:15\.0, 1 break, 0:00:\d\d\.\d in all\)", lines[0])
+    assert re.match(r" +0:00:\d\d\.\d - 0:00:\d\d\.\d  ads +\d+\.\d%", lines[2])
+    assert "breaks, IoU 0.7            1.000" in done.out
+    start, end, action = (tmp_path / "out" / "game.edl").read_text().split()
+    assert (float(start), float(end), action) == (
+        pytest.approx(30, abs=0.4),
+        pytest.approx(50, abs=0.4),
+        "3",
+    )
+    timeline = from_json("game.json", (tmp_path / "out" / "game.timeline.json").read_bytes())
+    assert [segment.label for segment in timeline.segments] == ["games", "ads", "games"]
+    assert (tmp_path / "out" / "game.timeline.svg").read_text().startswith("<svg")
+    (row,) = csv.DictReader(summary.read_text().splitlines())
+    assert (row["breaks"], row["recording"]) == ("1", str(recording))
+
+
+def test_what_was_labelled_before_is_known_and_its_files_are_kept(checkpoint, recording, tmp_path):
+    arguments = [recording, "--write", "edl", "--out", tmp_path, "--cache-dir", tmp_path / "cache"]
+    first = label(checkpoint, *arguments)
+    unreadable = tmp_path / "game.edl"
+    with patch.object(label_recording, "label_recordings", None):  # nothing is decoded again
+        assert label(checkpoint, *arguments).out == first.out
+    unreadable.write_text("1 2 3\n")
+    done = label(checkpoint, *arguments)
+    assert done.code == 1
+    assert re.match(r"error: .*game\.edl is there and was not written here, or was", done.err)
+    assert unreadable.read_text() == "1 2 3\n"
+    assert label(checkpoint, *arguments, "--overwrite").code == 0
+
+
+def test_breaks_are_cut_out_and_chapters_written(checkpoint, recording, tmp_path):
+    done = label(checkpoint, recording, "--cut", "ads", "--cut-mode", "exact", "--out", tmp_path)
+    assert done.code == 0, done.err
+    assert probe(tmp_path / "game.without-ads.mp4").duration_seconds == pytest.approx(55, abs=0.3)
+    done = label(checkpoint, recording, "--chapters", "--out", tmp_path)
+    assert done.code == 0, done.err
+    assert (tmp_path / "game.mp4").is_file()
+
+
+def test_policies_decide_what_is_a_break(checkpoint, recording, tmp_path):
+    padded = label_json(checkpoint, recording, "--pad", "2")["recordings"][0]["segments"]
+    assert [round(s["start_seconds"]) for s in padded] == [0, 32, 48]
+    without = label_json(checkpoint, recording, "--min-break", "25")["recordings"][0]["segments"]
+    assert [s["label"] for s in without] == ["games"]
+    done = label(checkpoint, recording, "--max-game-loss", "2", "--tune-on", recording.parent)
+    assert done.code == 0, done.err
+    assert "at most 2 s of game lost a recording: breaks from a confidence of" in done.err
+
+
+def test_durations_are_fitted_and_used(checkpoint, recording, tmp_path):
+    durations = tmp_path / "durations.json"
+    done = label(checkpoint, "--fit-durations", recording.parent, "--durations", durations)
+    assert done.code == 0, done.err
+    assert re.match(r"ads: typically \d+ s, two of three \d+ to \d+ s", done.out)
+    assert label(checkpoint, recording, "--durations", durations).code == 0
+
+
+def test_nothing_is_written_where_training_would_take_it_for_labels(checkpoint, tmp_path):
+    data = Path(load_checkpoint(checkpoint).recipe["constants"]["DATA_DIR"])
+    video = next(data.rglob("*.mp4"))
+    done = label(checkpoint, video, "--write", "edl")
+    assert done.code == 1
+    assert re.match(r"error: .*\.edl would be read as a person's labels .*--out FOLDER", done.err)
+    assert not video.with_suffix(".edl").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--fit-durations", "x"], "add it"),
+        ([], "name recordings, or --live"),
+        (["a.mp4", "--max-game-loss", "2"], "go together"),
+        (["a.mp4", "b.mp4", "--annotate", "c.mp4"], "for one recording"),
+    ],
+)
+def test_options_that_do_not_go_together_are_said(checkpoint, words, said):
+    done = label(checkpoint, *words)
+    assert done.code == 2
+    assert said in done.err.splitlines()[-1]
 
 
 def test_recording_without_sound_says_so(checkpoint, tmp_path):
@@ -136,12 +246,6 @@ def test_name_of_nothing_is_a_mistake(checkpoint, videos, tmp_path, name):
         f"error: {tmp_path / name} is no file, no folder with videos "
         "(.mp4 .mkv .mov .ts .avi .webm .mpg) and matches none: check the path\n"
     )
-
-
-def test_long_recordings_are_timed_with_hours():
-    assert label_recording._clock(3723.46) == "1:02:03.5"
-    assert label_recording._clock(59.96) == "0:01:00.0"
-    assert label_recording._clock(36000) == "10:00:00.0"
 
 
 def test_confidence_is_calibrated_as_the_checkpoint_says(checkpoint, videos, tmp_path):
