@@ -93,7 +93,7 @@ def test_a_retraction_does_not_wait_as_long_as_the_doubt_lasted():
 def test_every_provisional_change_is_confirmed_or_retracted_under_its_id():
     random = np.random.default_rng(5)
     finder = ChangeFinder(("ads", "games", "studio"), ChangeSettings())
-    spans = [(finder._classes[random.integers(3)], random.uniform(1, 30)) for _ in range(300)]
+    spans = [(finder._classes[random.integers(3)], random.uniform(1, 30)) for _ in range(80)]
     said = show(finder, spans, sure=0.9)
     open_id, label = None, None
     for _, change in said:

@@ -141,19 +141,19 @@ def test_a_file_is_played_at_its_pace(recording):
 
 
 def test_a_connection_that_breaks_is_made_again_and_time_goes_on(recording):
-    with LiveServer(recording, speed=3.0, cuts=[(4.0, 6.0)]) as server:
-        items = read(server.url, seconds=9.0, clock=FastClock(3.0))
+    with LiveServer(recording, speed=3.0, cuts=[(3.0, 8.0)]) as server:
+        items = read(server.url, seconds=10.0, clock=FastClock(3.0))
     kinds = [kind for kind, _ in notes_of(items)]
     assert kinds[:2] == ["connected", "lost"]
     assert kinds[-1] == "reconnected"
     assert server.connections == 2
     times = [(block.seconds, read_time(block.frames[0])) for block in blocks_of(items)]
     assert all(later[0] > sooner[0] for sooner, later in pairwise(times))
-    before = [shown - seconds for seconds, shown in times if seconds < 3.5]
-    after = [shown - seconds for seconds, shown in times if seconds > 7.0]
+    before = [shown - seconds for seconds, shown in times if shown < 5]
+    after = [shown - seconds for seconds, shown in times if shown > 6]
     assert max(map(abs, before)) < 0.1
-    assert len(after) >= 3
-    assert max(map(abs, after)) < 1.6  # the start of a group of pictures, at three times the pace
+    assert after
+    assert max(map(abs, after)) < 3  # of the five missing: opening takes its time, here threefold
 
 
 def test_a_source_that_stalls_is_lost_and_found(recording, monkeypatch):
