@@ -317,11 +317,12 @@ class _Reading:
             elif moment.seconds - last_seconds > GAP_SECONDS:
                 self._note("damage", moment, f"{moment.seconds - last_seconds:.1f} s are missing")
             zero, last_seconds = self._clock.zero, moment.seconds
+            self._look_at(moment)
             if self._speed is not None:
                 now = self._paced(moment.seconds, now)
-            self._look_at(moment)
-            self._lag.see(moment.seconds, now)
-            self._keep_up(moment, now)
+            else:  # a file waits for its reader
+                self._lag.see(moment.seconds, now)
+                self._keep_up(moment, now)
             self.last = _Picture(self._start_seconds + moment.seconds, now, self._origin)
             yield moment
 
@@ -438,7 +439,8 @@ class _Waiting:
     """How much of the time is spent waiting for data."""
 
     def __init__(self):
-        self._since = self._seconds = 0.0
+        self._since: float | None = None
+        self._seconds = 0.0
         self._num_rare = 0  # periods in sequence
 
     def add(self, seconds: float) -> None:
@@ -446,6 +448,8 @@ class _Waiting:
 
     def is_rare(self, now: float) -> bool:
         """Tells whether it is the source that waits, and not the reader, and not just once."""
+        if self._since is None:  # what opening took does not count
+            self._since, self._seconds = now, 0.0
         if now - self._since > WATCH_SECONDS:
             is_rare = self._seconds < RARE_WAIT * (now - self._since)
             self._num_rare = self._num_rare + 1 if is_rare else 0
