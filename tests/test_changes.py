@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from timeline.changes import WINDOW_SHARES, ChangeFinder, ChangeSettings
+from utils.errors import UserError
 
 CLASSES = ("ads", "games")
 STEP_SECONDS = 0.5
@@ -93,7 +94,7 @@ def test_a_retraction_does_not_wait_as_long_as_the_doubt_lasted():
 def test_every_provisional_change_is_confirmed_or_retracted_under_its_id():
     random = np.random.default_rng(5)
     finder = ChangeFinder(("ads", "games", "studio"), ChangeSettings())
-    spans = [(finder._classes[random.integers(3)], random.uniform(1, 30)) for _ in range(300)]
+    spans = [(finder._classes[random.integers(3)], random.uniform(1, 30)) for _ in range(80)]
     said = show(finder, spans, sure=0.9)
     open_id, label = None, None
     for _, change in said:
@@ -120,3 +121,8 @@ def test_a_gap_counts_for_nothing():
 def test_it_works_without_a_class_of_ads():
     said = show(ChangeFinder(("studio", "play"), ChangeSettings()), [("play", 30), ("studio", 30)])
     assert words(said)[-1] == (2, "confirmed", "studio")
+
+
+def test_no_time_at_all_is_refused():
+    with pytest.raises(UserError, match="pass more than 0"):
+        ChangeSettings(leave_seconds=0.0)

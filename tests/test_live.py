@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from models.mobilenet_v2 import EMBEDDING_SIZE
 from models.runtime import TrunkRuntime
 from timeline.changes import ChangeSettings
 from timeline.live import ENDED, GAVE_UP, INTERRUPTED, LiveModel, LiveOptions, StreamWatch, run_live
+from utils import streams
 from utils.errors import UserError
 from utils.features import FeatureSpec
 from utils.mfcc import MfccSpec
@@ -181,6 +183,25 @@ def test_mistakes_are_said_before_anything_is_read():
         run("nowhere.ts")
     with pytest.raises(UserError, match="no program"):
         run("-", LiveOptions(on_change="no-such-program"))
+
+
+def test_a_machine_that_is_too_slow_says_what_it_left_out(monkeypatch):
+    late = [replace(block(k / 2, 1), lag_seconds=60.0) for k in range(200)]
+    monkeypatch.setattr(streams, "read_stream", lambda *_, **__: iter(late))
+    monkeypatch.setattr(RedIsAd, "embed", slowly(RedIsAd.embed))
+    _, lines = run("-")
+    told = [line["description"] for line in lines if line["event"] == "damage"]
+    assert told
+    assert all("this machine is too slow" in text for text in told)
+    assert lines[-1]["dropped_seconds"] > 50
+
+
+def slowly(embed):
+    def embed_slowly(self, frames):
+        time.sleep(0.01)
+        return embed(self, frames)
+
+    return embed_slowly
 
 
 def block(seconds: float, colour: int, arrived: float | None = None) -> StreamBlock:

@@ -26,6 +26,7 @@ from utils.streams import (
     BACKLOG_BLOCKS,
     FIRST_WAIT_SECONDS,
     LONGEST_WAIT_SECONDS,
+    WAIT_GROWTH,
     StreamBlock,
     StreamNote,
     StreamReader,
@@ -141,19 +142,19 @@ def test_a_file_is_played_at_its_pace(recording):
 
 
 def test_a_connection_that_breaks_is_made_again_and_time_goes_on(recording):
-    with LiveServer(recording, speed=3.0, cuts=[(4.0, 6.0)]) as server:
-        items = read(server.url, seconds=9.0, clock=FastClock(3.0))
-    kinds = [kind for kind, _ in notes_of(items)]
+    with LiveServer(recording, speed=3.0, cuts=[(3.0, 8.0)]) as server:
+        items = read(server.url, seconds=10.0, clock=FastClock(3.0))
+    kinds = [kind for kind, _ in notes_of(items) if kind != "damage"]  # of a busy machine
     assert kinds[:2] == ["connected", "lost"]
     assert kinds[-1] == "reconnected"
     assert server.connections == 2
     times = [(block.seconds, read_time(block.frames[0])) for block in blocks_of(items)]
     assert all(later[0] > sooner[0] for sooner, later in pairwise(times))
-    before = [shown - seconds for seconds, shown in times if seconds < 3.5]
-    after = [shown - seconds for seconds, shown in times if seconds > 7.0]
+    before = [shown - seconds for seconds, shown in times if shown < 5]
+    after = [shown - seconds for seconds, shown in times if shown > 6]
     assert max(map(abs, before)) < 0.1
-    assert len(after) >= 3
-    assert max(map(abs, after)) < 1.6  # the start of a group of pictures, at three times the pace
+    assert after
+    assert max(map(abs, after)) < 3  # of the five missing: opening takes its time, here threefold
 
 
 def test_a_source_that_stalls_is_lost_and_found(recording, monkeypatch):
@@ -338,7 +339,7 @@ def test_udp_is_read(recording):
         assert read_time(block.frames[0]) - first == pytest.approx(block.seconds, abs=0.3)
 
 
-def test_waits_double_and_are_drawn_at_random_until_it_gives_up():
+def test_waits_grow_and_are_drawn_at_random_until_it_gives_up():
     clock = FakeClock()
     source = find_source("http://127.0.0.1:9/x.ts")
     items = read_stream(source, SPEC, stop=threading.Event(), clock=clock, give_up_seconds=600.0)
@@ -346,7 +347,7 @@ def test_waits_double_and_are_drawn_at_random_until_it_gives_up():
     with pytest.raises(StreamLost, match=r"no picture for \d+.\d minutes \(Connection refused"):
         list(items)
     for attempt, wait in enumerate(clock.waits):
-        longest = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2**attempt)
+        longest = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * WAIT_GROWTH**attempt)
         assert longest / 2 <= wait <= longest
     assert 600 <= clock.now < 700
 
@@ -355,6 +356,27 @@ def test_what_can_not_be_read_at_all_is_said_at_once(tmp_path):
     sound = write_wav(tmp_path / "a.wav", tone(440, 1, 16000), 16000)
     with pytest.raises(UserError, match="a.wav: no video stream"):
         read(sound)
+
+
+def test_a_reader_that_is_too_slow_leaves_out_pictures_and_says_so(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.ts", seconds=20, tone_hz=None, options={"bf": "2"})
+    clock = FakeClock()
+    real = streams._Reading._look_at
+
+    def slow(self, moment):  # ten pictures a second of 25
+        clock.now += 0.1
+        real(self, moment)
+
+    monkeypatch.setattr(streams._Reading, "_look_at", slow)
+    monkeypatch.setattr(streams, "connect", connect_to_file)
+    source = replace(find_source(str(path)), kind="url")
+    items = []
+    for item in read_stream(source, SPEC, stop=threading.Event(), clock=clock):
+        if getattr(item, "kind", "") == "lost":
+            break
+        items.append(item)
+    assert ("damage", "decoding takes too long: pictures are left out") in notes_of(items)
+    assert len(blocks_of(items)) == 40  # the grid has its pictures all the same
 
 
 def block(seconds: float, *, lag: float = 0.0) -> StreamBlock:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from utils.errors import UserError
 from utils.labels import BREAK_LABEL
 
 ENTER_SECONDS, LEAVE_SECONDS = 12.0, 5.0
@@ -30,6 +31,14 @@ class ChangeSettings:
 
     enter_seconds: float = ENTER_SECONDS
     leave_seconds: float = LEAVE_SECONDS
+
+    def __post_init__(self):
+        if not (self.enter_seconds > 0 and self.leave_seconds > 0):
+            raise UserError(
+                f"changes are to be known within {self.enter_seconds:g} and "
+                f"{self.leave_seconds:g} s: pass more than 0, as {ENTER_SECONDS:g} and "
+                f"{LEAVE_SECONDS:g}"
+            )
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ MIN_WINDOW_SECONDS = 2.0  # after a start or a gap: what less shows is not judge
 MAX_GAP_SECONDS = 2.0  # no window reaches over a longer one
 ROUNDING_SECONDS = 1e-6
 ARRIVALS = 120  # blocks whose arrival is remembered: a minute
+DROPS_SECONDS = 10.0  # left out that are worth a line
 POLL_SECONDS = 0.2  # between two looks at whether to stop, or at what a command said
 ENDED, GAVE_UP, INTERRUPTED = 0, 3, 130  # exit codes
 
@@ -94,7 +95,7 @@ def _watch(
     status_seconds: float | None,
 ) -> int:
     """Writes what happens until the stream ends or a signal comes; returns the exit code."""
-    code, status_at = None, -math.inf
+    code, status_at, dropped = None, -math.inf, 0.0
     while code is None:
         try:
             item = reader.take(POLL_SECONDS)
@@ -108,6 +109,10 @@ def _watch(
         if stops:
             code = INTERRUPTED if stops[0] == signal.SIGINT else ENDED
         log.write_reports(watch.seconds)
+        if reader.dropped_seconds >= dropped + DROPS_SECONDS:
+            dropped = reader.dropped_seconds
+            says = f"{dropped:.0f} s left out until now: this machine is too slow for the stream"
+            log.write({"event": "damage", "seconds": watch.seconds, "description": says})
         is_due = status_seconds is not None and log.now >= status_at + status_seconds
         if is_due or code is not None:
             status_at = log.now
@@ -231,7 +236,9 @@ class _Windows:
         self._model = model
         self._trunk = model.trunk or TrunkRuntime(model.model.video_encoder)
         self._device = next(model.model.parameters()).device
-        self._lengths = model.clip_seconds * np.array(WINDOW_SHARES)
+        # A deviation takes two frames.
+        shortest = 2 / model.spec.fps
+        self._lengths = np.maximum(shortest, model.clip_seconds * np.array(WINDOW_SHARES))
         num_frames = math.ceil(model.clip_seconds * model.spec.fps)
         num_rows = math.ceil(model.clip_seconds * model.spec.mfcc.frames_per_second)
         self._frames: deque[tuple[float, np.ndarray]] = deque(maxlen=num_frames)

@@ -32,10 +32,11 @@ STALL_SECONDS = 10.0  # of data without a picture: such a connection is made ane
 WRAP_SECONDS = 2**33 / 90_000  # of the timestamps of MPEG-TS
 GAP_SECONDS = 1.0  # between two pictures: worth a word
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 30.0  # before connecting again
+WAIT_GROWTH = 1.5  # the last wait is at most about a third of the outage
 STEADY_SECONDS = 10.0  # a connection that lasted as long begins with the shortest wait again
 MAX_LAG_SECONDS = 5.0  # behind the live edge: then the oldest is dropped
 SKIP_LAG_SECONDS, CAUGHT_UP_SECONDS = 3.0, 0.5
-WATCH_SECONDS, RARE_WAIT = 2.0, 0.05  # less than 5 % of the last 2 s: this machine is too slow
+WATCH_SECONDS, RARE_WAIT = 2.0, 0.05  # less than 5 % of 2 s, twice: this machine is too slow
 LAG_FORGOTTEN = 0.001  # of the time that passes: the sender's clock is not ours
 BACKLOG_BLOCKS = 40  # 20 seconds, 2 MB at 96x96
 JOIN_SECONDS = 2.0  # for a reader that waits for data: it is left behind then
@@ -92,8 +93,8 @@ def read_stream(
     """Yields what a source sends until it ends or `stop` is set, over any number of connections.
 
     A file is played `speed` times as fast as it was taken. Files, stdin and what says how long it
-    is end; all else is connected to again, after waits that double and are drawn at random, so
-    that a hundred readers don't return at once. Memory does not grow. Raises StreamLost after
+    is end; all else is connected to again, after waits that grow and are drawn at random, so that
+    a hundred readers don't return at once. Memory does not grow. Raises StreamLost after
     `give_up_seconds` without a picture, UserError for a source that can't be read here.
     """
     clock = clock or WallClock()
@@ -136,7 +137,7 @@ def read_stream(
         without = now - (last.arrived if last else began)
         if give_up_seconds is not None and without >= give_up_seconds:
             raise StreamLost(f"no picture for {without / 60:.1f} minutes ({reason})")
-        wait = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** min(attempts, 10))
+        wait = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * WAIT_GROWTH ** min(attempts, 20))
         clock.wait(wait * random.uniform(0.5, 1.0), stop)
         attempts += 1
 
@@ -316,11 +317,12 @@ class _Reading:
             elif moment.seconds - last_seconds > GAP_SECONDS:
                 self._note("damage", moment, f"{moment.seconds - last_seconds:.1f} s are missing")
             zero, last_seconds = self._clock.zero, moment.seconds
+            self._look_at(moment)
             if self._speed is not None:
                 now = self._paced(moment.seconds, now)
-            self._look_at(moment)
-            self._lag.see(moment.seconds, now)
-            self._keep_up(moment, now)
+            else:  # a file waits for its reader
+                self._lag.see(moment.seconds, now)
+                self._keep_up(moment, now)
             self.last = _Picture(self._start_seconds + moment.seconds, now, self._origin)
             yield moment
 
@@ -437,15 +439,19 @@ class _Waiting:
     """How much of the time is spent waiting for data."""
 
     def __init__(self):
-        self._since = self._seconds = 0.0
-        self._is_rare = False
+        self._since: float | None = None
+        self._seconds = 0.0
+        self._num_rare = 0  # periods in sequence
 
     def add(self, seconds: float) -> None:
         self._seconds += seconds
 
     def is_rare(self, now: float) -> bool:
-        """Tells of the last seconds whether the source had to wait, and not the reader."""
-        if now - self._since > WATCH_SECONDS:
-            self._is_rare = self._seconds < RARE_WAIT * (now - self._since)
+        """Tells whether it is the source that waits, and not the reader, and not just once."""
+        if self._since is None:  # what opening took does not count
             self._since, self._seconds = now, 0.0
-        return self._is_rare
+        if now - self._since > WATCH_SECONDS:
+            is_rare = self._seconds < RARE_WAIT * (now - self._since)
+            self._num_rare = self._num_rare + 1 if is_rare else 0
+            self._since, self._seconds = now, 0.0
+        return self._num_rare > 1
