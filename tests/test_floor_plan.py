@@ -24,7 +24,7 @@ MAY_IMPORT = {
 
 # Each heavy dependency with the only files that may import it, besides tests and benchmarks.
 DOORS = {
-    "av": r"utils/(media|video|scaling|bars|hardware|interleaved|parts|audio|demo_\w+)\.py",
+    "av": r"utils/(media|video|scaling|bars|hardware|interleaved|parts|stretches|audio|demo_\w+)\.py",
     "cv2": r"utils/(video|scaling|demo_\w+)\.py",
     "librosa": r"",  # tests alone: it takes 1.4 seconds to import
     "onnx": r"models/\w+\.py",

@@ -134,8 +134,10 @@ def _cuts(times: np.ndarray, cells: np.ndarray) -> list[Transition]:
         better = ratio > ratios[middle]
         ratios[middle[better]], changes[middle[better]] = ratio[better], change[better]
     peak = ratios >= _max_of(np.r_[np.zeros(3), ratios, np.zeros(3)], 7)
-    found = np.flatnonzero(peak & (ratios > MIN_CUT_RATIO) & (changes > MIN_CUT_LUMA))
-    return [Transition(float(times[k]), float(times[k]), "cut", float(ratios[k])) for k in found]
+    peaks = np.flatnonzero(peak & (ratios > MIN_CUT_RATIO) & (changes > MIN_CUT_LUMA))
+    # Of a cut that took several pictures, the one that changed most is the new shot's first.
+    found = {k - 1 + int(np.argmax(step[k - 1 : k + 2])): ratios[k] for k in peaks}
+    return [Transition(float(times[k]), float(times[k]), "cut", float(r)) for k, r in found.items()]
 
 
 def _max_of(values: np.ndarray, count: int) -> np.ndarray:
