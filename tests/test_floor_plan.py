@@ -24,7 +24,7 @@ MAY_IMPORT = {
 
 # Each heavy dependency with the only files that may import it, besides tests and benchmarks.
 DOORS = {
-    "av": r"utils/(media|video|scaling|bars|hardware|interleaved|parts|audio|demo_\w+"
+    "av": r"utils/(media|video|scaling|bars|hardware|interleaved|parts|stretches|audio|demo_\w+"
     r"|connections|streams|tracks|picture_index|muxing|encoding|splicing|overlays)\.py",
     "cv2": r"utils/(video|scaling|overlays|demo_\w+)\.py",
     "librosa": r"",  # tests alone: it takes 1.4 seconds to import

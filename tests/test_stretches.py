@@ -1,6 +1,5 @@
 """Stretches hold every picture and the sound of their spans, wherever the file has them."""
 
-import av
 import media
 import numpy as np
 import pytest
@@ -133,7 +132,10 @@ def test_damage_leaves_out_pictures_and_moves_none(tmp_path):
     data[middle : middle + 3000] = bytes(3000)
     path.write_bytes(data)
     stretches = stretches_of(path)
-    assert all(len(stretch.times) > 0.4 * 25 * (b - a) for stretch, (a, b) in zip(stretches, SPANS))
+    assert all(
+        len(stretch.times) > 0.4 * 25 * (b - a)
+        for stretch, (a, b) in zip(stretches, SPANS, strict=True)
+    )
     for stretch in stretches:
         assert (np.diff(stretch.times) > 0).all()
 

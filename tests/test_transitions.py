@@ -4,7 +4,7 @@ import media
 import numpy as np
 import pytest
 
-from timeline.transitions import SIZE, find_transitions
+from timeline.transitions import SIZE, Colours, find_transitions
 from utils.stretches import Stretch
 
 FPS = 25
@@ -13,8 +13,7 @@ FPS = 25
 def shot(seed, count, *, fps=FPS):
     """(count, *SIZE, 3) float pictures of a moving scene; another seed is another scene."""
     shift, tint = 7.3 * seed, np.random.default_rng(seed).uniform(-70, 70, 3)
-    moving = [media.draw_texture(shift + 0.1 * k / fps, 90, 160) for k in range(count)]
-    small = np.stack(moving).reshape(count, SIZE[0], 5, SIZE[1], 5, 3).mean(axis=(2, 4))
+    small = np.stack([media.draw_texture(shift + 0.1 * k / fps, *SIZE) for k in range(count)])
     return np.clip(0.7 * small + 38 + tint, 0, 255)
 
 
@@ -81,8 +80,18 @@ def test_cut_with_a_picture_of_both_shots_is_found():
 
 
 def test_next_to_no_pictures_show_nothing():
-    for count in range(4):
+    for count in range(8):
         assert (
             found_in(Stretch(np.arange(count) / FPS, shot(1, 4)[:count].astype(np.uint8), None))
             == []
         )
+
+
+def test_colours_tell_scenes_apart_and_not_pictures_of_one():
+    stretch = stretch_of(shot(1, 50), shot(2, 50))
+    colours = Colours(stretch)
+    assert colours.change(102.0, 102.0) > 0.5
+    assert colours.change(101.0, 101.0) < 0.5 * colours.change(102.0, 102.0)
+    other = Colours(stretch_of(shot(1, 50), shot(1, 50)))
+    assert other.change(102.0, 102.0) < 0.1
+    assert colours.change(90.0, 90.0) == colours.change(120.0, 120.0) == 0

@@ -22,23 +22,23 @@ CONTEXT_SECONDS = 1.6  # read on either side, to see what stands beside a change
 MIN_SEGMENT_SECONDS = 0.5  # is left of every segment that was that long
 MAX_LOG_ODDS = 4.0  # however sure the network is: its answers overlap, and all err together
 MAX_RATIO = 20.0  # of a change to the motion around it: beyond, it is the motion that differs
+MAX_COLOUR_CHANGE = 0.7  # as between most shots of game and ads
 MAX_CHANGE_DECIBELS = 15.0  # clips without any sound next to others with it say no more
 # From how many decibels on a pause or a change of the sound is told as evidence.
 PAUSE_DECIBELS, CHANGE_DECIBELS = 15.0, 6.0
 # What one of them adds to the logarithm of the chance that an edge is at a place and not at
-# another one near it: a conditional logit (McFadden 1974), fitted to 430 edges between clips of
-# four sets of sources, each judged by a model that had not seen them; rounded, those of sound
-# towards less, as many of these clips have none and real recordings have it throughout.
+# another one near it: a conditional logit (McFadden 1974), fitted to 843 edges between clips of
+# four sets of sources, each judged by a model that had not seen them, and rounded.
 WEIGHTS = {
-    "cut": -1.4,
-    "cut_ratio": 0.65,  # of the natural logarithm of how sudden it is
-    "dissolve": 0.25,
-    "dissolve_ratio": 0.65,
+    "cut": -1.9,
+    "cut_ratio": 0.9,  # of the natural logarithm of how sudden it is
+    "dissolve": 0.6,
+    "dissolve_ratio": 0.9,
     "black": 2.0,
-    "unchanged": -0.7,
+    "unchanged": -0.8,
     "pause": 0.12,  # a decibel
     "sound": 0.4,  # a decibel of change
-    "colours": 5.9,
+    "colours": 9.0,
     "network": 0.3,  # of the logarithm of the odds between the labels, times seconds
 }
 
@@ -91,6 +91,8 @@ def snap_edges(
         if (left := segments[index - 1].label) != (right := segments[index].label)
     }
     moved = list(segments)
+    if not edges:
+        return tuple(moved)
     places = _best_places(path, list(edges.values()), scored, classes, threads)
     for index, place in zip(edges, places, strict=True):
         before, after = moved[index - 1 : index + 1]
@@ -163,7 +165,8 @@ def _places(
         kind = "unchanged" if transition is None else transition.kind
         start = seconds if transition is None else transition.start_seconds
         end = seconds if transition is None else transition.end_seconds
-        terms = {kind: 1.0, "network": says.split_at(seconds), "colours": colours.change(start, end)}
+        terms = {kind: 1.0, "network": says.split_at(seconds)}
+        terms["colours"] = min(colours.change(start, end), MAX_COLOUR_CHANGE)
         if kind in ("cut", "dissolve"):
             terms[f"{kind}_ratio"] = float(np.log(min(transition.ratio, MAX_RATIO)))
         pause, change = (0.0, 0.0) if sound is None else sound.around(start, end)
