@@ -126,7 +126,7 @@ def _blocks(
     folder: Path | None,
     coarse: Callable[[], Iterator[EmbeddedBlock] | None] | None,
 ) -> Iterator[EmbeddedBlock]:
-    """Yields the blocks of a recording: kept ones, else key pictures first if wanted, else all of it."""
+    """Yields a recording's blocks: kept ones, else key pictures first if wanted, else all of it."""
     kept = None if folder is None else KeptEmbeddings(folder, trunk)
     place = kept and kept.path_of(reading)
     found = kept and kept.read(place, reading)
