@@ -124,8 +124,7 @@ def test_doubts_are_where_labels_change_or_nobody_is_sure():
     changed[:, 100:] = [0.03, 0.97]
     assert _doubts(changed, 200.0) == [(90.0, 110.0)]
     unsure = sure.copy()
-    unsure[1, 150] = [0.6, 0.4]
+    unsure[0, 150] = [0.6, 0.4]
     assert _doubts(unsure, 200.0) == [(141.0, 160.0)]
-    differ = sure.copy()
-    differ[1, 0] = [0.05, 0.95]
-    assert _doubts(differ, 200.0) == [(0.0, 10.0)]
+    unsure[0, 0] = [0.79, 0.21]
+    assert _doubts(unsure, 200.0) == [(0.0, 10.0), (141.0, 160.0)]
