@@ -70,11 +70,11 @@ def test_card_that_fails_midway_is_replaced_by_software(path, monkeypatch, good_
         on_card.append(card is not None)
         return opened(path)
 
-    def failing(context, packet):
+    def failing(context, packet, *rest):
         failing.left -= 1
         if on_card[-1] and failing.left < 0:
             raise MediaError("the graphics card can't decode it")
-        return decoded(context, packet)
+        return decoded(context, packet, *rest)
 
     failing.left = good_packets
     monkeypatch.setattr(features, "opened", opened_in_software)

@@ -142,3 +142,71 @@ def test_every_dense_row_is_what_the_network_says_of_that_span(tmp_path, model, 
                 start, end = max(0.0, centre - window / 2), min(13.0, centre + window / 2)
                 expected = clip_probabilities(model, spec, features, start, end)
                 assert rows[row] == pytest.approx(expected, abs=2e-3), (window, row)
+
+
+def test_kept_embeddings_give_the_same_answers_without_the_recording(tmp_path, model, spec):
+    path = write_clip(tmp_path / "a.mp4", "ads", 3, 8.0)
+    options = {"clip_seconds": 3.0, "temperature": 1.0, "embeddings": tmp_path / "kept"}
+    first = score_recording(path, model, spec, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("timeline.reading.read_features", lambda *_, **__: pytest.fail("read again"))
+        again = score_recording(path, model, spec, **options)
+    np.testing.assert_array_equal(again.probabilities, first.probabilities)
+    assert again.duration_seconds == first.duration_seconds
+    (kept,) = (tmp_path / "kept").glob("*.zip")
+    kept.write_bytes(kept.read_bytes()[:-100])
+    mended = score_recording(path, model, spec, **options)
+    np.testing.assert_array_equal(mended.probabilities, first.probabilities)
+
+
+def test_stopped_midway_it_leaves_nothing_behind(tmp_path, model, spec):
+    path = write_clip(tmp_path / "a.mp4", "ads", 3, 8.0)
+    threads = torch.get_num_threads()
+
+    def stop(done: float, total: float) -> None:
+        assert 0 < done <= total == pytest.approx(8.0, abs=0.2)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score_recording(
+            path,
+            model,
+            spec,
+            clip_seconds=3.0,
+            temperature=1.0,
+            embeddings=tmp_path / "kept",
+            on_progress=stop,
+        )
+    assert [kept.suffix for kept in (tmp_path / "kept").iterdir()] == [".json"]
+    assert torch.get_num_threads() == threads
+
+
+def test_times_are_those_of_the_file(tmp_path, model, spec):
+    path = media.write_video(
+        tmp_path / "a.mkv", seconds=3.3, fps=30, start_seconds=7.0, audio_delay_seconds=-0.5
+    )
+    scored = score(path, model, spec)
+    assert scored.duration_seconds == pytest.approx(3.3, abs=0.002)
+    assert scored.probabilities.shape[1] == 14
+    assert scored.zero_seconds == pytest.approx(0.5, abs=0.05)
+    assert scored.frame_rate == pytest.approx(30, abs=0.1)
+    assert scored.damage == ()
+
+
+def test_minutes_without_sound_are_told_apart_from_silence(tmp_path, model, spec):
+    """As in a recording without a track there, and as it is where the sound plays."""
+    long = media.write_video(tmp_path / "a.mp4", seconds=50, fps=4, size=(32, 32))
+    late = media.write_video(
+        tmp_path / "b.mp4", seconds=50, fps=4, size=(32, 32), audio_delay_seconds=25.0
+    )
+    mute = media.write_video(tmp_path / "c.mp4", seconds=50, fps=4, size=(32, 32), tone_hz=None)
+    whole, away, none = (score(path, model, spec) for path in (long, late, mute))
+    assert [damage.kind for damage in away.damage] == ["no sound"]
+    assert (whole.has_sound, away.has_sound, none.has_sound) == (True, True, False)
+    early, later = slice(0, 4 * 22), slice(4 * 28, 4 * 49)
+    np.testing.assert_allclose(
+        away.probabilities[:, early], none.probabilities[:, early], atol=1e-3
+    )
+    np.testing.assert_allclose(
+        away.probabilities[:, later], whole.probabilities[:, later], atol=2e-2
+    )

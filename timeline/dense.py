@@ -161,7 +161,8 @@ class DenseScorer:
         return probabilities
 
     def _standardise(self, mfcc: np.ndarray) -> np.ndarray:
-        return self._model.encode_audio(torch.from_numpy(mfcc).to(self._device)).cpu().numpy()
+        rows = torch.from_numpy(mfcc.astype(np.float32)).to(self._device)
+        return self._model.encode_audio(rows).cpu().numpy()
 
 
 class _Track:

@@ -84,8 +84,9 @@ def score_recording(
         return embed_coarsely(reading, trunk, model, **scale, on_progress=report)
 
     scorer = DenseScorer(model, reading.spec, **scale)
-    with _one_torch_thread(trunk):
-        for block in _blocks(reading, trunk, embeddings, coarse if quick else None):
+    blocks = _blocks(reading, trunk, embeddings, coarse if quick else None)
+    with _one_torch_thread(trunk), contextlib.closing(blocks):
+        for block in blocks:
             scorer.add(block)
             report(scorer.seconds)
         check_length(scorer.num_frames, reading.spec)
@@ -125,13 +126,13 @@ def _blocks(
     folder: Path | None,
     coarse: Callable[[], Iterator[EmbeddedBlock] | None] | None,
 ) -> Iterator[EmbeddedBlock]:
-    """The blocks of a recording: kept ones, else key pictures first if wanted, else all of it."""
+    """Yields a recording's blocks: kept ones, else key pictures first if wanted, else all of it."""
     kept = None if folder is None else KeptEmbeddings(folder, trunk)
     place = kept and kept.path_of(reading)
     found = kept and kept.read(place, reading)
     if found is None and coarse is not None:
         found = coarse()  # is not kept: it is not all of the recording
-    if found is not None:
-        return found
-    blocks = embed_recording(reading, trunk)
-    return blocks if kept is None else kept.write(place, reading, blocks)
+    if found is None:
+        blocks = embed_recording(reading, trunk)
+        found = blocks if kept is None else kept.write(place, reading, blocks)
+    yield from found

@@ -1,0 +1,130 @@
+"""Key pictures first: the same answers near every change, at a fraction of the work."""
+
+from pathlib import Path
+
+import media
+import numpy as np
+import pytest
+import torch
+from trainings import fill_heads, fill_norms, make_config
+
+import timeline.coarse
+from models.late_fusion import LateFusionClassifier
+from models.runtime import TrunkRuntime
+from timeline.coarse import _doubts
+from timeline.scoring import score_recording
+
+SECONDS, CHANGE = 240.0, 100.0
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory):
+    return make_config(tmp_path_factory.mktemp("config")).feature_spec
+
+
+def draw(seconds: float, height: int, width: int) -> np.ndarray:
+    """Waves, and from a moment on blocks that change every second."""
+    if seconds < CHANGE:
+        return media.draw_texture(seconds / 5, height, width)
+    shot = np.random.default_rng(int(seconds)).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    return shot.repeat(height // 4, axis=0).repeat(width // 6, axis=1)
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("coarse") / "a.mp4"
+    options = {"g": "8", "preset": "ultrafast"}
+    size = (48, 96)
+    return media.write_video(path, seconds=SECONDS, fps=8, size=size, draw=draw, options=options)
+
+
+@pytest.fixture(scope="module")
+def model(recording, spec) -> LateFusionClassifier:
+    """A network that is sure of both halves of the recording."""
+    torch.manual_seed(0)
+    model = LateFusionClassifier(2, 20).eval()
+    fill_heads(model)
+    fill_norms(model.video_encoder)
+    model.sound_head.weight.data.zero_()
+    from timeline.reading import Reading, embed_recording
+    from utils.video import probe
+
+    reading = Reading(recording, spec, spec.fps, probe(recording))
+    blocks = embed_recording(reading, TrunkRuntime(model.video_encoder))
+    rows = torch.from_numpy(np.concatenate([b.embeddings for b in blocks]).astype(np.float32))
+    spans = [rows[k : k + 20] for k in range(0, len(rows) - 20, 10)]
+    pooled = torch.stack([torch.cat([span.mean(0), span.std(0)]) for span in spans])
+    model.set_statistics(pooled, None)
+    scaled = (pooled.clamp(min=0) + 1e-6).sqrt().sub(model.video_mean) / model.video_std
+    is_first = torch.arange(len(spans)) * 10 < CHANGE * spec.fps - 20
+    is_second = torch.arange(len(spans)) * 10 > CHANGE * spec.fps + 20
+    direction = scaled[is_first].mean(0) - scaled[is_second].mean(0)
+    middle = (scaled[is_first].mean(0) + scaled[is_second].mean(0)) / 2
+    scale = 12 / direction.square().sum()
+    model.video_head.weight.data = torch.stack([direction, -direction]) * scale / 2
+    bias = (middle @ direction) * scale / 2
+    model.sound_head.bias.data = torch.stack([-bias, bias])
+    return model
+
+
+def score(path, model, spec, **options):
+    return score_recording(path, model, spec, clip_seconds=10.0, temperature=1.0, **options)
+
+
+def count_frames(monkeypatch) -> list[int]:
+    seen, embed = [], TrunkRuntime.embed
+    monkeypatch.setattr(
+        TrunkRuntime, "embed", lambda self, frames: seen.append(len(frames)) or embed(self, frames)
+    )
+    return seen
+
+
+def test_quick_answers_are_those_of_the_full_pass_near_a_change(
+    recording, model, spec, monkeypatch
+):
+    full = score(recording, model, spec)
+    assert full.probabilities[0, 4 * 50].max() > 0.95
+    assert full.probabilities[0, 4 * 180].max() > 0.95
+    seen: list[float] = []
+    refined = timeline.coarse._refine
+    spans = []
+    monkeypatch.setattr(timeline.coarse, "_refine", lambda *a: spans.extend(a[2]) or refined(*a))
+    quick = score(recording, model, spec, quick=True, on_progress=lambda a, b: seen.append(a / b))
+    assert len(spans) >= 1
+    assert sum(end - start for start, end in spans) < SECONDS / 2
+    near = slice(int(4 * (CHANGE - 3)), int(4 * (CHANGE + 3)))
+    np.testing.assert_allclose(quick.probabilities[:, near], full.probabilities[:, near], atol=5e-3)
+    assert quick.duration_seconds == full.duration_seconds
+    labels = [scored.probabilities[0].argmax(axis=1) for scored in (quick, full)]
+    np.testing.assert_array_equal(*labels)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+
+
+def test_stream_that_jumps_is_read_in_full(tmp_path, recording, model, spec, monkeypatch):
+    parts = []
+    for k, start in enumerate((5000.0, 10.0)):
+        path = tmp_path / f"{k}.ts"
+        options = {"g": "8", "preset": "ultrafast"}
+        media.write_video(
+            path, seconds=40, fps=8, size=(48, 96), start_seconds=start, options=options
+        )
+        parts.append(path.read_bytes())
+    path = tmp_path / "a.ts"
+    path.write_bytes(b"".join(parts))
+    full, quick = (score(path, model, spec, quick=quick) for quick in (False, True))
+    np.testing.assert_array_equal(quick.probabilities, full.probabilities)
+    assert [damage.kind for damage in quick.damage] == ["jump"]
+
+
+def test_doubts_are_where_labels_change_or_nobody_is_sure():
+    sure = np.tile([0.97, 0.03], (2, 200, 1))
+    assert _doubts(sure, 200.0) == []
+    changed = sure.copy()
+    changed[:, 100:] = [0.03, 0.97]
+    assert _doubts(changed, 200.0) == [(90.0, 110.0)]
+    unsure = sure.copy()
+    unsure[0, 150] = [0.6, 0.4]
+    assert _doubts(unsure, 200.0) == [(141.0, 160.0)]
+    unsure[0, 0] = [0.79, 0.21]
+    assert _doubts(unsure, 200.0) == [(0.0, 10.0), (141.0, 160.0)]
