@@ -184,9 +184,10 @@ def judge(name: str, label: Labeller, recordings: list[Path]) -> dict[str, float
 
 
 def compare_with_truth(found: list[Segment] | list[Span], path: Path) -> Comparison:
-    edl = path.with_suffix(".edl")
-    duration_seconds = probe(path).duration_seconds
-    return compare(found, parse_labels(edl.name, edl.read_bytes()), duration_seconds)
+    # The .json ends where the recording does, the game that an .edl leaves over never.
+    truth = path.with_suffix(".json")
+    spans = parse_labels(truth.name, truth.read_bytes())
+    return compare(found, spans, spans[-1].end_seconds)
 
 
 def print_kinds(comparisons: dict[str, Comparison]) -> None:
@@ -251,7 +252,7 @@ def watch_memory(pid: int) -> Iterator[list[int]]:
         while not done.wait(MEMORY_POLL_SECONDS):
             with contextlib.suppress(psutil.NoSuchProcess):
                 processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-                peak[0] = max(peak[0], sum(process.memory_info().rss for process in processes))
+                peak[0] = max(peak[0], sum(map(_own_bytes, processes)))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -260,6 +261,12 @@ def watch_memory(pid: int) -> Iterator[list[int]]:
     finally:
         done.set()
         watcher.join()
+
+
+def _own_bytes(process: psutil.Process) -> int:
+    """Memory of a process; what it shares with others is divided among them where that is known."""
+    memory = process.memory_full_info()
+    return getattr(memory, "pss", memory.rss)
 
 
 def _figures(prefix: str, comparison: Comparison) -> dict[str, float]:
