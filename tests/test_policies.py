@@ -134,7 +134,7 @@ def test_a_loss_that_is_kept_anyway_costs_no_break_time():
     choice = choose_policy([(found, truth)] * 5, 2.0)
     assert choice.policy.pad_seconds == 0.0
     assert choice.fitted.most_lost_seconds == pytest.approx(1.0)
-    assert choose_policy([(found, truth)] * 5, 0.5).policy.pad_seconds == 1.0
+    assert choose_policy([(found, truth)] * 5, 0.5).policy.pad_seconds == 0.5
 
 
 def test_where_nothing_keeps_to_the_loss_nothing_is_skipped():

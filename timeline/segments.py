@@ -21,7 +21,7 @@ DOUBT = 0.05
 LONG_PART, SHORT_PART = 0.25, 0.75
 TABLE_SECONDS = 600.0  # a stretch of more goes on with the same chance at each step
 EDGE_SECONDS = 5.0  # how far an edge may move from where the decoding puts it
-UNSURE_BELOW = 0.8  # confidence: one second in five is wrong, where the others have one in fifty
+UNSURE_BELOW = 0.8  # confidence: 2 of 15 segments were wrong, and 1 of 431 from 0.9 on
 
 
 def find_segments(
