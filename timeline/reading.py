@@ -78,6 +78,7 @@ def embed_recording(
         threads=min(trunk.threads, MAX_DECODERS),
         damage=damage,
         sound=sound,
+        bars_by_stretch=spec.fps < reading.full_fps,
     )
     with contextlib.closing(prefetch(blocks)) as ahead:
         for block in ahead:

@@ -2,13 +2,13 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import av
 import numpy as np
 
 from utils.media import Crop
-from utils.scaling import displayed_size, full_range_edges, luma_of
+from utils.scaling import displayed_size, full_range_edges, luma_of, size_bytes
 from utils.video import sample_pictures
 
 SAMPLES = 28
@@ -29,6 +29,8 @@ MAX_ASYMMETRY = 0.04
 MIN_FRACTION = 0.015
 # A phone held upright (9:20) in a 16:9 picture keeps 0.253 of its width.
 CROP_MIN_FRACTION = 0.24
+STRETCH_PICTURES = 12  # 6 s of a long recording
+HELD_BYTES = 64 << 20  # of decoded pictures that wait until it is known what of them is cropped
 
 
 def find_bars(path: str | os.PathLike) -> Crop | None:
@@ -104,6 +106,110 @@ class BarHistory:
         lumas, rows_lit, columns_lit = zip(*self._seen, strict=True)
         has_none = any(rows_lit) and any(columns_lit)
         self.crop = None if has_none else _bars_in(list(lumas), size)
+
+
+def crop_by_stretch(
+    pictures: Iterator[av.VideoFrame],
+) -> Iterator[tuple[av.VideoFrame, Crop | None]]:
+    """Yields each picture with the crop of the stretch it is in.
+
+    For recordings that show now an upright video between bars and then a full picture: what is
+    learned from are files of one or the other, each without its bars. A stretch ends where a side
+    that was black is not any more, or one that was lit is; STRETCH_PICTURES different ones of it
+    are judged together. Too few to be judged keep the last crop if there is only black outside it.
+    """
+    stretch = _Stretch()
+    for picture in pictures:
+        flags = stretch.last_flags if picture is stretch.last else _black_sides(picture)
+        if not stretch.takes(picture, flags):
+            yield from stretch.cropped()
+            stretch = _Stretch(stretch.crop)
+        stretch.add(picture, flags)
+        if not any(stretch.flags) or stretch.is_full:
+            yield from stretch.cropped()
+            stretch.go_on()
+    yield from stretch.cropped()
+
+
+class _Stretch:
+    """Pictures in a row whose black sides may be bars, and what is left of them without."""
+
+    def __init__(self, crop: Crop | None = None):
+        self.crop = crop  # of the pictures before
+        self.flags: tuple[bool, bool] | None = None  # upper and lower, left and right side black
+        self.last: av.VideoFrame | None = None
+        self.last_flags = (False, False)
+        self._size = (0, 0)
+        self._pictures: list[av.VideoFrame] = []
+        self._different: list[av.VideoFrame] = []
+
+    @property
+    def is_full(self) -> bool:
+        most = max(MIN_PICTURES, min(STRETCH_PICTURES, HELD_BYTES // size_bytes(self.last)))
+        return len(self._different) >= most
+
+    def takes(self, picture: av.VideoFrame, flags: tuple[bool, bool]) -> bool:
+        """Whether a picture goes on with what the others showed."""
+        if self.flags is None:
+            return True
+        if not any(self.flags):
+            return not any(flags)
+        return displayed_size(picture) == self._size and all(
+            is_black or not was_black for is_black, was_black in zip(flags, self.flags, strict=True)
+        )
+
+    def add(self, picture: av.VideoFrame, flags: tuple[bool, bool]) -> None:
+        if self.flags is None:
+            self.flags, self._size = flags, displayed_size(picture)
+        if picture is not self.last:
+            self._different.append(picture)
+        self._pictures.append(picture)
+        self.last, self.last_flags = picture, flags
+
+    def cropped(self) -> Iterator[tuple[av.VideoFrame, Crop | None]]:
+        """Yields the pictures that are held."""
+        if self._pictures:
+            self.crop = self._judge()
+            for picture in self._pictures:
+                yield picture, self.crop
+
+    def go_on(self) -> None:
+        """Lets go of the pictures; what comes is of the same stretch."""
+        self._pictures, self._different = [], []
+
+    def _judge(self) -> Crop | None:
+        if not any(self.flags):
+            return None
+        lumas = [luma_of(picture) for picture in self._different]
+        found = _bars_in(lumas, self._size)
+        if (
+            found is None
+            and self.crop is not None
+            and _is_dark_outside(lumas, self.crop, self._size)
+        ):
+            return self.crop
+        return found
+
+
+def _black_sides(picture: av.VideoFrame) -> tuple[bool, bool]:
+    """Whether the first and last row, and the first and last column, are black."""
+    top, bottom, left, right = map(_is_black, full_range_edges(picture))
+    return top and bottom, left and right
+
+
+def _is_dark_outside(lumas: list[np.ndarray], crop: Crop, size: tuple[int, int]) -> bool:
+    for luma in lumas:
+        (height, width), outside = luma.shape, luma.copy()
+        rows = slice(
+            math.floor(crop.top * height / size[0]), math.ceil(crop.bottom * height / size[0])
+        )
+        columns = slice(
+            math.floor(crop.left * width / size[1]), math.ceil(crop.right * width / size[1])
+        )
+        outside[rows, columns] = 0
+        if np.count_nonzero(outside > MAX_LUMA) > outside.size // NOISE_DIVISOR:
+            return False
+    return True
 
 
 def _is_black(line: np.ndarray) -> bool:

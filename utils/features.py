@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.audio import Sound, SoundFile, readable_sound_file
-from utils.bars import MIN_PICTURES, EdgeWatch, bars_of, find_bars
+from utils.bars import HELD_BYTES, MIN_PICTURES, EdgeWatch, bars_of, crop_by_stretch, find_bars
 from utils.clips import MIN_CLIP_SECONDS
 from utils.damage import DamageLog
 from utils.hardware import Card, find_card
@@ -29,7 +29,7 @@ from utils.media import (
     video_stream,
 )
 from utils.mfcc import MfccSpec
-from utils.scaling import OpencvScaler, PyavScaler, size_bytes
+from utils.scaling import OpencvScaler, PyavScaler, StretchScaler, size_bytes
 from utils.video import (
     SEEK_SECONDS,
     Picture,
@@ -43,7 +43,6 @@ from utils.video import (
 VERSION = 2  # raise it when the same FeatureSpec gives other features: stored ones are then remade
 BLOCK_BYTES = 8 << 20  # frames in memory while a recording is read
 BLOCK_SECONDS = 8.0  # a block is a sign of life, and some decode slower than they play
-HELD_BYTES = 64 << 20  # decoded pictures in memory until it is known what of them is cropped
 
 
 @dataclass(frozen=True)
@@ -118,31 +117,33 @@ def read_features(
     threads: int = 1,
     damage: DamageLog | None = None,
     sound: bool = True,
+    bars_by_stretch: bool = False,
 ) -> Iterator[FeatureBlock]:
     """Yields the features of a part of a recording, read in one pass over the file.
 
     One thread decodes, which suits those who read several files at a time; in the modes "fast" and
     "exact" pictures can have more. `damage` takes down what is found wrong, and where frames and
-    rows are filled in. With `sound=False` there are no rows. The rows of MFCC last as long as the
-    frames: `spec.num_rows(num_frames)` over all parts, whose rows follow each other. Memory does
-    not grow with the recording. Raises MediaError where the
+    rows are filled in. With `sound=False` there are no rows. With `bars_by_stretch` black bars are
+    looked for every few seconds, not once for the file.
+
+    The rows of MFCC last as long as the frames: `spec.num_rows(num_frames)` over all parts, whose
+    rows follow each other. Memory does not grow with the recording. Raises MediaError where the
     file holds no readable picture, SplitError where it turns out that the part can't be decoded on
     its own: the recording is then to be read whole.
     """
     num_frames = num_rows = 0
+    how = {"damage": damage, "has_sound": sound, "bars_by_stretch": bars_by_stretch}
     card = find_card(path, spec.frames)
     if card is not None:
         try:
-            for block in _read_pass(path, spec, part, card, damage=damage, has_sound=sound):
+            for block in _read_pass(path, spec, part, card, **how):
                 yield block
                 num_frames += len(block.frames)
                 num_rows += 0 if block.mfcc is None else len(block.mfcc)
             return
         except MediaError:
             pass  # software may decode it, or say what is wrong with it
-    for block in _read_pass(
-        path, spec, part, None, threads=threads, damage=damage, has_sound=sound
-    ):
+    for block in _read_pass(path, spec, part, None, threads=threads, **how):
         yield block.without_first(num_frames, num_rows)
         num_frames = max(0, num_frames - len(block.frames))
         num_rows = max(0, num_rows - (0 if block.mfcc is None else len(block.mfcc)))
@@ -166,6 +167,7 @@ def _read_pass(
     threads: int = 1,
     damage: DamageLog | None = None,
     has_sound: bool = True,
+    bars_by_stretch: bool = False,
 ) -> Iterator[FeatureBlock]:
     """Yields what `read_features` does, by the decoder of a card or in software."""
     with contextlib.ExitStack() as stack:
@@ -209,9 +211,12 @@ def _read_pass(
             threads=threads,
         )
         pictures, crop = pictures_on_grid(moments, spec.fps, part), part.crop
-        if spec.crop_bars and part.count == 1:
-            crop, pictures = _find_crop(path, pictures, duration_seconds(container, stream))
-        scaler = PyavScaler(spec.frame_size, crop)
+        if spec.crop_bars and bars_by_stretch:
+            pictures, scaler = crop_by_stretch(pictures), StretchScaler(spec.frame_size)
+        else:
+            if spec.crop_bars and part.count == 1:
+                crop, pictures = _find_crop(path, pictures, duration_seconds(container, stream))
+            scaler = PyavScaler(spec.frame_size, crop)
         sound = both if track is not None else sound
         yield from _blocks(pictures, scaler, sound, spec, first_frame, card)
 
@@ -264,7 +269,7 @@ def _find_crop(
 
 def _blocks(
     pictures: Iterator[Picture],
-    scaler: PyavScaler | OpencvScaler,
+    scaler: PyavScaler | StretchScaler | OpencvScaler,
     sound: Interleaved | SoundFile | None,
     spec: FeatureSpec,
     first_frame: int = 0,

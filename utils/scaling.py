@@ -98,6 +98,25 @@ class PyavScaler(_Scaler):
         return graph
 
 
+class StretchScaler:
+    """Scales pictures of PyAV that come each with a crop of its own."""
+
+    def __init__(self, size: tuple[int, int]):
+        self._size = size
+        self._scalers: dict[Crop | None, PyavScaler] = {}
+
+    @property
+    def aspect_ratio(self) -> float:
+        """Width / height of what is kept of the first picture."""
+        return next(iter(self._scalers.values())).aspect_ratio
+
+    def __call__(self, cropped: tuple[av.VideoFrame, Crop | None]) -> np.ndarray:
+        picture, crop = cropped
+        if crop not in self._scalers:
+            self._scalers[crop] = PyavScaler(self._size, crop)
+        return self._scalers[crop](picture)
+
+
 class OpencvScaler(_Scaler):
     """Scales pictures of OpenCV, which turned them already."""
 
