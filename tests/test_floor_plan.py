@@ -183,6 +183,7 @@ def test_step_benchmark_runs_where_only_torch_and_numpy_are():
 
 # Parts of one thing, tested through it: the page, the demo set, and training.
 TESTED_THROUGH = {
+    "archive|classifier|copies": "label_recording",
     r"charts|curves|verdict": "report",
     r"demo_\w+": "demo_data",
     "local_copy": "shared_store",
