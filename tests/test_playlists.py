@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta, timezone
 from urllib.parse import unquote
 
 import av
+import m3u8
 import pytest
+from media import write_video
+from timelines import CLASSES, made_timeline, random_timeline
 
-from tests.media import write_video
-from tests.timelines import CLASSES, made_timeline, random_timeline
 from timeline.formats import format_timeline, read_spans, write_timeline
 from timeline.player_times import shown
 from timeline.playlists import hls, xspf
@@ -29,7 +30,6 @@ def test_playlist_plays_the_recording_beside_it(tmp_path):
 
 
 def test_date_ranges_are_what_a_library_reads():
-    m3u8 = pytest.importorskip("m3u8")
     parts = [(name, 3600.25, 0.75, index % 2 == 1) for index, name in enumerate(CLASSES)]
     timeline = made_timeline(*parts, zero_seconds=0.5)
     started_at = datetime(2026, 11, 22, 20, 15, tzinfo=timezone(timedelta(hours=1)))
