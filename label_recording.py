@@ -13,14 +13,12 @@ end, and the exit code is then 1.
 """
 
 import argparse
-import contextlib
-import glob
 import hashlib
 import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import reduce
 from operator import add
@@ -29,12 +27,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from timeline.annotation import annotate
+from timeline.archive import expand, refuse_shared
 from timeline.batch import Outcome, label_on_cluster, label_recordings
 from timeline.changes import ENTER_SECONDS, LEAVE_SECONDS, ChangeSettings
 from timeline.classifier import Classifier
 from timeline.comparison import Comparison, compare, comparison_table
-from timeline.cutting import CUT_MODES, cut, cut_path, plan_cut, write_chapters_into
+from timeline.copies import CUTS, CopyWishes, write_copies
+from timeline.cutting import CUT_MODES
 from timeline.durations import (
     DEFAULT_DURATIONS,
     fit_durations,
@@ -42,7 +41,7 @@ from timeline.durations import (
     write_durations,
 )
 from timeline.formats import read_spans
-from timeline.labelling import Labelled, Method, OnProgress
+from timeline.labelling import Labelled, Method
 from timeline.ledger import Ledger
 from timeline.live import LiveOptions, run_live
 from timeline.outputs import NAMES, Outputs, find_truth
@@ -58,23 +57,14 @@ from utils.files import write_whole
 from utils.labels import Span
 from utils.media import MediaError
 from utils.progress import Progress, ProgressBar
-from utils.recordings import VIDEO_SUFFIXES, list_videos
+from utils.recordings import list_videos
 from utils.video import probe
 
-CUTS = ("ads", "games")
 ENTER_HELP = "within which a break is to be known [%(default)g]; more makes fewer errors"
 LEAVE_HELP = "within which the return to the game is to be known [%(default)g]"
 FEW_BYTES = 100 << 20  # of recordings that are done sooner than more processes start
 CACHE_DIR = Path("cache")
 CHECKPOINT = Path("runs/latest/best.safetensors")
-
-
-@dataclass(frozen=True)
-class Item:
-    """A recording, and its place below what was named."""
-
-    path: Path
-    relative: Path
 
 
 def main() -> int:
@@ -84,14 +74,22 @@ def main() -> int:
         return _watch(options, classifier)
     if options.fit_durations:
         return _fit_durations(options)
-    items = list({item.path: item for item in _expand(options.files)}.values())
+    items = list({item.path: item for item in expand(options.files)}.values())
     outputs = Outputs.of(
         options.write, options.out, labels_dir=data_dir, started_at=options.started_at
     )
     wanted = {item.path: outputs.paths(item.path, item.relative) for item in items}
-    _refuse_shared(wanted)
+    refuse_shared(wanted)
     truths = {i.path: find_truth(options.truth, i.path) for i in items} if options.truth else {}
     method = _read_method(options, classifier)
+    wishes = CopyWishes(
+        options.cut,
+        options.cut_mode,
+        options.chapters,
+        options.annotate,
+        options.out,
+        options.overwrite,
+    )
     if thresholds and not options.json:
         print("\n".join(thresholds.sentences()))
 
@@ -105,14 +103,14 @@ def main() -> int:
             continue
         truth = _read_truth(truths[path], outcome.timeline) if path in truths else ()
         ledger.write(path, outputs.contents(wanted[path], outcome, truth), options.overwrite)
-        films = list(_write_films(path, outcome, options))
+        copies = list(write_copies(path, outcome.timeline, wishes, say=_note))
         described = _describe(path, outcome, classifier.classes, thresholds)
-        rows[path] = summary_row(path, outcome.timeline, [*wanted[path], *films])
+        rows[path] = summary_row(path, outcome.timeline, [*wanted[path], *copies])
         found[path] = described
         if not options.json:
             label, confidence = described["label"], described["confidence"]
             tqdm.write(describe_timeline(path, outcome.timeline, label, confidence), sys.stdout)
-            for file in (*wanted[path], *films):
+            for file in (*wanted[path], *copies):
                 tqdm.write(f"    written {file}", sys.stdout)
         if truth:
             timeline = outcome.timeline
@@ -345,46 +343,6 @@ def _read_truth(path: Path, timeline: Timeline) -> tuple[Span, ...]:
     )
 
 
-def _write_films(path: Path, labelled: Labelled, options: argparse.Namespace) -> Iterator[Path]:
-    """Writes the copies of a recording that are asked for."""
-    timeline, folder = labelled.timeline, options.out
-    how = {"overwrite": options.overwrite}
-    if options.cut:
-        target = cut_path(path, options.cut, folder)
-        plan = plan_cut(
-            path, timeline, drop=options.cut, mode=options.cut_mode, suffix=target.suffix
-        )
-        _note(plan.lines)
-        with _bar("cut") as bar:
-            copy = cut(plan, target, on_progress=bar, **how)
-        _note(copy.notes)
-        yield copy.path
-    if options.chapters:
-        folder = options.out or path.parent / "with-chapters"
-        folder.mkdir(parents=True, exist_ok=True)
-        with _bar("chapters") as bar:
-            copy = write_chapters_into(path, timeline, folder, on_progress=bar, **how)
-        _note(copy.notes)
-        yield copy.path
-    if options.annotate:
-        with _bar("annotate") as bar:
-            copy = annotate(path, timeline, options.annotate, on_progress=bar, **how)
-        _note(copy.notes)
-        yield copy.path
-
-
-@contextlib.contextmanager
-def _bar(what: str) -> Iterator[OnProgress]:
-    """A bar of seconds of the recording, fed by (done, of how many)."""
-    with tqdm(desc=what, unit="s", leave=False) as bar:
-
-        def show(seconds: float, total_seconds: float) -> None:
-            bar.total = round(total_seconds)
-            bar.update(round(seconds) - bar.n)
-
-        yield show
-
-
 def _describe(
     path: Path, labelled: Labelled, classes: Sequence[str], thresholds: Thresholds | None
 ) -> dict:
@@ -435,42 +393,8 @@ def _say_all(
     return 1 if rejected else 0
 
 
-def _expand(names: list[str]) -> Iterator[Item]:
-    """The videos that files, folders and patterns name. Raises UserError where one names none."""
-    for name in names:
-        matches = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
-        found = [item for match in map(Path, matches) for item in _videos_of(match)]
-        if not found:
-            raise UserError(
-                f"{name} is no file, no folder with videos ({' '.join(VIDEO_SUFFIXES)}) "
-                "and matches none: check the path"
-            )
-        yield from found
-
-
-def _videos_of(path: Path) -> Iterator[Item]:
-    if path.is_dir():
-        yield from (Item(video, video.relative_to(path)) for video in list_videos(path))
-    else:
-        yield Item(path, Path(path.name))
-
-
-def _refuse_shared(wanted: dict[Path, list[Path]]) -> None:
-    """Raises UserError where two recordings would be written to the same file."""
-    owners: dict[Path, Path] = {}
-    for recording, paths in wanted.items():
-        for path in paths:
-            other = owners.setdefault(path, recording)
-            if other != recording:
-                raise UserError(
-                    f"{path} would be written for {other} and for {recording}: rename one, or "
-                    "label them one after the other with different --out"
-                )
-
-
-def _note(lines: Sequence[str]) -> None:
-    for line in lines:
-        tqdm.write(f"    {line}", sys.stderr)
+def _note(line: str) -> None:
+    tqdm.write(f"    {line}", sys.stderr)
 
 
 if __name__ == "__main__":

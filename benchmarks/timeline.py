@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -42,15 +42,11 @@ from benchmarks.planted import (
     repeat_recording,
     write_recording,
 )
-from models.runtime import TrunkRuntime
-from timeline.boundaries import snap_edges
+from label_recording import load_classifier
+from timeline.classifier import Classifier
 from timeline.comparison import Comparison, compare, comparison_table
-from timeline.durations import DEFAULT_DURATIONS
-from timeline.scoring import score_recording
-from timeline.segments import find_segments
+from timeline.labelling import Labeller, Method
 from timeline.timeline import Segment
-from training.checkpoint import Checkpoint, load_checkpoint
-from training.device import choose_device
 from utils.features import read_features
 from utils.labels import Span, parse_labels
 from utils.video import probe
@@ -65,7 +61,7 @@ LONG_SECONDS, QUICK_LONG_SECONDS = 3 * 3600, 1800
 MEMORY_POLL_SECONDS = 0.1
 COMSKIP_SETTINGS = "[Output Control]\noutput_edl=1\noutput_default=0\n"
 
-Labeller = Callable[[Path], list[Segment] | list[Span]]
+Label = Callable[[Path], Sequence[Segment | Span]]
 
 
 def main() -> None:
@@ -82,12 +78,12 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         folder = options.planted or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         recordings = plant(options.data_dir, folder, quick=options.quick)
-        checkpoint = load_checkpoint(options.checkpoint, choose_device())
-        labellers = all_labellers(checkpoint)
+        classifier, *_ = load_classifier(options.checkpoint)
+        labellers = all_labellers(classifier)
         figures = {}
         for name, label in labellers.items():
             figures |= judge(name, label, recordings)
-        jobs = {"decode": lambda path: read_to_end(path, checkpoint), **labellers}
+        jobs = {"decode": lambda path: read_to_end(path, classifier), **labellers}
         rounds = 1 if options.quick else options.rounds
         for path in plant_sizes(options.data_dir, folder):
             figures |= measure_speed(path, jobs, rounds)
@@ -119,38 +115,21 @@ def plant_sizes(data_dir: Path, folder: Path) -> list[Path]:
     return paths
 
 
-def all_labellers(checkpoint: Checkpoint) -> dict[str, Labeller]:
+def all_labellers(classifier: Classifier) -> dict[str, Label]:
     """What makes spans of a file, by name: the product in both modes, and comskip if there."""
-    trunk = TrunkRuntime(checkpoint.model.video_encoder)
-    labellers: dict[str, Labeller] = {
-        "full": lambda path: label_recording(path, checkpoint, trunk),
-        "quick": lambda path: label_recording(path, checkpoint, trunk, quick=True),
+    full, quick = Labeller(classifier, Method()), Labeller(classifier, Method(quick=True))
+    labellers: dict[str, Label] = {
+        "full": lambda path: full.label(path).timeline.segments,
+        "quick": lambda path: quick.label(path).timeline.segments,
     }
     if shutil.which("comskip"):
         labellers["comskip"] = label_by_comskip
     return labellers
 
 
-def label_recording(
-    path: Path, checkpoint: Checkpoint, trunk: TrunkRuntime, *, quick: bool = False
-) -> list[Segment]:
-    """What label_recording.py does with a file, all defaults."""
-    scored = score_recording(
-        path,
-        checkpoint.model,
-        checkpoint.spec,
-        clip_seconds=checkpoint.clip_seconds,
-        temperature=checkpoint.temperature,
-        trunk=trunk,
-        quick=quick,
-    )
-    segments = find_segments(scored, checkpoint.classes, DEFAULT_DURATIONS)
-    return list(snap_edges(path, segments, scored, checkpoint.classes))
-
-
-def read_to_end(path: Path, checkpoint: Checkpoint) -> None:
+def read_to_end(path: Path, classifier: Classifier) -> None:
     """The fast reader alone: what a timeline can't be faster than, with one reader."""
-    deque(read_features(path, checkpoint.spec), maxlen=0)
+    deque(read_features(path, classifier.spec), maxlen=0)
 
 
 def label_by_comskip(path: Path) -> list[Span]:
@@ -166,7 +145,7 @@ def label_by_comskip(path: Path) -> list[Span]:
         return list(parse_labels(edl.name, edl.read_bytes() if edl.exists() else b""))
 
 
-def judge(name: str, label: Labeller, recordings: list[Path]) -> dict[str, float]:
+def judge(name: str, label: Label, recordings: list[Path]) -> dict[str, float]:
     """Figures of one labeller over all recordings and by kind; the product's own have no prefix."""
     by_kind: dict[str, list[Comparison]] = {}
     for path in tqdm(recordings, name, leave=False, disable=None):
@@ -183,7 +162,7 @@ def judge(name: str, label: Labeller, recordings: list[Path]) -> dict[str, float
     return figures
 
 
-def compare_with_truth(found: list[Segment] | list[Span], path: Path) -> Comparison:
+def compare_with_truth(found: Sequence[Segment | Span], path: Path) -> Comparison:
     # The .json ends where the recording does, the game that an .edl leaves over never.
     truth = path.with_suffix(".json")
     spans = parse_labels(truth.name, truth.read_bytes())
@@ -233,6 +212,7 @@ def measure_long(path: Path, long: Path, seconds: float, checkpoint: Path) -> di
     if not long.exists():
         repeat_recording(path, long, seconds)
     command = [sys.executable, "label_recording.py", str(long), "--checkpoint", str(checkpoint)]
+    command += ["--again", "--cache-dir", str(long.parent / "cache")]
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     with watch_memory(process.pid) as peak:

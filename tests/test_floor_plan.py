@@ -183,6 +183,7 @@ def test_step_benchmark_runs_where_only_torch_and_numpy_are():
 
 # Parts of one thing, tested through it: the page, the demo set, training, and cutting.
 TESTED_THROUGH = {
+    "archive|classifier|copies": "label_recording",
     r"charts|curves|verdict": "report",
     "classifier": "labelling",
     r"demo_\w+": "demo_data",

@@ -24,7 +24,8 @@ from models.late_fusion import LateFusionClassifier
 from models.mobilenet_v2 import EMBEDDING_SIZE
 from models.runtime import TrunkRuntime
 from timeline.changes import ChangeSettings
-from timeline.live import ENDED, GAVE_UP, INTERRUPTED, LiveModel, LiveOptions, StreamWatch, run_live
+from timeline.classifier import Classifier
+from timeline.live import ENDED, GAVE_UP, INTERRUPTED, LiveOptions, StreamWatch, run_live
 from utils import streams
 from utils.errors import UserError
 from utils.features import FeatureSpec
@@ -55,9 +56,14 @@ class RedIsAd(nn.Module):
         return red * self.weight
 
 
-def model() -> LiveModel:
+def model() -> Classifier:
     red = RedIsAd()
-    return LiveModel(red, SPEC, CLASSES, clip_seconds=10.0, temperature=1.0, trunk=red)
+    return Classifier(red, SPEC, CLASSES, clip_seconds=10.0, temperature=1.0)
+
+
+def watch_of(clock: FakeClock) -> StreamWatch:
+    red = model()
+    return StreamWatch(red, red.model, ChangeSettings(), clock)
 
 
 def draw_colours(seconds: float, height: int, width: int) -> np.ndarray:
@@ -75,7 +81,8 @@ def recording(tmp_path_factory) -> Path:
 
 def run(address, options=None, **more) -> tuple[int, list[dict]]:
     out = io.StringIO()
-    code = run_live(str(address), model(), options or LiveOptions(speed=1e6), out, **more)
+    how, red = options or LiveOptions(speed=1e6), model()
+    code = run_live(str(address), red, how, out, trunk=red.model, **more)
     return code, [json.loads(line) for line in out.getvalue().splitlines()]
 
 
@@ -173,8 +180,9 @@ def test_nobody_who_reads_ends_it_and_leaves_no_thread(recording):
         def write(self, text):
             raise BrokenPipeError
 
+    how, red = LiveOptions(status_seconds=1.0), model()
     with pytest.raises(BrokenPipeError):
-        run_live(str(recording), model(), LiveOptions(status_seconds=1.0), Closed())
+        run_live(str(recording), red, how, Closed(), trunk=red.model)
     assert not [t for t in threading.enumerate() if t.name in ("stream", "on-change")]
 
 
@@ -224,7 +232,7 @@ def watched(watch, clock, spans, start=0.0) -> list[dict]:
 
 def test_no_window_reaches_over_a_gap():
     clock = FakeClock()
-    watch = StreamWatch(model(), ChangeSettings(), clock)
+    watch = watch_of(clock)
     watched(watch, clock, [(1, 30)])
     assert watched(watch, clock, [(0, 1.5)], start=60.0) == []
     assert watch._windows.seconds == 1.5
@@ -235,7 +243,7 @@ def test_no_window_reaches_over_a_gap():
 
 def test_latency_is_counted_from_when_the_picture_came():
     clock = FakeClock()
-    watch = StreamWatch(model(), ChangeSettings(), clock)
+    watch = watch_of(clock)
     events = watched(watch, clock, [(1, 30), (0, 20)])
     confirmed = next(
         event for event in events if event["label"] == "ads" and event["shows"] == "ads"
@@ -247,7 +255,7 @@ def test_latency_is_counted_from_when_the_picture_came():
 
 def test_memory_does_not_grow_over_days():
     clock = FakeClock()
-    watch = StreamWatch(model(), ChangeSettings(), clock)
+    watch = watch_of(clock)
     tracemalloc.start()
     sizes = []
     for hour in range(8):
@@ -265,8 +273,8 @@ def test_the_network_itself_judges_windows_of_embeddings():
     nn.init.normal_(network.video_head.weight)
     classes = ("ads", "games", "studio")
     trunk = TrunkRuntime(network.video_encoder, engine="torch")
-    live = LiveModel(network, SPEC, classes, clip_seconds=4.0, temperature=2.0, trunk=trunk)
-    watch = StreamWatch(live, ChangeSettings(), FakeClock())
+    live = Classifier(network, SPEC, classes, clip_seconds=4.0, temperature=2.0)
+    watch = StreamWatch(live, trunk, ChangeSettings(), FakeClock())
     random = np.random.default_rng(0)
     frames = random.integers(0, 256, (16, 36, 64, 3), dtype=np.uint8)
     rows = random.normal(size=(125, 20)).astype(np.float16)

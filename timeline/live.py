@@ -14,13 +14,12 @@ from typing import TextIO
 import numpy as np
 import psutil
 import torch
-from torch import nn
 
 from models.runtime import TrunkRuntime
 from timeline.changes import WINDOW_SHARES, Change, ChangeFinder, ChangeSettings
+from timeline.classifier import Classifier
 from timeline.commands import ChangeCommand
 from utils.connections import StreamLost, find_source
-from utils.features import FeatureSpec
 from utils.labels import BREAK_LABEL
 from utils.streams import BLOCK_SECONDS, StreamBlock, StreamNote, StreamReader, WallClock
 
@@ -31,18 +30,6 @@ ARRIVALS = 120  # blocks whose arrival is remembered: a minute
 DROPS_SECONDS = 10.0  # left out that are worth a line
 POLL_SECONDS = 0.2  # between two looks at whether to stop, or at what a command said
 ENDED, GAVE_UP, INTERRUPTED = 0, 3, 130  # exit codes
-
-
-@dataclass(frozen=True)
-class LiveModel:
-    """A trained model, and how to feed it."""
-
-    model: nn.Module
-    spec: FeatureSpec
-    classes: tuple[str, ...]
-    clip_seconds: float
-    temperature: float
-    trunk: TrunkRuntime | None = None
 
 
 @dataclass(frozen=True)
@@ -58,11 +45,12 @@ class LiveOptions:
 
 def run_live(
     address: str,
-    model: LiveModel,
+    model: Classifier,
     options: LiveOptions,
     out: TextIO,
     *,
     clock: WallClock | None = None,
+    trunk: TrunkRuntime | None = None,
 ) -> int:
     """Watches a stream until it ends, and writes a line of JSON for all that happens.
 
@@ -70,10 +58,11 @@ def run_live(
     gave up. Raises UserError for a source or a command that can't be used.
     """
     clock = clock or WallClock()
+    trunk = trunk or TrunkRuntime(model.model.video_encoder)
     source = find_source(address)
     command = ChangeCommand(options.on_change) if options.on_change else None
     log = _Log(out, clock, command)
-    watch = StreamWatch(model, options.changes, clock)
+    watch = StreamWatch(model, trunk, options.changes, clock)
     give_up_seconds = options.give_up_minutes and 60 * options.give_up_minutes
     reader = StreamReader(
         source, model.spec, clock=clock, give_up_seconds=give_up_seconds, speed=options.speed
@@ -139,11 +128,17 @@ def _signals() -> Iterator[list[int]]:
 class StreamWatch:
     """What happens in a stream, out of its blocks and notes. Memory does not grow."""
 
-    def __init__(self, model: LiveModel, settings: ChangeSettings, clock: WallClock):
+    def __init__(
+        self,
+        model: Classifier,
+        trunk: TrunkRuntime,
+        settings: ChangeSettings,
+        clock: WallClock,
+    ):
         self.seconds = 0.0  # of the newest frame's end
         self._clock = clock
         self._finder = ChangeFinder(model.classes, settings)
-        self._windows = _Windows(model)
+        self._windows = _Windows(model, trunk)
         self._classes = model.classes
         self._fps = model.spec.fps
         self._arrivals: deque[tuple[float, float]] = deque(maxlen=ARRIVALS)
@@ -232,9 +227,9 @@ class StreamWatch:
 class _Windows:
     """What the network says of the windows that end now, WINDOW_SHARES of a clip long."""
 
-    def __init__(self, model: LiveModel):
+    def __init__(self, model: Classifier, trunk: TrunkRuntime):
         self._model = model
-        self._trunk = model.trunk or TrunkRuntime(model.model.video_encoder)
+        self._trunk = trunk
         self._device = next(model.model.parameters()).device
         # A deviation takes two frames.
         shortest = 2 / model.spec.fps

@@ -49,6 +49,8 @@ def draw_timelines(
 ) -> str:
     """Returns an SVG: the truth, where they differ, what was found, and how probable ads are.
 
+    `truth` may be empty; it and the differences are then left out.
+
     It can stand alone as a file or within a page, and follows the reader's light or dark colours.
     `ad_probabilities` (N,) are those at (k + 0.5) * hop_seconds; without them there is no curve.
     """
@@ -57,12 +59,13 @@ def draw_timelines(
     classes += sorted({span.label for span in (*truth, *found)} - set(classes))
     body: list[str] = []
     y = 14
-    body.append(_text(MARGIN, y, "truth", "row"))
-    y += 6
-    body += _band(truth, classes, scale, y)
-    y += BAND_HEIGHT + 2
-    body += _differences(found, truth, scale, y)
-    y += STRIP_HEIGHT + 2
+    if truth:
+        body.append(_text(MARGIN, y, "truth", "row"))
+        y += 6
+        body += _band(truth, classes, scale, y)
+        y += BAND_HEIGHT + 2
+        body += _differences(found, truth, scale, y)
+        y += STRIP_HEIGHT + 2
     body += _band(found, classes, scale, y)
     y += BAND_HEIGHT + 15
     body.append(_text(MARGIN, y, "found", "row"))
@@ -73,13 +76,13 @@ def draw_timelines(
     body += _axis(scale, y + 7)
     y += 45
     entries = [(name, f'style="fill:{_colour(name, classes)}"') for name in classes]
-    entries.append(("differs", 'class="wrong"'))
+    entries += [("differs", 'class="wrong"')] if truth else []
     if any(getattr(span, "unsure", False) for span in found):
         paint = _colour(BREAK_LABEL, classes)
         entries.append(("unsure", f'class="unsure" style="fill:{paint}"'))
     legend, rows = _legend(entries, y)
     height = y + 18 * (rows - 1) + 8
-    told = f"Truth and found timeline of {_clock(duration_seconds)}"
+    told = f"Timeline of {_clock(duration_seconds)}"
     return (
         f'<svg class="timelines" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         f'role="img" aria-label="{told}"><style>{STYLE}</style>{"".join(body + legend)}</svg>\n'
