@@ -42,7 +42,7 @@ from timeline.durations import (
 )
 from timeline.formats import read_spans
 from timeline.labelling import Labelled, Method
-from timeline.ledger import Ledger
+from timeline.ledger import ExistingFileError, Ledger
 from timeline.live import LiveOptions, run_live
 from timeline.outputs import NAMES, Outputs, find_truth
 from timeline.policies import Policy, choose_policy
@@ -56,6 +56,7 @@ from utils.errors import UserError, run_main
 from utils.files import write_whole
 from utils.labels import Span
 from utils.media import MediaError
+from utils.muxing import MuxError
 from utils.progress import Progress, ProgressBar
 from utils.recordings import list_videos
 from utils.video import probe
@@ -102,8 +103,12 @@ def main() -> int:
             rows[path] = {"recording": path, "error": str(outcome)}
             continue
         truth = _read_truth(truths[path], outcome.timeline) if path in truths else ()
-        ledger.write(path, outputs.contents(wanted[path], outcome, truth), options.overwrite)
-        copies = list(write_copies(path, outcome.timeline, wishes, say=_note))
+        try:
+            ledger.write(path, outputs.contents(wanted[path], outcome, truth), options.overwrite)
+            copies = list(write_copies(path, outcome.timeline, wishes, say=_note))
+        except (ExistingFileError, MuxError, MediaError) as error:  # the others can be written
+            rows[path] = {"recording": path, "error": str(error)}
+            continue
         described = _describe(path, outcome, classifier.classes, thresholds)
         rows[path] = summary_row(path, outcome.timeline, [*wanted[path], *copies])
         found[path] = described
@@ -214,7 +219,10 @@ def _fit_durations(options: argparse.Namespace) -> int:
     """Writes how long what lasts in labelled recordings."""
     labelled = []
     for path in _videos_in(options.fit_durations):
-        info = probe(path)
+        try:
+            info = probe(path)
+        except MediaError as error:
+            raise UserError(f"{path} can't be read ({error}): move it elsewhere") from error
         truth = find_truth(path.parent, path)
         spans = read_spans(
             truth.name,
@@ -330,13 +338,9 @@ def _ledger(options: argparse.Namespace, classifier: Classifier, method: Method)
 
 
 def _read_truth(path: Path, timeline: Timeline) -> tuple[Span, ...]:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}, the truth, is not there: check the path") from None
     return read_spans(
         path.name,
-        data,
+        path.read_bytes(),
         duration_seconds=timeline.duration_seconds,
         zero_seconds=timeline.zero_seconds,
         frame_rate=timeline.frame_rate,

@@ -185,7 +185,6 @@ def test_step_benchmark_runs_where_only_torch_and_numpy_are():
 TESTED_THROUGH = {
     "archive|classifier|copies": "label_recording",
     r"charts|curves|verdict": "report",
-    "classifier": "labelling",
     r"demo_\w+": "demo_data",
     "local_copy": "shared_store",
     "encoding|picture_index|splicing": "cutting",

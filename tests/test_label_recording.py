@@ -1,6 +1,8 @@
 """Recordings get a label with a confidence, and the unreadable ones are listed."""
 
+import contextlib
 import csv
+import errno
 import json
 import os
 import re
@@ -16,9 +18,12 @@ from media import write_video
 from trainings import CLIP_SECONDS, ROOT, Outcome, draw_ads, draw_games, run_script, write_clip
 
 import label_recording
+from timeline import copies
 from timeline.tables import from_json
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.thresholds import Aim, Threshold, Thresholds
+from utils.errors import STOPPED
+from utils.media import MediaError
 from utils.video import probe
 
 
@@ -234,6 +239,187 @@ def test_unreadable_files_are_listed_and_the_others_labelled(checkpoint, videos,
     assert [Path(item["file"]).name for item in found["recordings"]] == ["d.mp4"]
     assert [Path(item["file"]).name for item in found["rejected"]] == ["a.mp4", "b.mp4", "c.mp4"]
     assert all(item["error"] for item in found["rejected"])
+
+
+def test_recordings_are_told_in_the_order_named_whichever_is_ready_first(
+    checkpoint, videos, tmp_path, monkeypatch
+):
+    found_jobs, in_order = [], label_recording.label_recordings
+
+    def last_first(paths, *arguments, jobs, **options):
+        found_jobs.append(jobs)
+        return reversed(list(in_order(paths, *arguments, jobs=1, **options)))
+
+    monkeypatch.setattr(label_recording, "label_recordings", last_first)
+    shutil.copy(videos / "ad.mp4", tmp_path / "other.mp4")
+    (tmp_path / "bad.mp4").write_text("not a video")
+    named = [videos / "deep" / "game.mp4", tmp_path / "bad.mp4", tmp_path / "other.mp4"]
+    summary = tmp_path / "new" / "all.csv"
+    done = label(checkpoint, *named, "--jobs", "5", "--json", "--summary", summary)
+    assert done.code == 1
+    found = json.loads(done.out)
+    assert [item["file"] for item in found["recordings"]] == [str(named[0]), str(named[2])]
+    assert [item["label"] for item in found["recordings"]] == ["games", "ads"]
+    assert [item["file"] for item in found["rejected"]] == [str(named[1])]
+    rows = list(csv.DictReader(summary.read_text().splitlines()))
+    assert [row["recording"] for row in rows] == [str(path) for path in named]
+    assert [bool(row["error"]) for row in rows] == [False, True, False]
+    assert found_jobs == [3]
+
+
+def test_truth_of_several_is_pooled(checkpoint, videos, tmp_path):
+    (tmp_path / "ad.edl").write_text("0 3 3\n")
+    (tmp_path / "game.csv").write_text("start_seconds,end_seconds,label\n0,7.5,games\n")
+    named = [videos / "deep" / "game.mp4", videos / "ad.mp4"]
+    comparison = label_json(checkpoint, *named, "--truth", tmp_path)["comparison"]
+    assert (comparison["breaks"], comparison["breaks_found"]) == (1, 1)
+    assert (comparison["seconds"], comparison["game_seconds_lost"]) == (10.5, 0)
+    done = label(checkpoint, *named, "--truth", tmp_path)
+    assert "compared with the truth of 2:" in done.out
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("none.edl", "none.edl, the truth, is not there"), (".", "has no file for ad.mp4")],
+)
+def test_truth_that_is_missing_is_said_before_anything_is_decoded(
+    checkpoint, videos, tmp_path, monkeypatch, name, said
+):
+    monkeypatch.setattr(label_recording, "label_recordings", None)
+    done = label(checkpoint, videos / "ad.mp4", "--truth", tmp_path / name)
+    assert_one_line(done, said)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("a.edl", b"\xff\xfe\0"), ("a.csv", b"1,2\n"), ("a.edl", b"x y 3\n"), ("a.doc", b"a")],
+)
+def test_truth_that_can_not_be_read_is_one_line(checkpoint, videos, tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    assert_one_line(label(checkpoint, videos / "ad.mp4", "--truth", tmp_path / name), name)
+
+
+def assert_one_line(done: Outcome, said: str) -> None:
+    assert done.code == 1
+    assert said in done.last
+    assert done.last.startswith("error: ")
+    assert "Traceback" not in done.err
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if "partial" in path.name]
+
+
+def test_ctrl_c_leaves_whole_files_and_what_was_labelled(checkpoint, videos, tmp_path, monkeypatch):
+    in_order = label_recording.label_recordings
+    labelled: list[Path] = []
+
+    def stopped(paths, *arguments, **options):
+        for path, outcome in in_order(paths, *arguments, **options):
+            labelled.append(path)
+            yield path, outcome
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(label_recording, "label_recordings", stopped)
+    arguments = [videos, "--write", "edl,json", "--out", tmp_path / "out"]
+    arguments += ["--cache-dir", tmp_path / "cache"]
+    done = label(checkpoint, *arguments)
+    assert done.code == 130
+    assert done.last == STOPPED
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "ad.edl",
+        "ad.timeline.json",
+    ]
+    monkeypatch.setattr(label_recording, "label_recordings", in_order)
+    seen = len(labelled)
+    assert label(checkpoint, *arguments).code == 0
+    assert (seen, labelled) == (1, [videos / "ad.mp4"])
+    assert (tmp_path / "out" / "deep" / "game.edl").is_file()
+    assert leftovers(tmp_path) == []
+
+
+def test_ctrl_c_in_a_copy_leaves_no_part_of_it(checkpoint, recording, tmp_path, monkeypatch):
+    @contextlib.contextmanager
+    def bar(what):
+        def stop(seconds, total_seconds):
+            if leftovers(tmp_path):  # some of it is written
+                raise KeyboardInterrupt
+
+        yield stop
+
+    monkeypatch.setattr(copies, "_bar", bar)
+    exactly = ["--cut", "ads", "--cut-mode", "exact"]
+    for wish in (exactly, ["--chapters"], ["--annotate", tmp_path / "a.mp4"]):
+        assert label(checkpoint, recording, *wish, "--out", tmp_path).code == 130
+        assert not list(tmp_path.glob("*.mp4"))
+        assert leftovers(tmp_path) == []
+
+
+def test_file_in_the_way_of_a_folder_is_one_line(checkpoint, videos, tmp_path):
+    (tmp_path / "out").write_text("no folder")
+    for arguments in (
+        ["--write", "edl", "--out", tmp_path / "out"],
+        ["--chapters", "--out", tmp_path / "out"],
+        ["--summary", tmp_path / "out" / "all.csv"],
+        ["--cache-dir", tmp_path / "out"],
+    ):
+        done = label(checkpoint, videos / "ad.mp4", *arguments)
+        assert_one_line(done, f"{tmp_path / 'out'}")
+        assert "is in the way of a folder" in done.last
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_disk_that_is_full_is_one_line_and_leaves_whole_files(
+    checkpoint, videos, tmp_path, monkeypatch, number
+):
+    """What was labelled, then the file, then what is noted of it."""
+    count, sync = [0], os.fsync
+
+    def full(descriptor):
+        count[0] += 1
+        if count[0] == number:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    arguments = [videos / "ad.mp4", "--write", "edl", "--out", tmp_path / "out"]
+    arguments += ["--cache-dir", tmp_path / "cache"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert_one_line(label(checkpoint, *arguments), "the disk is full")
+    assert leftovers(tmp_path) == []
+    assert label(checkpoint, *arguments).code == 0
+    assert (tmp_path / "out" / "ad.edl").read_text() == "0.000\t3.000\t3\n"
+
+
+def test_recording_that_can_not_be_copied_is_listed_and_the_others_are(
+    checkpoint, videos, tmp_path, monkeypatch
+):
+    (tmp_path / "ad.mp4").write_text("somebody's")
+    named = [videos / "ad.mp4", videos / "deep" / "game.mp4"]
+    done = label(checkpoint, *named, "--chapters", "--out", tmp_path)
+    assert_one_line(done, f"error: {named[0]}: {tmp_path / 'ad.mp4'} exists")
+    assert (tmp_path / "ad.mp4").read_text() == "somebody's"
+    assert probe(tmp_path / "game.mp4").duration_seconds == 7.5
+
+    def unreadable(path, *_, **__):
+        raise MediaError("it ends in the middle")
+
+    monkeypatch.setattr(label_recording, "write_copies", unreadable)
+    found = label(checkpoint, named[0], "--cut", "ads", "--json")
+    assert_one_line(found, f"error: {named[0]}: it ends in the middle")
+
+
+def test_two_recordings_are_not_written_to_one_file(checkpoint, videos, tmp_path):
+    other = shutil.copy(videos / "ad.mp4", tmp_path / "ad.mp4")
+    done = label(checkpoint, videos / "ad.mp4", other, "--write", "edl", "--out", tmp_path)
+    assert_one_line(done, f"would be written for {videos / 'ad.mp4'} and for {other}")
+    assert not (tmp_path / "ad.edl").exists()
+
+
+def test_durations_are_not_fitted_on_what_can_not_be_read(checkpoint, tmp_path):
+    (tmp_path / "a.mp4").write_text("not a video")
+    arguments = ["--fit-durations", tmp_path, "--durations", tmp_path / "d.json"]
+    assert_one_line(label(checkpoint, *arguments), f"{tmp_path / 'a.mp4'} can't be read")
 
 
 @pytest.mark.parametrize("name", ["none.mp4", "none/*.mp4", "empty"])

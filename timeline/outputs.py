@@ -85,6 +85,8 @@ def find_truth(place: Path, recording: Path) -> Path:
 
     Raises UserError where there is none, or several.
     """
+    if not place.exists():
+        raise UserError(f"{place}, the truth, is not there: check the path")
     if not place.is_dir():
         return place
     suffixes = {*(form.suffix for form in FORMATS.values()), *LABEL_SUFFIXES}

@@ -51,7 +51,7 @@ def describe_os_error(error: OSError) -> str | None:
     path = error.filename
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" while writing {path}" if path else ""
-        return f"the disk is full{where}: free some space and run again with --resume"
+        return f"the disk is full{where}: free some space and run again, a training with --resume"
     if path is None:
         return None
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
