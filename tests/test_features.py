@@ -11,7 +11,7 @@ import pytest
 from utils import features, interleaved
 from utils.audio import compute_mfcc
 from utils.features import FeatureBlock, FeatureSpec, check_length, read_features
-from utils.media import WHOLE, MediaError, packets
+from utils.media import WHOLE, Crop, MediaError, packets
 from utils.mfcc import MfccSpec
 from utils.video import FRAME_MODES, read_frames
 
@@ -204,6 +204,36 @@ def test_pictures_are_decoded_once_and_few_are_held_to_find_bars(tmp_path, monke
     plain = media.write_video(tmp_path / "b.mp4", draw=media.draw_texture, tone_hz=None)
     assert len(read(plain)[0]) == 8
     assert searches == [path]
+
+
+def test_bars_that_come_and_go_are_cut_stretch_by_stretch(tmp_path):
+    upright = media.with_bars(media.draw_texture, left=50, right=50)
+    wide = media.with_bars(media.draw_texture, top=20, bottom=20)
+    draws = [media.draw_texture] * 6 + [upright] * 8 + [media.draw_texture] * 2 + [wide] * 5
+
+    def draw(seconds, height, width):
+        return draws[int(seconds)](seconds, height, width)
+
+    path = media.write_video(
+        tmp_path / "a.mp4", size=(120, 160), seconds=21, fps=4, draw=draw, options={"crf": "12"}
+    )
+    blocks = list(read_features(path, SPEC, bars_by_stretch=True))
+    frames = np.concatenate([block.frames for block in blocks])
+    crops = {
+        media.draw_texture: None,
+        upright: Crop(0, 120, 50, 110),
+        wide: Crop(20, 100, 0, 160),
+    }
+    as_drawn = {key: list(read_frames(path, 4, (32, 48), crop=crop)) for key, crop in crops.items()}
+    assert len(frames) == 4 * len(draws)
+    for k, frame in enumerate(frames):
+        # Within a column or two: the first ones are the compression's mix of bar and picture.
+        difference = np.abs(frame.astype(int) - as_drawn[draws[k // 4]][k])
+        assert difference.mean() < 6, k / 4
+    kept, mfcc, _ = read(path)
+    assert kept[30][:, :4].mean() < 30  # of a file that is not all between bars none are cut
+    np.testing.assert_array_equal(np.concatenate([block.mfcc for block in blocks]), mfcc)
+    assert {block.aspect_ratio for block in blocks} == {160 / 120}
 
 
 @pytest.mark.parametrize(("num_frames", "fps"), [(3, 4.0), (0, 4.0), (1, 1.0), (5, 6.0)])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from trainings import fill_norms, make_config, write_clip
 
+import timeline.reading
 from models.encoders import FrameEncoder
 from models.runtime import TrunkRuntime
 from timeline.reading import (
@@ -67,6 +68,23 @@ def test_embeddings_are_those_of_the_frames(clip, spec, trunk):
     np.testing.assert_array_equal(mfcc, np.concatenate([block.mfcc for block in blocks]))
     assert shown.all()
     assert sounding.all()
+
+
+@pytest.mark.parametrize(("full_rate_seconds", "expected"), [(5.0, False), (4.9, True)])
+def test_bars_of_long_recordings_are_looked_for_by_stretch(
+    clip, spec, trunk, monkeypatch, full_rate_seconds, expected
+):
+    """Also where all frames of a long one are embedded, as the network was trained on few."""
+    seen = []
+
+    def noted(*arguments, **options):
+        seen.append(options["bars_by_stretch"])
+        return read_features(*arguments, **options)
+
+    monkeypatch.setattr(timeline.reading, "read_features", noted)
+    monkeypatch.setattr(timeline.reading, "FULL_RATE_SECONDS", full_rate_seconds)
+    joined(embed_recording(reading_of(clip, spec), trunk))
+    assert seen == [expected]
 
 
 def test_pictures_that_stand_still_are_embedded_once(tmp_path, spec, trunk, monkeypatch):

@@ -1,5 +1,6 @@
 """Pictures are scaled once, upright and cropped; their luma and edges are true."""
 
+import gc
 from fractions import Fraction
 
 import av
@@ -10,6 +11,7 @@ from utils.media import Crop, MediaError
 from utils.scaling import (
     OpencvScaler,
     PyavScaler,
+    StretchScaler,
     displayed_size,
     full_range_edges,
     luma_of,
@@ -48,6 +50,19 @@ def test_crop_gives_the_aspect_ratio():
     scaler = PyavScaler((16, 16), crop)
     scaler(frame_of(grey_with_edges(64, 96)))
     assert scaler.aspect_ratio == 2.0
+
+
+def test_each_picture_is_scaled_by_its_own_crop_and_no_other_is_held():
+    scaler = StretchScaler((16, 16))
+    picture = frame_of(grey_with_edges(64, 96))
+    for left in range(0, 40, 2):
+        crop = Crop(2, 62, left, 94) if left else None
+        frame = scaler((picture, crop))
+        np.testing.assert_array_equal(frame, PyavScaler((16, 16), crop)(picture))
+        assert scaler((picture, crop)) is frame
+    assert scaler.aspect_ratio == pytest.approx(96 / 64)
+    gc.collect()
+    assert sum(isinstance(item, PyavScaler) for item in gc.get_objects()) == 1
 
 
 def test_crop_outside_of_the_picture_is_a_media_error():

@@ -78,7 +78,7 @@ def embed_recording(
         threads=min(trunk.threads, MAX_DECODERS),
         damage=damage,
         sound=sound,
-        bars_by_stretch=spec.fps < reading.full_fps,
+        bars_by_stretch=not 0 < reading.info.duration_seconds <= FULL_RATE_SECONDS,
     )
     with contextlib.closing(prefetch(blocks)) as ahead:
         for block in ahead:

@@ -30,7 +30,8 @@ MIN_FRACTION = 0.015
 # A phone held upright (9:20) in a 16:9 picture keeps 0.253 of its width.
 CROP_MIN_FRACTION = 0.24
 STRETCH_PICTURES = 12  # 6 s of a long recording
-HELD_BYTES = 64 << 20  # of decoded pictures that wait until it is known what of them is cropped
+# Of decoded pictures that wait until it is known what of them is cropped; MIN_PICTURES do anyway.
+HELD_BYTES = 64 << 20
 
 
 def find_bars(path: str | os.PathLike) -> Crop | None:
@@ -114,16 +115,18 @@ def crop_by_stretch(
     """Yields each picture with the crop of the stretch it is in.
 
     For recordings that show now an upright video between bars and then a full picture: what is
-    learned from are files of one or the other, each without its bars. A stretch ends where a side
-    that was black is not any more, or one that was lit is; STRETCH_PICTURES different ones of it
-    are judged together. Too few to be judged keep the last crop if there is only black outside it.
+    learned from are files of one or the other, each without its bars. A stretch between bars ends
+    where a side that was black is lit, one without where a pair of sides is black;
+    STRETCH_PICTURES different pictures of it are judged together. Where too little is seen to
+    judge, the last crop stays as long as there is only black outside it.
     """
     stretch = _Stretch()
     for picture in pictures:
         flags = stretch.last_flags if picture is stretch.last else _black_sides(picture)
         if not stretch.takes(picture, flags):
             yield from stretch.cropped()
-            stretch = _Stretch(stretch.crop)
+            is_as_large = displayed_size(picture) == stretch.size
+            stretch = _Stretch(stretch.crop if is_as_large else None)
         stretch.add(picture, flags)
         if not any(stretch.flags) or stretch.is_full:
             yield from stretch.cropped()
@@ -139,7 +142,7 @@ class _Stretch:
         self.flags: tuple[bool, bool] | None = None  # upper and lower, left and right side black
         self.last: av.VideoFrame | None = None
         self.last_flags = (False, False)
-        self._size = (0, 0)
+        self.size = (0, 0)
         self._pictures: list[av.VideoFrame] = []
         self._different: list[av.VideoFrame] = []
 
@@ -154,13 +157,13 @@ class _Stretch:
             return True
         if not any(self.flags):
             return not any(flags)
-        return displayed_size(picture) == self._size and all(
+        return displayed_size(picture) == self.size and all(
             is_black or not was_black for is_black, was_black in zip(flags, self.flags, strict=True)
         )
 
     def add(self, picture: av.VideoFrame, flags: tuple[bool, bool]) -> None:
         if self.flags is None:
-            self.flags, self._size = flags, displayed_size(picture)
+            self.flags, self.size = flags, displayed_size(picture)
         if picture is not self.last:
             self._different.append(picture)
         self._pictures.append(picture)
@@ -181,11 +184,11 @@ class _Stretch:
         if not any(self.flags):
             return None
         lumas = [luma_of(picture) for picture in self._different]
-        found = _bars_in(lumas, self._size)
+        found = _bars_in(lumas, self.size)
         if (
             found is None
             and self.crop is not None
-            and _is_dark_outside(lumas, self.crop, self._size)
+            and _is_dark_outside(lumas, self.crop, self.size)
         ):
             return self.crop
         return found

@@ -124,7 +124,7 @@ def read_features(
     One thread decodes, which suits those who read several files at a time; in the modes "fast" and
     "exact" pictures can have more. `damage` takes down what is found wrong, and where frames and
     rows are filled in. With `sound=False` there are no rows. With `bars_by_stretch` black bars are
-    looked for every few seconds, not once for the file.
+    looked for every few seconds, not once for the file; not so in the mode "opencv".
 
     The rows of MFCC last as long as the frames: `spec.num_rows(num_frames)` over all parts, whose
     rows follow each other. Memory does not grow with the recording. Raises MediaError where the

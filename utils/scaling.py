@@ -99,22 +99,24 @@ class PyavScaler(_Scaler):
 
 
 class StretchScaler:
-    """Scales pictures of PyAV that come each with a crop of its own."""
+    """Scales pictures of PyAV that come each with a crop of its own.
+
+    Holds what the last crop needs only: a long recording may have many.
+    """
 
     def __init__(self, size: tuple[int, int]):
         self._size = size
-        self._scalers: dict[Crop | None, PyavScaler] = {}
-
-    @property
-    def aspect_ratio(self) -> float:
-        """Width / height of what is kept of the first picture."""
-        return next(iter(self._scalers.values())).aspect_ratio
+        self._crop: Crop | None = None
+        self._scaler: PyavScaler | None = None
+        self.aspect_ratio: float | None = None  # width / height of what is kept of the first one
 
     def __call__(self, cropped: tuple[av.VideoFrame, Crop | None]) -> np.ndarray:
         picture, crop = cropped
-        if crop not in self._scalers:
-            self._scalers[crop] = PyavScaler(self._size, crop)
-        return self._scalers[crop](picture)
+        if self._scaler is None or crop != self._crop:
+            self._scaler, self._crop = PyavScaler(self._size, crop), crop
+        frame = self._scaler(picture)
+        self.aspect_ratio = self.aspect_ratio or self._scaler.aspect_ratio
+        return frame
 
 
 class OpencvScaler(_Scaler):
