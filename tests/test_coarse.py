@@ -33,9 +33,10 @@ def draw(seconds: float, height: int, width: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("coarse") / "a.mp4"
-    options = {"g": "8", "preset": "ultrafast"}
-    size = (48, 96)
-    return media.write_video(path, seconds=SECONDS, fps=8, size=size, draw=draw, options=options)
+    # Made in seconds: four pictures of few pixels and eight blocks of sound a second.
+    options = {"g": "4", "preset": "ultrafast"}
+    how = {"fps": 4, "size": (48, 96), "sample_rate": 8000, "options": options}
+    return media.write_video(path, seconds=SECONDS, draw=draw, **how)
 
 
 @pytest.fixture(scope="module")
