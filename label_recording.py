@@ -50,7 +50,7 @@ from timeline.summary import describe_timeline, summary_row, summary_table
 from timeline.tables import to_json
 from timeline.timeline import Timeline
 from training.checkpoint import load_checkpoint
-from training.device import choose_device
+from training.device import choose_device, return_freed_memory
 from training.thresholds import Thresholds, read_thresholds
 from utils.errors import UserError, run_main
 from utils.files import write_whole
@@ -69,6 +69,7 @@ CHECKPOINT = Path("runs/latest/best.safetensors")
 
 
 def main() -> int:
+    return_freed_memory()
     options = _read_options()
     classifier, thresholds, data_dir = load_classifier(options.checkpoint)
     if options.live:
