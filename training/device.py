@@ -31,7 +31,7 @@ def return_freed_memory() -> None:
     """Lets this process give back what it frees, with glibc; to be called before it has threads.
 
     Otherwise decoders and networks, each in threads that come and go, leave their largest moment
-    behind in heaps of their own: labelling a recording took a fifth more memory.
+    behind in heaps of their own: labelling a recording took a sixth more memory.
     """
     _set_malloc(
         {M_ARENA_MAX: 2, M_MMAP_THRESHOLD: RETURNED_BYTES, M_TRIM_THRESHOLD: RETURNED_BYTES}
