@@ -4,7 +4,7 @@ import media
 import numpy as np
 import pytest
 
-from utils import mfcc
+from utils import audio
 from utils.audio import Sound, compute_mfcc
 from utils.interleaved import Interleaved
 from utils.media import (
@@ -34,7 +34,7 @@ def both_of(path, container, clock, part=WHOLE) -> Interleaved:
 
 
 def test_packets_of_pictures_are_those_of_the_file_and_sound_is_heard_on_the_way(path, monkeypatch):
-    monkeypatch.setattr(mfcc, "BLOCK_SECONDS", 0.5)
+    monkeypatch.setattr(audio, "BLOCK_SECONDS", 0.5)
     with opened(path) as container:
         expected = [p and p.pts for p in packets(container, video_stream(container))]
     with opened(path) as container:
