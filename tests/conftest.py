@@ -15,6 +15,14 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def own_sigterm():
+    """The handler of before the test: a Ray cluster that is started in one leaves its own."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
 @pytest.fixture(scope="session")
 def clips_folder(tmp_path_factory) -> Path:
     """Five groups of ads and of games."""

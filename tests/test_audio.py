@@ -170,7 +170,7 @@ def test_sound_is_looked_for_beside_the_video_first(tmp_path):
 def test_mfcc_in_blocks_equal_those_of_the_whole(
     tmp_path, monkeypatch, block_seconds, duration_seconds, rows
 ):
-    monkeypatch.setattr("utils.mfcc.BLOCK_SECONDS", block_seconds)
+    monkeypatch.setattr("utils.audio.BLOCK_SECONDS", block_seconds)
     path = media.write_wav(tmp_path / "a.wav", speech_like(3), RATE)
     mfcc = compute_mfcc(path, SPEC, duration_seconds)
     assert mfcc.shape == (rows, 20)

@@ -4,6 +4,7 @@ import media
 import numpy as np
 import pytest
 
+from utils import audio
 from utils.audio import Sound, compute_mfcc
 from utils.interleaved import Interleaved
 from utils.media import (
@@ -28,13 +29,12 @@ def path(tmp_path):
 
 
 def both_of(path, container, clock, part=WHOLE) -> Interleaved:
-    sound = Sound(
-        audio_stream(container), MfccSpec(), first_row=0, is_part=False, block_seconds=0.5
-    )
+    sound = Sound(audio_stream(container), MfccSpec(), first_row=0, is_part=False)
     return Interleaved(path, video_stream(container), sound, clock, part)
 
 
-def test_packets_of_pictures_are_those_of_the_file_and_sound_is_heard_on_the_way(path):
+def test_packets_of_pictures_are_those_of_the_file_and_sound_is_heard_on_the_way(path, monkeypatch):
+    monkeypatch.setattr(audio, "BLOCK_SECONDS", 0.5)
     with opened(path) as container:
         expected = [p and p.pts for p in packets(container, video_stream(container))]
     with opened(path) as container:

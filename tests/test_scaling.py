@@ -62,7 +62,7 @@ def test_each_picture_is_scaled_by_its_own_crop_and_no_other_is_held():
         assert scaler((picture, crop)) is frame
     assert scaler.aspect_ratio == pytest.approx(96 / 64)
     gc.collect()
-    assert sum(isinstance(item, PyavScaler) for item in gc.get_objects()) == 1
+    assert sum(type(item) is PyavScaler for item in gc.get_objects()) == 1
 
 
 def test_crop_outside_of_the_picture_is_a_media_error():

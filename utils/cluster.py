@@ -4,7 +4,9 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -262,6 +264,7 @@ def _connected(address: str, packages: Sequence[str]) -> Iterator:
     root = Path(__file__).resolve().parent.parent
     known = address or os.environ.get("RAY_ADDRESS")
     options = {"address": known} if known else {"include_dashboard": False}
+    on_terminate = signal.getsignal(signal.SIGTERM)
     if not ray.is_initialized():
         try:
             _knock(known)
@@ -280,6 +283,8 @@ def _connected(address: str, packages: Sequence[str]) -> Iterator:
         yield ray
     finally:
         ray.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_terminate)  # Ray put its own there
 
 
 def _knock(address: str | None) -> None:
