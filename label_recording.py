@@ -387,7 +387,7 @@ def _say_all(
             document["comparison"] = pooled.to_dict()
         print(json.dumps(document, indent=2))
     elif pooled:
-        print(f"compared with the truth of {len(comparisons)}:")
+        print(f"compared with the truth, recordings: {len(comparisons)}")
         print(comparison_table(pooled))
     if options.summary:
         options.summary.parent.mkdir(parents=True, exist_ok=True)

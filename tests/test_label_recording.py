@@ -275,7 +275,7 @@ def test_truth_of_several_is_pooled(checkpoint, videos, tmp_path):
     assert (comparison["breaks"], comparison["breaks_found"]) == (1, 1)
     assert (comparison["seconds"], comparison["game_seconds_lost"]) == (10.5, 0)
     done = label(checkpoint, *named, "--truth", tmp_path)
-    assert "compared with the truth of 2:" in done.out
+    assert "compared with the truth, recordings: 2" in done.out
 
 
 @pytest.mark.parametrize(
