@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,7 @@ def test_each_epoch_and_the_results_are_scalars_of_tensorboard(run, config):
 def test_resumed_run_has_each_epoch_once(run, config):
     with Tracking(run, config):
         run.write_metrics(ROWS)
+    time.sleep(1.1)  # TensorBoard reads its files by the second in which they were begun
     again = RunLog.open(run.folder)
     with Tracking(again, config):
         again.write_metrics([*ROWS[:2], {**ROWS[2], "train_loss": 5.0}])
