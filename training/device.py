@@ -21,8 +21,8 @@ def choose_device() -> torch.device:
 def keep_freed_memory() -> None:
     """Lets this process keep what a training step frees for the next one, with glibc.
 
-    Otherwise each feature map is fetched from the system anew, page by page, which took a fifth of
-    the processor's time of a fine-tuning step.
+    Otherwise each feature map is fetched from the system anew, page by page, which took an eighth
+    of the processor's time of benchmarks.train_step.
     """
     _set_malloc({M_MMAP_THRESHOLD: KEPT_BLOCK_BYTES, M_TRIM_THRESHOLD: KEPT_BYTES})
 
