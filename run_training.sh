@@ -287,7 +287,10 @@ find_pipenv() {
 
 install_packages() {
   local python="$1" groups="$2" categories="packages" made_from
-  [[ "$groups" == default ]] || categories="packages dev-packages cluster tracking"
+  if [[ "$groups" == dev ]]; then
+    categories="packages dev-packages cluster"
+    if command -v c++ >/dev/null; then categories+=" annoy"; fi
+  fi
   # A half-written package looks installed to pip: what was interrupted begins anew.
   if [[ -f "$UNFINISHED" ]] || ! fingerprint >/dev/null; then rm -rf "$VENV"; fi
   check_disk

@@ -253,9 +253,14 @@ def test_tests_need_the_development_packages_and_training_takes_either(clone):
     assert done.returncode == 1
     assert "shellcheck" in last_line(done.stderr)
     clone.run("local")
-    assert clone.synced() == [
-        f"sync --python {sys._base_executable} --categories packages dev-packages cluster tracking"
-    ]
+    sync = f"sync --python {sys._base_executable} --categories packages dev-packages cluster"
+    assert clone.synced() == [sync]
+
+
+def test_annoy_is_installed_for_the_tests_where_there_is_a_compiler(clone):
+    (clone.tools / "c++").symlink_to("/bin/true")
+    clone.run("test", "--", "--version")
+    assert clone.synced()[0].endswith(" cluster annoy")
 
 
 def test_environment_whose_python_is_gone_is_made_anew(clone):

@@ -13,7 +13,7 @@ GROUPS = {
     "packages": "default",
     "dev-packages": "develop",
     "cluster": "cluster",
-    "tracking": "tracking",
+    "annoy": "annoy",
 }
 # pipenv hashes a Pipfile without a [[source]] as if it named this one.
 PIPENV_SOURCE = {"name": "pypi", "url": "https://pypi.org/simple", "verify_ssl": True}
