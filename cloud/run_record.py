@@ -25,10 +25,11 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from cloud.aws import CloudError
 from cloud.s3 import (
     S3ChangedError,
-    delete,
     list_objects,
+    read_bytes,
     read_json,
     replace_bytes,
     split_url,
@@ -45,7 +46,7 @@ RUN_NAME = r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-[A-Za-z0-9_]+-[a-z0-9]{4}"
 Record = TypeVar("Record")
 
 
-class RecordError(Exception):
+class RecordError(CloudError):
     """A run, or one of its records, can't be used; one line that says what to do."""
 
 
@@ -66,6 +67,7 @@ class Limits:
     follow_seconds: float = 5.0  # between looks of the laptop
     silent_seconds: float = 600.0  # without a heartbeat, before the laptop gives an instance up
     stop_seconds: float = 240.0  # from stop.json to the end, before the laptop terminates
+    capacity_minutes: float = 30.0  # to look for another instance after an interruption
 
     @classmethod
     def from_environment(cls, **given: float | None) -> "Limits":
@@ -118,6 +120,7 @@ class Attempt:
     max_minutes: int  # until it powers itself off: by what hours and dollars are left of the run
     dollars_before: float  # that earlier attempts cost
     deadline: str  # when it is terminated from outside, and its tag
+    launcher: str  # which process may start it; another one takes over by changing this
     instance_id: str | None = None
     launched: str | None = None
 
@@ -189,8 +192,7 @@ class RunRecord:
         return plan
 
     def write_plan(self, plan: RunPlan) -> None:
-        """Raises S3ChangedError where the run has a plan already."""
-        self._replace("plan.json", plan, None)
+        self._write("plan.json", plan)
 
     def attempt_numbers(self) -> list[int]:
         names = (item.url.rpartition("/")[2] for item in list_objects(f"{self.url}/attempts"))
@@ -235,17 +237,15 @@ class RunRecord:
     def write_latest(self, latest: Latest) -> None:
         self._write("latest.json", latest)
 
-    def ask_to_stop(self, reason: str) -> None:
-        write_bytes(f"{self.url}/stop.json", _to_json({"time": utc_now(), "reason": reason}))
+    def ask_to_stop(self, number: int, reason: str) -> None:
+        """Asks this attempt and those before it; a later one, of a run resumed, goes on."""
+        asked = {"attempt": number, "time": utc_now(), "reason": reason}
+        write_bytes(f"{self.url}/stop.json", _to_json(asked))
 
-    def stop_reason(self) -> str | None:
-        """Why the laptop asks to stop, or None where it does not."""
-        found, etag = read_json(f"{self.url}/stop.json")
-        return str(found.get("reason", "")) if etag else None
-
-    def withdraw_stop(self) -> None:
-        """For a run that is resumed."""
-        delete([item for item in list_objects(self.url) if item.url == f"{self.url}/stop.json"])
+    def stop_reason(self, number: int) -> str | None:
+        """Why attempt `number` is asked to stop, or None where it is not."""
+        asked = read_json(f"{self.url}/stop.json")[0]
+        return str(asked.get("reason", "")) if asked.get("attempt", 0) >= number else None
 
     def _read(self, name: str, kind: type[Record]) -> tuple[Record | None, str | None]:
         url = f"{self.url}/{name}"
@@ -256,7 +256,15 @@ class RunRecord:
         write_bytes(f"{self.url}/{name}", _to_json(asdict(record)))
 
     def _replace(self, name: str, record: Any, etag: str | None) -> str:
-        return replace_bytes(f"{self.url}/{name}", _to_json(asdict(record)), etag)
+        url, content = f"{self.url}/{name}", _to_json(asdict(record))
+        try:
+            return replace_bytes(url, content, etag)
+        except S3ChangedError:
+            # It may be our own: its answer was lost, and the repeated request found it there.
+            there, there_etag = read_bytes(url)
+            if there != content:
+                raise
+            return there_etag
 
 
 def new_run_name(script: str, now: datetime | None = None) -> str:
