@@ -200,15 +200,22 @@ def read_bytes(url: str) -> tuple[bytes, str]:
                     raise
 
 
-def replace_bytes(url: str, content: bytes, etag: str | None) -> None:
+def write_bytes(url: str, content: bytes) -> None:
+    """Writes a small object, whatever was there."""
+    bucket, key = split_url(url)
+    with _explained(url):
+        _client().put_object(Bucket=bucket, Key=key, Body=content)
+
+
+def replace_bytes(url: str, content: bytes, etag: str | None) -> str:
     """Writes a small object where it still has this ETag, or where, with None, there is none.
 
-    Raises S3ChangedError where somebody else was faster.
+    Returns the new ETag. Raises S3ChangedError where somebody else was faster.
     """
     bucket, key = split_url(url)
     condition = {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
     with _explained(url):
-        _client().put_object(Bucket=bucket, Key=key, Body=content, **condition)
+        return _client().put_object(Bucket=bucket, Key=key, Body=content, **condition)["ETag"]
 
 
 def read_json(url: str) -> tuple[dict, str | None]:
