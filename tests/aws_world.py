@@ -159,13 +159,12 @@ class World:
         self.clock = Clock()
         self.capacity: Callable[[str, str, str], str | None] = lambda market, kind, zone: None
         self.fired: list[str] = []  # names of schedules
-        self.schedules_fire = True
         self.environment_of_machines: dict[str, str] = {}
         self.quotas, self.on_demand = dict(QUOTAS), dict(ON_DEMAND)
         self.unknown_images: set[str] = set()  # parts of the names of parameters that are not there
         self._lock = threading.Lock()
         self._tokens: dict[str, tuple[dict, bytes, list]] = {}
-        self._schedules: dict[str, dict] = {}
+        self._schedules: dict[str, tuple[float, dict]] = {}  # time and target by name
         self._numbers = itertools.count()
         self._reset_moto()
         self._backend = DomainDispatcherApplication(create_backend_app)
@@ -432,7 +431,11 @@ class World:
     def _on_CreateSchedule(self, call: Call, environ: dict) -> "_Answer":
         answer = self._ask_moto(environ)
         if answer.status.startswith("200"):
-            self._schedules[environ["PATH_INFO"].rpartition("/")[2]] = call.parameters
+            moment = call.parameters["ScheduleExpression"].removeprefix("at(").removesuffix(")")
+            until = datetime.fromisoformat(moment).replace(tzinfo=UTC) - _now()
+            seconds = until.total_seconds() * self.clock.minute_seconds / 60
+            name = environ["PATH_INFO"].rpartition("/")[2]
+            self._schedules[name] = (time.monotonic() + seconds, call.parameters["Target"])
         return answer
 
     def _on_DeleteSchedule(self, call: Call, environ: dict) -> "_Answer":
@@ -442,15 +445,13 @@ class World:
         return answer
 
     def _fire_schedules(self) -> None:
-        """Does what EventBridge would, at the time that it was told."""
+        """Does what EventBridge would, after the time that it was told, in scaled minutes."""
         while not self._closed.wait(0.1):
-            for name, schedule in list(self._schedules.items()):
-                moment = re.fullmatch(r"at\((.*)\)", schedule["ScheduleExpression"])[1]
-                if not self.schedules_fire or f"{_now():%Y-%m-%dT%H:%M:%S}" < moment:
+            for name, (moment, target) in list(self._schedules.items()):
+                if time.monotonic() < moment:
                     continue
                 self._schedules.pop(name)
                 self.fired.append(name)
-                target = schedule["Target"]
                 assert target["Arn"] == "arn:aws:scheduler:::aws-sdk:ec2:terminateInstances"
                 for machine in self.machines:
                     named = machine.id in json.loads(target["Input"])["InstanceIds"]
