@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cloud.aws import CloudError
 from cloud.prices import HOURS_A_MONTH, ON_DEMAND, SPOT, PriceList
-from cloud.s3 import list_objects
+from cloud.s3 import S3Object, list_objects
 
 RATES = Path(__file__).with_name("rates.json")  # python -m benchmarks.cost --keep writes it
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".ts", ".avi", ".webm", ".mpg")  # as utils/recordings.py
@@ -86,20 +86,23 @@ class Choice:
     dollars: float  # with its disk and address
 
 
-def read_videos(bucket: str, hours: float | None = None) -> Videos:
-    """The videos under s3://BUCKET/data, taken for `hours`, or by their size where that is None.
-
-    Raises PlanError where there is none, and S3Error.
-    """
+def list_videos(bucket: str) -> list[S3Object]:
+    """The videos under s3://BUCKET/data. Raises PlanError where there is none, and S3Error."""
     objects = list_objects(f"s3://{bucket}/data")
-    sizes = [item.size_bytes for item in objects if item.url.lower().endswith(VIDEO_SUFFIXES)]
-    if not sizes:
+    videos = [item for item in objects if item.url.lower().endswith(VIDEO_SUFFIXES)]
+    if not videos:
         raise PlanError(
             f"s3://{bucket}/data has no video ({' '.join(VIDEO_SUFFIXES)}): put them there with "
             f"./run_training.sh upload {bucket}"
         )
-    estimate = sum(sizes) * 8 / (ASSUMED_MEGABITS * 1e6) / 3600
-    return Videos(sum(sizes), len(sizes), hours or estimate, estimated=not hours)
+    return videos
+
+
+def measure_videos(videos: Sequence[S3Object], hours: float | None = None) -> Videos:
+    """How much these are; they last `hours`, or what their size says where that is None."""
+    size_bytes = sum(video.size_bytes for video in videos)
+    estimate = size_bytes * 8 / (ASSUMED_MEGABITS * 1e6) / 3600
+    return Videos(size_bytes, len(videos), hours or estimate, estimated=not hours)
 
 
 def read_rates(script: str = "cost_optimized_train.py") -> Rates:

@@ -178,23 +178,25 @@ def _on_demand(
 ) -> tuple[dict[InstanceType, float], float, str]:
     """Dollars an hour of each type, those of a disk per GB and month, and where they come from."""
     disk = {"productFamily": "Storage", "volumeApiName": "gp3"}
-    asked = [{"instanceType": item.name, **LINUX} for item in wanted]
+    asked = [("Hrs", {"instanceType": item.name, **LINUX}) for item in wanted]
     try:
         client("pricing", PRICE_LIST_REGION)  # made once, by one thread
         with ThreadPoolExecutor(THREADS) as threads:
             *found, disk_dollars = threads.map(
-                lambda product: _list_price(region, product), [*asked, disk]
+                lambda product: _list_price(region, *product), [*asked, ("GB-Mo", disk)]
             )
     except AwsError as error:
-        table = _table()
         source = _bundled_source("on demand and disk", region, error)
-        return _bundled(ON_DEMAND, wanted), table["disk_dollars_gb_month"], source
+        return _bundled(ON_DEMAND, wanted), _table()["disk_dollars_gb_month"], source
     hourly = {item: dollars for item, dollars in zip(wanted, found, strict=True) if dollars}
-    source = f"on demand and disk: AWS's price list, {datetime.now(UTC):%Y-%m-%d}"
-    return hourly, disk_dollars or _table()["disk_dollars_gb_month"], source
+    if disk_dollars:
+        source = f"on demand and disk: AWS's price list at {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+        return hourly, disk_dollars, source
+    source = f"on demand: AWS's price list; {_bundled_source('disk', region)}"
+    return hourly, _table()["disk_dollars_gb_month"], source
 
 
-def _list_price(region: str, product: dict[str, str]) -> float | None:
+def _list_price(region: str, unit: str, product: dict[str, str]) -> float | None:
     """Dollars per unit of the one product with these attributes, or None where there is none."""
     fields = {"regionCode": region, **product}
     filters = [{"Type": "TERM_MATCH", "Field": k, "Value": v} for k, v in fields.items()]
@@ -206,8 +208,9 @@ def _list_price(region: str, product: dict[str, str]) -> float | None:
         for item in answer["PriceList"]
         for term in json.loads(item)["terms"].get("OnDemand", {}).values()
         for dimension in term["priceDimensions"].values()
+        if dimension["unit"] == unit
     ]
-    return max(prices, default=None)  # reserved capacity is listed too, at nothing an hour
+    return max(prices, default=None)
 
 
 @functools.cache

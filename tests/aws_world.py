@@ -55,6 +55,7 @@ from werkzeug.serving import make_server
 
 REGION = "us-east-1"
 LAPTOP, INSTANCE = "laptop", "instance"
+SECRET = "what-nobody-but-the-laptop-may-see"
 GPU_IMAGE, OLD_GPU_IMAGE, CPU_IMAGE = "ami-0000000000000d1a", "ami-0000000000000d10", "ami-a1202300"
 IMAGES = [
     {
@@ -89,10 +90,11 @@ ON_DEMAND = {  # dollars an hour
     "c7a.2xlarge": 0.41056,
     "c7a.4xlarge": 0.82112,
     "c7a.8xlarge": 1.64224,
+    "c6i.2xlarge": 0.34,
     "c6i.4xlarge": 0.68,
-    "c6a.4xlarge": 0.612,
-    "m7i.4xlarge": 0.8064,
+    "c6i.8xlarge": 1.36,
 }
+DISK = 0.08  # dollars a GB and month
 SPOT_SHARE = {"a": 0.42, "b": 0.40, "c": 0.45}  # of the price on demand, by the zone's letter
 QUOTAS = {  # vCPUs: G and VT on spot and on demand, standard on spot and on demand
     "L-3819A6DF": 64.0,
@@ -159,13 +161,12 @@ class World:
         self.clock = Clock()
         self.capacity: Callable[[str, str, str], str | None] = lambda market, kind, zone: None
         self.fired: list[str] = []  # names of schedules
-        self.schedules_fire = True
         self.environment_of_machines: dict[str, str] = {}
         self.quotas, self.on_demand = dict(QUOTAS), dict(ON_DEMAND)
         self.unknown_images: set[str] = set()  # parts of the names of parameters that are not there
         self._lock = threading.Lock()
         self._tokens: dict[str, tuple[dict, bytes, list]] = {}
-        self._schedules: dict[str, dict] = {}
+        self._schedules: dict[str, tuple[float, dict]] = {}  # time and target by name
         self._numbers = itertools.count()
         self._reset_moto()
         self._backend = DomainDispatcherApplication(create_backend_app)
@@ -191,7 +192,12 @@ class World:
     @property
     def environment(self) -> dict[str, str]:
         """Variables with which a process is one of the laptop's."""
-        return {**KEYS, "AWS_ENDPOINT_URL": self._doors[LAPTOP].url, MARK: f"{self.mark}/laptop"}
+        return {
+            **KEYS,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_ENDPOINT_URL": self._doors[LAPTOP].url,
+            MARK: f"{self.mark}/laptop",
+        }
 
     def client(self, service: str):
         """A boto3 client that is neither cut off nor listed."""
@@ -400,8 +406,9 @@ class World:
 
     def _on_GetProducts(self, call: Call, environ: dict) -> "_Answer":
         wanted = {item["Field"]: item["Value"] for item in call.parameters.get("Filters", [])}
-        kinds = [k for k in self.on_demand if wanted.get("instanceType", k) == k]
-        products = [json.dumps(_product(kind, self.on_demand[kind])) for kind in kinds]
+        kind = wanted.get("instanceType")
+        dollars = DISK if wanted.get("volumeApiName") == "gp3" else self.on_demand.get(kind)
+        products = [] if dollars is None else [json.dumps(_product(wanted, dollars))]
         return _json({"FormatVersion": "aws_v1", "PriceList": products})
 
     def _on_GetServiceQuota(self, call: Call, environ: dict) -> "_Answer":
@@ -432,7 +439,11 @@ class World:
     def _on_CreateSchedule(self, call: Call, environ: dict) -> "_Answer":
         answer = self._ask_moto(environ)
         if answer.status.startswith("200"):
-            self._schedules[environ["PATH_INFO"].rpartition("/")[2]] = call.parameters
+            moment = call.parameters["ScheduleExpression"].removeprefix("at(").removesuffix(")")
+            until = datetime.fromisoformat(moment).replace(tzinfo=UTC) - _now()
+            seconds = until.total_seconds() * self.clock.minute_seconds / 60
+            name = environ["PATH_INFO"].rpartition("/")[2]
+            self._schedules[name] = (time.monotonic() + seconds, call.parameters["Target"])
         return answer
 
     def _on_DeleteSchedule(self, call: Call, environ: dict) -> "_Answer":
@@ -442,15 +453,13 @@ class World:
         return answer
 
     def _fire_schedules(self) -> None:
-        """Does what EventBridge would, at the time that it was told."""
+        """Does what EventBridge would, after the time that it was told, in scaled minutes."""
         while not self._closed.wait(0.1):
-            for name, schedule in list(self._schedules.items()):
-                moment = re.fullmatch(r"at\((.*)\)", schedule["ScheduleExpression"])[1]
-                if not self.schedules_fire or f"{_now():%Y-%m-%dT%H:%M:%S}" < moment:
+            for name, (moment, target) in list(self._schedules.items()):
+                if time.monotonic() < moment:
                     continue
                 self._schedules.pop(name)
                 self.fired.append(name)
-                target = schedule["Target"]
                 assert target["Arn"] == "arn:aws:scheduler:::aws-sdk:ec2:terminateInstances"
                 for machine in self.machines:
                     named = machine.id in json.loads(target["Input"])["InstanceIds"]
@@ -700,14 +709,10 @@ def _content(text: str, kind: str) -> _Answer:
     return _Answer("200 OK", content, headers)
 
 
-def _product(kind: str, dollars: float) -> dict:
-    attributes = {"instanceType": kind, "regionCode": REGION, "operatingSystem": "Linux"}
+def _product(attributes: dict, dollars: float) -> dict:
     dimension = {"unit": "Hrs", "pricePerUnit": {"USD": f"{dollars:.10f}"}}
     term = {"effectiveDate": "2026-11-01T00:00:00Z", "priceDimensions": {"T.R.D": dimension}}
-    return {
-        "product": {"productFamily": "Compute Instance", "attributes": attributes, "sku": kind},
-        "terms": {"OnDemand": {"T.R": term}},
-    }
+    return {"product": {"attributes": attributes}, "terms": {"OnDemand": {"T.R": term}}}
 
 
 def _quota(code: str, value: float) -> dict:

@@ -221,8 +221,9 @@ def test_instance_gets_the_keys_of_its_role_and_nothing_without_one(world, ec2, 
 
 
 def test_schedule_terminates_at_its_time(world, ec2, monkeypatch):
+    world.clock.minute_seconds = 1.5
     number = run_instance(ec2, "sleep 60")
-    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + 2))
+    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + 60))
     ask(world, "scheduler", monkeypatch).create_schedule(
         Name="end",
         ScheduleExpression=f"at({moment})",
@@ -234,6 +235,7 @@ def test_schedule_terminates_at_its_time(world, ec2, monkeypatch):
         },
     )
     assert world.schedules() == ["end"]
+    assert not world.wait_until_empty(0.5)
     assert world.wait_until_empty(10)
     assert world.fired == ["end"]
 
