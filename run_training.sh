@@ -53,6 +53,7 @@ main() {
     status) run_light show_runs.py "$@" ;;
     monitor) run_light watch_run.py "$@" ;;
     test) run_tests "$@" ;;
+    set-up) set_up default ;; # what the others do first
     lock) make_lock ;;
     aws) die "aws: training in the cloud is not part of this version; here it is: ./run_training.sh local" ;;
     help | -h | --help) print_help ;;
