@@ -101,8 +101,8 @@ def explain_refusal(error, service: str) -> AwsError:
     if code in DENIED:
         said = re.sub(r"\s*Encoded authorization failure message:.*", "", said)
         return AwsError(
-            f"{name} was refused ({code}: {said}): allow {name} to the user or role that `aws sts "
-            "get-caller-identity` shows; ./run_training.sh aws BUCKET --dry-run prints the policies",
+            f"{name} was refused ({code}: {said}): allow it to the user or role that `aws sts "
+            "get-caller-identity` shows; ./run_training.sh aws BUCKET --dry-run prints policies",
             code,
         )
     if code in BAD_CREDENTIALS:

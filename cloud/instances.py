@@ -46,7 +46,6 @@ class Place:
     subnet: str
     group: str
     image: Image
-    disk_gb: int
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ def _request(plan: RunPlan, attempt: Attempt, place: Place) -> dict:
     kinds = ["instance", "volume"] + ["spot-instances-request"] * (attempt.market == SPOT)
     disk = {
         "VolumeType": "gp3",
-        "VolumeSize": max(place.disk_gb, place.image.root_gb),
+        "VolumeSize": plan.disk_gb + place.image.root_gb,
         "Encrypted": True,
         "DeleteOnTermination": True,
     }

@@ -103,7 +103,7 @@ class RunPlan:
     created: str  # ISO 8601, UTC, as all times here
     owner: str  # last part of the caller's ARN
     limits: Limits = field(default_factory=Limits)
-    constraints: dict[str, Any] = field(default_factory=dict)  # of the choice of instances
+    disk_gb: int = 30  # for the system, the packages and the features
     choices: list[dict[str, Any]] = field(default_factory=list)  # as planned, in the order to try
 
 

@@ -277,9 +277,25 @@ def get_file(item: S3Object, path: Path, on_bytes: Callable[[int], None] | None 
 
 def put_file(path: Path, url: str, on_bytes: Callable[[int], None] | None = None) -> None:
     """Sends a file, in parallel parts; the object appears when all have arrived."""
-    bucket, key = split_url(url)
-    with _explained(url), _transfers(smallest_in_parts=PART_BYTES) as transfers:
-        transfers.upload(str(path), bucket, key, subscribers=[_Watcher(on_bytes)]).result()
+    put_files({path: url}, on_bytes)
+
+
+def put_files(urls: dict[Path, str], on_bytes: Callable[[int], None] | None = None) -> None:
+    """Sends files, several at the same time, to the addresses given with them.
+
+    Where one can't be sent, those that are not there yet are given up, and S3Error is raised.
+    """
+    if not urls:
+        return
+    some_url = next(iter(urls.values()))
+    with _explained(some_url), _transfers(smallest_in_parts=PART_BYTES) as transfers:
+        sent = {
+            url: transfers.upload(str(path), *split_url(url), subscribers=[_Watcher(on_bytes)])
+            for path, url in urls.items()
+        }
+        for url, future in sent.items():
+            with _explained(url):
+                future.result()
 
 
 def delete(items: list[S3Object]) -> None:
