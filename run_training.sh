@@ -53,6 +53,7 @@ main() {
     status) run_status "$@" ;;
     monitor) run_light watch_run.py "$@" ;;
     test) run_tests "$@" ;;
+    set-up) set_up default ;; # what the others do first
     lock) make_lock ;;
     aws) run_aws run "$@" ;;
     logs | fetch | stop | resume | reap | upload) run_aws "$verb" "$@" ;;

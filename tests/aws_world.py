@@ -124,7 +124,8 @@ class Fault:
     """What happens to calls of a name: `how` is one of
 
     `busy` (503), `throttled`, `denied`, `reset` (the connection is cut before anything is done),
-    `lost` (it is done, and the answer is lost), `slow` (twelve seconds later) or an error's code.
+    `lost` (it is done, and the answer is lost), `slow` (twelve seconds later), `spoilt` (a byte of
+    what is sent is another one on arrival), "" (nothing) or an error's code. `act` is called first.
     """
 
     name: str  # of the call, or "" for all
@@ -134,6 +135,7 @@ class Fault:
     side: str = ""
     part: str = ""  # of the detail
     message: str = "and why"
+    act: Callable[[], None] | None = None
     met: int = 0  # calls that it was for
 
     def takes(self, call: Call) -> bool:
@@ -162,6 +164,7 @@ class World:
         self.capacity: Callable[[str, str, str], str | None] = lambda market, kind, zone: None
         self.fired: list[str] = []  # names of schedules
         self.environment_of_machines: dict[str, str] = {}
+        self.change_machine: Callable[[Machine], None] = lambda machine: None  # before it starts
         self.quotas, self.on_demand = dict(QUOTAS), dict(ON_DEMAND)
         self.unknown_images: set[str] = set()  # parts of the names of parameters that are not there
         self._lock = threading.Lock()
@@ -296,11 +299,15 @@ class World:
             self.calls.append(call)
             fault = next((fault for fault in self.faults if fault.takes(call)), None)
         how = fault.how if fault else ""
+        if fault and fault.act:
+            fault.act()
         if how == "reset":
             _cut(environ)
         if how == "slow":
             self._closed.wait(12)
-        if how not in ("", "slow", "lost"):
+        if how == "spoilt":
+            environ["wsgi.input"] = BytesIO(body[:-1] + bytes(byte ^ 1 for byte in body[-1:]))
+        if how not in ("", "slow", "lost", "spoilt"):
             return _refuse(start_response, call, how, fault.message)
         answer = self._serve(call, environ)
         if how == "lost":
@@ -364,6 +371,8 @@ class World:
         )
         self.machines.append(machine)
         environment = {"AWS_ENDPOINT_URL": self._doors[INSTANCE].url}
+        machine.make_folders()
+        self.change_machine(machine)
         machine.start(user_data, environment | self.environment_of_machines)
         return machine
 

@@ -99,9 +99,28 @@ class Machine:
     def set_gpu_percent(self, percent: int) -> None:
         (self.folder / "gpu").write_text(f"{percent}\n")
 
+    def make_folders(self) -> None:
+        """What there is when it is switched on."""
+        for name in ("bin", "home", "root", "tmp", "requests"):
+            (self.folder / name).mkdir(parents=True)
+        self.set_gpu_percent(90)
+        make_environment(self.home / ".venv")
+        ask = ASK.format(requests=shlex.quote(str(self.folder / "requests")))
+        for name in ASKED:
+            self.add_tool(name, ask)
+        if self.hardware.has_gpu:
+            self.add_tool("nvidia-smi", GPU.format(percent=shlex.quote(str(self.folder / "gpu"))))
+        (self.folder / "bin" / "aws").symlink_to(Path(sys.executable).parent / "aws")
+
+    def add_tool(self, name: str, text: str) -> None:
+        """A command of its own, or instead of the one that there was."""
+        path = self.folder / "bin" / name
+        path.unlink(missing_ok=True)
+        path.write_text(text)
+        path.chmod(0o700)
+
     def start(self, user_data: bytes, environment: dict[str, str]) -> None:
         """Runs the user data as cloud-init does: only where it is a script."""
-        self._make_folders()
         self._metadata = _MetadataServer(self)
         if user_data[:2] == b"\x1f\x8b":
             user_data = gzip.decompress(user_data)
@@ -159,21 +178,6 @@ class Machine:
         return wait_for(lambda: self.ended is not None, seconds)
 
     # What happens on it
-
-    def _make_folders(self) -> None:
-        for name in ("bin", "home", "root", "tmp", "requests"):
-            (self.folder / name).mkdir(parents=True)
-        self.set_gpu_percent(90)
-        make_environment(self.home / ".venv")
-        ask = ASK.format(requests=shlex.quote(str(self.folder / "requests")))
-        stand_ins = dict.fromkeys(ASKED, ask)
-        if self.hardware.has_gpu:
-            stand_ins["nvidia-smi"] = GPU.format(percent=shlex.quote(str(self.folder / "gpu")))
-        for name, text in stand_ins.items():
-            path = self.folder / "bin" / name
-            path.write_text(text)
-            path.chmod(0o700)
-        (self.folder / "bin" / "aws").symlink_to(Path(sys.executable).parent / "aws")
 
     def _run(self, command: list[str]) -> None:
         with open(self.folder / "console", "ab") as console:
