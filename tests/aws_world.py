@@ -367,6 +367,7 @@ class World:
             self.clock,
             f"{self.mark}/{hardware.instance_id}",
             lambda: self._role_keys(profile),
+            self._copy,
             self._machine_ended,
         )
         self.machines.append(machine)
@@ -474,6 +475,38 @@ class World:
                     named = machine.id in json.loads(target["Input"])["InstanceIds"]
                     if named and machine.ended is None:
                         machine.terminate("by its schedule")
+
+    def _copy(self, machine: Machine, folder: Path, words: list[str]) -> None:
+        """`aws s3 cp FROM TO`, with --recursive and --include, as the role of a machine."""
+        assert words[:2] == ["s3", "cp"], f"not known here: aws {words}"
+        places = [word for word in words[2:] if word.startswith("s3://") or "/" in word]
+        source, target = places[:2]
+        keys = machine.credentials()
+        if keys is None:
+            raise PermissionError("Unable to locate credentials")
+        s3 = boto3.client(
+            "s3",
+            endpoint_url=self._doors[INSTANCE].url,
+            region_name=REGION,
+            aws_access_key_id=keys["keys"]["AccessKeyId"],
+            aws_secret_access_key=keys["keys"]["SecretAccessKey"],
+            aws_session_token=keys["keys"]["Token"],
+        )
+        if target.startswith("s3://"):
+            bucket, _, key = target.removeprefix("s3://").partition("/")
+            s3.put_object(Bucket=bucket, Key=key, Body=(folder / source).read_bytes())
+            return
+        bucket, _, prefix = source.removeprefix("s3://").partition("/")
+        names = [""]
+        if "--recursive" in words:
+            names = [word for flag, word in itertools.pairwise(words) if flag == "--include"]
+            there = s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
+            names = [name for name in names if prefix + name in {item["Key"] for item in there}]
+        for name in names:
+            content = s3.get_object(Bucket=bucket, Key=prefix + name)["Body"].read()
+            path = folder / target / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
 
     def _image_of(self, parameter: str) -> str | None:
         if any(part in parameter for part in self.unknown_images):
