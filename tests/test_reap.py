@@ -79,7 +79,11 @@ def test_instance_whose_attempt_has_ended_is_ended(aws, run):
 def test_nothing_of_others_is_seen(aws, run):
     ec2 = aws.client("ec2")
     ec2.run_instances(
-        ImageId="ami-a1202300", InstanceType="t3.micro", MinCount=1, MaxCount=1, UserData="sleep 9"
+        ImageId="ami-a1202300",
+        InstanceType="t3.micro",
+        MinCount=1,
+        MaxCount=1,
+        UserData="#!/bin/bash\nsleep 9",
     )
     ec2.create_volume(AvailabilityZone=f"{REGION}a", Size=1)
     lines, clean = proof_lines(look([REGION], [run.plan.bucket], Rule(everything=True)))
