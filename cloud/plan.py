@@ -86,6 +86,14 @@ class Choice:
     dollars: float  # with its disk and address
 
 
+def read_videos(bucket: str, hours: float | None = None) -> Videos:
+    """How much video there is; `hours` of it, or what its size says where that is None.
+
+    Raises PlanError where there is none, and S3Error.
+    """
+    return measure_videos(list_videos(bucket), hours)
+
+
 def list_videos(bucket: str) -> list[S3Object]:
     """The videos under s3://BUCKET/data. Raises PlanError where there is none, and S3Error."""
     objects = list_objects(f"s3://{bucket}/data")
