@@ -7,12 +7,13 @@ import re
 
 import boto3
 import pytest
-from aws_world import CPU_IMAGE, REGION, World
+from aws_world import CPU_IMAGE, REGION
 from botocore.exceptions import ClientError
 from moto.iam.access_control import IAMRequestBase
+from own_world import forget, own_world
 from test_floor_plan import ROOT
 
-from cloud.aws import call, caller, forget_clients, pages
+from cloud.aws import call, caller, pages
 from cloud.network import ensure_group, find_network
 from cloud.permissions import (
     INSTANCE_ROLE,
@@ -23,7 +24,7 @@ from cloud.permissions import (
 )
 from cloud.prices import instance_types
 from cloud.roles import ensure_roles
-from cloud.s3 import S3Error, forget_connection, list_objects, read_bytes, write_bytes
+from cloud.s3 import S3Error, list_objects, read_bytes, write_bytes
 from cloud.schedule import schedule_name
 
 ACCOUNT = "123456789012"  # moto's
@@ -239,9 +240,8 @@ def of_moto(document):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    world = World(tmp_path_factory.mktemp("world"))
-    yield world
-    world.close()
+    with own_world(tmp_path_factory.mktemp("world")) as world:
+        yield world
 
 
 @pytest.fixture
@@ -254,16 +254,11 @@ def acting(world, monkeypatch, keys):
     """Of boto3 in this process: these are the keys, and IAM decides."""
     # moto computes another signature of the scheduler's requests that have a query.
     monkeypatch.setattr(IAMRequestBase, "check_signature", lambda self: None)
-    for name, value in {**world.environment, **keys}.items():
+    for name, value in keys.items():
         monkeypatch.setenv(name, value)
-    forget_clients()
-    forget_connection()
-    try:
-        with world.policies_enforced():
-            yield
-    finally:
-        forget_clients()
-        forget_connection()
+    forget()
+    with world.policies_enforced():
+        yield
 
 
 def person_keys(world, bucket, *names):

@@ -4,10 +4,11 @@ import json
 import re
 
 import pytest
-from aws_world import REGION, World
+from aws_world import REGION
+from own_world import own_world
 
 from cloud import prices
-from cloud.aws import CloudError, forget_clients
+from cloud.aws import CloudError
 from cloud.prices import (
     ON_DEMAND,
     SPOT,
@@ -21,20 +22,14 @@ from cloud.prices import (
 
 @pytest.fixture(scope="module")
 def shared_world(tmp_path_factory):
-    world = World(tmp_path_factory.mktemp("world"))
-    yield world
-    world.close()
+    with own_world(tmp_path_factory.mktemp("world")) as world:
+        yield world
 
 
 @pytest.fixture
-def world(shared_world, monkeypatch):
-    for name, value in shared_world.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    forget_clients()
+def world(shared_world):
     yield shared_world
     shared_world.faults.clear()
-    forget_clients()
 
 
 def of(found: PriceList, name: str, market: str) -> dict[str, float]:
