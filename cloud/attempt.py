@@ -33,7 +33,7 @@ from cloud.run_record import (
 from cloud.s3 import S3Error
 from cloud.spot import Metadata, MetadataError
 from cloud.work import Work
-from cloud.workplace import Wish, Workplace
+from cloud.workplace import Wish, Workplace, say
 
 LOOK_SECONDS = 0.2
 STATE_LOOK_SECONDS = 0.5  # between looks for a new checkpoint
@@ -290,7 +290,7 @@ class Course:
 
     def _say(self, line: str) -> None:
         self._line = line
-        print(line, flush=True)
+        say(line)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -302,6 +302,4 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    os._exit(code)  # a thread that hangs in a request must not hold up the end
+    os._exit(main())  # a thread that hangs in a request must not hold up the end

@@ -20,7 +20,7 @@ from cloud.run_record import (
 )
 from cloud.s3 import S3Error, write_bytes
 from cloud.work import stop_process
-from cloud.workplace import Wish, Workplace, wait_until_gone
+from cloud.workplace import Wish, Workplace, say, wait_until_gone
 
 LOG_BYTES = 8 << 20  # of what was printed; the end of it, where it is longer
 RESULT_PATIENCE = 10  # times the usual, where nothing but the results of a whole training is left
@@ -49,7 +49,7 @@ def finish(
         words = f"what is new could not be sent to S3 ({trouble})"
         wish = Wish(FAILED if lost else wish.state, f"{wish.reason}; but {words}")
     end = place.new_end(wish, exit_code)
-    print(f"end         {end.state}: {end.reason}", flush=True)
+    say(f"end         {end.state}: {end.reason}")
 
     def say_end() -> None:
         send_log(place)
@@ -58,7 +58,7 @@ def finish(
 
     trouble = _bounded(lambda: _repeat(say_end), deadline - time.monotonic())
     if trouble:
-        print(f"the end could not be written to S3: {trouble}", flush=True)
+        say(f"the end could not be written to S3: {trouble}")
     place.keep_end(end)
     return end
 
@@ -75,12 +75,12 @@ def end_from_outside(place: Workplace, wish: Wish) -> None:
         limits = place.limits
         attempt = place.process("attempt")
         if attempt is not None:
-            _say(f"the attempt is asked to end: {wish.reason}")
+            say(f"the attempt is asked to end: {wish.reason}")
             with contextlib.suppress(ProcessLookupError):
                 os.kill(attempt, signal.SIGTERM)
             patience = limits.save_seconds + limits.final_upload_seconds + MARGIN_SECONDS
             if not wait_until_gone(attempt, patience):
-                _say("the attempt does not end: it is killed")
+                say("the attempt does not end: it is killed")
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(attempt, signal.SIGKILL)
                 wait_until_gone(attempt, MARGIN_SECONDS)
@@ -88,8 +88,8 @@ def end_from_outside(place: Workplace, wish: Wish) -> None:
             return
         work = place.process("work")
         if work is not None and not stop_process(work, signal.SIGTERM, limits.save_seconds):
-            _say(f"the training did not save within {limits.save_seconds:g} s and was killed")
-        _say("what is here is sent to S3")
+            say(f"the training did not save within {limits.save_seconds:g} s and was killed")
+        say("what is here is sent to S3")
         mirror = Mirror(place.record, place.attempt.number, place.folder / "sending")
         finish(place, mirror, wish, 1, lambda: _heartbeat(place, wish))
 
@@ -106,7 +106,7 @@ def send_log(place: Workplace) -> None:
 def power_off() -> None:
     """Asks for it until it happens: there is nothing else left to do on this instance."""
     while True:
-        _say("power off")
+        say("power off")
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             subprocess.run(["shutdown", "-P", "now"], timeout=POWER_SECONDS)
         time.sleep(POWER_SECONDS)
@@ -148,7 +148,7 @@ def _repeat(act: Callable[[], object]) -> None:
             act()
             return
         except S3Error as error:
-            _say(f"not yet: {error.filename}: {error.strerror}")
+            say(f"not yet: {error.filename}: {error.strerror}")
             time.sleep(RETRY_SECONDS)
 
 
@@ -168,7 +168,3 @@ def _bounded(act: Callable[[], None], seconds: float) -> str | None:
     if thread.is_alive():
         return f"not within {seconds:.0f} s"
     return failures[0] if failures else None
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)

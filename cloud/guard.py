@@ -14,7 +14,7 @@ from pathlib import Path
 from cloud.ending import end_from_outside, power_off
 from cloud.machine import gpu_percent, memory_kills, session_seconds
 from cloud.run_record import FAILED, LIMIT
-from cloud.workplace import Wish, Workplace
+from cloud.workplace import Wish, Workplace, say
 
 BUSY_CORES = 0.1  # of one core: less is what a process does that waits
 BUSY_GPU_PERCENT = 5.0
@@ -136,7 +136,7 @@ def main() -> None:
     while place.end is None:
         wish = guard.look()
         if wish is not None:
-            print(f"guard       {wish.reason}", flush=True)
+            say(f"guard       {wish.reason}")
             end_from_outside(place, wish)
             break
         time.sleep(guard.poll_seconds)

@@ -82,7 +82,7 @@ class Work:
 
 
 def stop_process(process: int, number: int, seconds: float) -> bool:
-    """Whether a process ended by a signal in time; the group that it leads is killed in any case."""
+    """Whether a process ended by a signal in time; the group that it leads is killed anyway."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, number)
     ended = wait_until_gone(process, seconds)

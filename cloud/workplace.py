@@ -136,6 +136,12 @@ class Workplace:
         return found if isinstance(found, dict) else {}
 
 
+def say(line: str) -> None:
+    """Prints a line into the log, if the disk has room for it."""
+    with contextlib.suppress(OSError):
+        print(line, flush=True)
+
+
 def process_start(process: int) -> str | None:
     """When a process began, in ticks since the boot; None where it is gone or a zombie.
 

@@ -124,7 +124,8 @@ class Fault:
     """What happens to calls of a name: `how` is one of
 
     `busy` (503), `throttled`, `denied`, `reset` (the connection is cut before anything is done),
-    `lost` (it is done, and the answer is lost), `slow` (twelve seconds later) or an error's code.
+    `lost` (it is done, and the answer is lost), `slow` (twelve seconds later), `spoilt` (a byte of
+    what is sent is another one on arrival), "" (nothing) or an error's code. `act` is called first.
     """
 
     name: str  # of the call, or "" for all
@@ -134,6 +135,7 @@ class Fault:
     side: str = ""
     part: str = ""  # of the detail
     message: str = "and why"
+    act: Callable[[], None] | None = None
     met: int = 0  # calls that it was for
 
     def takes(self, call: Call) -> bool:
@@ -162,6 +164,7 @@ class World:
         self.capacity: Callable[[str, str, str], str | None] = lambda market, kind, zone: None
         self.fired: list[str] = []  # names of schedules
         self.environment_of_machines: dict[str, str] = {}
+        self.change_machine: Callable[[Machine], None] = lambda machine: None  # before it starts
         self.quotas, self.on_demand = dict(QUOTAS), dict(ON_DEMAND)
         self.unknown_images: set[str] = set()  # parts of the names of parameters that are not there
         self._lock = threading.Lock()
@@ -296,11 +299,15 @@ class World:
             self.calls.append(call)
             fault = next((fault for fault in self.faults if fault.takes(call)), None)
         how = fault.how if fault else ""
+        if fault and fault.act:
+            fault.act()
         if how == "reset":
             _cut(environ)
         if how == "slow":
             self._closed.wait(12)
-        if how not in ("", "slow", "lost"):
+        if how == "spoilt":
+            environ["wsgi.input"] = BytesIO(body[:-1] + bytes(byte ^ 1 for byte in body[-1:]))
+        if how not in ("", "slow", "lost", "spoilt"):
             return _refuse(start_response, call, how, fault.message)
         answer = self._serve(call, environ)
         if how == "lost":
@@ -360,10 +367,13 @@ class World:
             self.clock,
             f"{self.mark}/{hardware.instance_id}",
             lambda: self._role_keys(profile),
+            self._copy,
             self._machine_ended,
         )
         self.machines.append(machine)
         environment = {"AWS_ENDPOINT_URL": self._doors[INSTANCE].url}
+        machine.make_folders()
+        self.change_machine(machine)
         machine.start(user_data, environment | self.environment_of_machines)
         return machine
 
@@ -465,6 +475,38 @@ class World:
                     named = machine.id in json.loads(target["Input"])["InstanceIds"]
                     if named and machine.ended is None:
                         machine.terminate("by its schedule")
+
+    def _copy(self, machine: Machine, folder: Path, words: list[str]) -> None:
+        """`aws s3 cp FROM TO`, with --recursive and --include, as the role of a machine."""
+        assert words[:2] == ["s3", "cp"], f"not known here: aws {words}"
+        places = [word for word in words[2:] if word.startswith("s3://") or "/" in word]
+        source, target = places[:2]
+        keys = machine.credentials()
+        if keys is None:
+            raise PermissionError("Unable to locate credentials")
+        s3 = boto3.client(
+            "s3",
+            endpoint_url=self._doors[INSTANCE].url,
+            region_name=REGION,
+            aws_access_key_id=keys["keys"]["AccessKeyId"],
+            aws_secret_access_key=keys["keys"]["SecretAccessKey"],
+            aws_session_token=keys["keys"]["Token"],
+        )
+        if target.startswith("s3://"):
+            bucket, _, key = target.removeprefix("s3://").partition("/")
+            s3.put_object(Bucket=bucket, Key=key, Body=(folder / source).read_bytes())
+            return
+        bucket, _, prefix = source.removeprefix("s3://").partition("/")
+        names = [""]
+        if "--recursive" in words:
+            names = [word for flag, word in itertools.pairwise(words) if flag == "--include"]
+            there = s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
+            names = [name for name in names if prefix + name in {item["Key"] for item in there}]
+        for name in names:
+            content = s3.get_object(Bucket=bucket, Key=prefix + name)["Body"].read()
+            path = folder / target / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
 
     def _image_of(self, parameter: str) -> str | None:
         if any(part in parameter for part in self.unknown_images):

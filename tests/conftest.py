@@ -92,3 +92,13 @@ def s3(s3_server, monkeypatch):
         monkeypatch.setenv(name, value)
     s3_server.requests.clear()
     return s3_server
+
+
+@pytest.fixture
+def small_instance(s3, tmp_path):
+    """What an attempt on an instance finds there; all that it starts is killed at the end."""
+    from small_instance import SmallInstance
+
+    instance = SmallInstance(tmp_path / "instance", s3)
+    yield instance
+    instance.close()

@@ -104,6 +104,7 @@ class Run:
             "val_auc": 1 - loss / 10,
             "best": True,
             "state": self.state,
+            "time": time.time(),
         }
         self.history.append(row)
         self.say(f"epoch {self.epoch}/{self.options.epochs}  loss {loss}")
