@@ -42,26 +42,22 @@ def client(service: str, region: str | None = None, *, only_once: bool = False):
     `only_once` never repeats a request by itself: where a refusal for want of capacity is an HTTP
     500, as of run_instances, it would be repeated in silence.
     """
-    import boto3
-    import botocore.session
     from botocore.config import Config
 
     with explained(service, "connect"):
-        session = botocore.session.get_session()
-        attempts = session.get_config_variable("max_attempts") or MAX_ATTEMPTS
+        session, attempts = _session()
         config = Config(
             connect_timeout=CONNECT_SECONDS,
             read_timeout=READ_SECONDS,
             retries={"mode": "standard", "total_max_attempts": 1 if only_once else attempts},
         )
-        return boto3.Session(botocore_session=session).client(
-            service, region_name=region, config=config
-        )
+        return session.client(service, region_name=region, config=config)
 
 
 def forget_clients() -> None:
     """Lets the next request look for credentials anew, as after `aws sso login`."""
     client.cache_clear()
+    _session.cache_clear()
 
 
 def call(service: str, operation: str, region: str | None = None, **arguments) -> dict:
@@ -154,6 +150,17 @@ def until_known(
             if error.code not in codes or time.monotonic() > end:
                 raise
         time.sleep(pause_seconds)
+
+
+@functools.cache
+def _session() -> tuple:
+    """boto3's, and how often it tries; one for all clients, since each reads megabytes anew."""
+    import boto3
+    import botocore.session
+
+    session = botocore.session.get_session()
+    attempts = session.get_config_variable("max_attempts") or MAX_ATTEMPTS
+    return boto3.Session(botocore_session=session), attempts
 
 
 def _explain_failure(error: Exception, service: str, operation: str) -> AwsError:
