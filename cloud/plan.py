@@ -236,10 +236,10 @@ def describe_plan(
         *_table(choices),
         "",
         *_gpu_or_cpu(videos, rates, prices, choices),
-        "not counted: interruptions of spot instances, taxes, what stays in S3 (the prepared "
-        f"recordings are some {disk_gigabytes(videos, rates) - SYSTEM_GB} GB until you delete "
-        "store/), and fine-tuning the trunk, which a GPU does unless told "
-        "-- --fine-tune-blocks 0",
+        "not counted: constants changed after --, interruptions of spot instances, taxes, what "
+        f"stays in S3 (the prepared recordings are some "
+        f"{disk_gigabytes(videos, rates) - SYSTEM_GB} GB until you delete store/), and fine-tuning "
+        "the trunk, which a GPU does unless told -- --fine-tune-blocks 0",
     ]
 
 

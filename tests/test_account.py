@@ -187,6 +187,10 @@ def test_roles_that_are_not_there_yet_are_made_by_the_first_run(world, bucket):
     assert row.state == "note"
     assert INSTANCE_ROLE in row.found
     ensure_roles(bucket, REGION, "123456789012", "aws")
+    other = world.new_bucket(**VIDEOS)
+    row = check(other)["roles"]
+    assert row.state == "note"
+    assert row.found == f"not there yet: policy {other}-us-east-1 in role {INSTANCE_ROLE}"
     assert check(bucket)["roles"] == Row("ok", "roles", f"{INSTANCE_ROLE} and {SCHEDULER_ROLE}", "")
 
 
