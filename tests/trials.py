@@ -1,4 +1,4 @@
-"""Trials: a launcher, a bucket and machines, what is done to them, and what must hold afterwards."""
+"""Trials: a launcher, a bucket and machines, what is done to them, and what must then hold."""
 
 import json
 import os
@@ -307,7 +307,7 @@ def kill_all(machine: Machine) -> None:
 
 
 def write_table(rows: list[Row]) -> None:
-    """runs/benchmarks/aws_faults.json and .md, of all fault points; the worst row of each counts."""
+    """runs/benchmarks/aws_faults.json and .md; of each fault point the worst row counts."""
     worst: dict[str, Row] = {}
     for row in rows:
         known = worst.get(row.fault)
