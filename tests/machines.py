@@ -96,8 +96,8 @@ class Machine:
     ended: str | None = None
     ended_at: float | None = None
     notice: dict | None = None  # that a spot instance is about to go
+    timers_seconds: float = 0.0  # to add to the times of its timers
     _timers: list[tuple[float, str, list[str]]] = field(default_factory=list)
-    _ending: bool = False
 
     @property
     def id(self) -> str:
@@ -166,15 +166,16 @@ class Machine:
             self._run([str(script)])
         threading.Thread(target=self._serve, name=self.id, daemon=True).start()
 
-    def processes(self, part: str = "") -> list[psutil.Process]:
-        """Those that belong to this machine, with `part` in their command line."""
-        return [process for process in marked_processes(self.mark) if part in _command(process)]
+    def processes(self, word: str | None = None) -> list[psutil.Process]:
+        """Those that belong to this machine; those with this word in their command line."""
+        found = marked_processes(self.mark)
+        return [process for process in found if word is None or word in _command(process)]
 
-    def kill(self, part: str) -> bool:
-        """Whether there was a process with `part` in its command line: signal 9 to all of them."""
-        found = self.processes(part)
+    def signal(self, word: str, number: int = signal.SIGKILL) -> bool:
+        """Whether there was a process with this word in its command line: a signal to each."""
+        found = self.processes(word)
         for process in found:
-            _signal(process, signal.SIGKILL)
+            _signal(process, number)
         return bool(found)
 
     def warn(self, seconds: float = 120.0) -> None:
@@ -194,6 +195,10 @@ class Machine:
     def vanish(self) -> None:
         """Ends it without a word to anybody: a broken host."""
         self._timers.append((0.0, "vanished", ["vanish"]))
+
+    def forget_timers(self) -> None:
+        """As `shutdown -c` does, and a reboot."""
+        self._timers.clear()
 
     def wait(self, seconds: float) -> bool:
         """Whether it ends within so many seconds."""
@@ -220,7 +225,7 @@ class Machine:
                 self._take(path.read_text().split("\0")[:-1])
                 path.unlink()
             for timer in sorted(self._timers):
-                if timer[0] <= time.monotonic():
+                if timer[0] + self.timers_seconds <= time.monotonic():
                     self._timers.remove(timer)
                     self._fire(timer[1], timer[2])
                     break
@@ -434,10 +439,10 @@ def _systemd_timer(words: list[str]) -> tuple[float, list[str]]:
     return seconds, []
 
 
-def _command(process: psutil.Process) -> str:
+def _command(process: psutil.Process) -> list[str]:
     with contextlib.suppress(psutil.Error, OSError):
-        return " ".join(process.cmdline())
-    return ""
+        return process.cmdline()
+    return []
 
 
 def _signal(process: psutil.Process, number: int) -> None:

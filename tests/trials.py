@@ -1,13 +1,13 @@
-"""Trials: a launcher, a bucket and machines, what is done to them, and what must hold afterwards."""
+"""Trials: a launcher, a bucket and machines, what is done to them, and what must then hold."""
 
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +15,9 @@ from pathlib import Path
 from aws_world import SECRET, Laptop, World
 from machines import Machine, kill_marked, wait_for
 from short_train import STEPS, final_state, next_state
+
+from benchmarks.figures import FOLDER, write_figures
+from utils.files import write_whole
 
 HERE = Path(__file__).resolve().parent
 EPOCHS = 5
@@ -78,9 +81,8 @@ class Trial:
         self.bucket = self.world.new_bucket()
         for name in ("ads/1.mp4", "games/1.mp4"):
             self.world.put(self.bucket, f"data/{name}", b"a video" * 1000)
-        self.laptop = Laptop(
-            self.world, folder / "laptop", extra={"short_train.py": HERE / "short_train.py"}
-        )
+        self.laptop = Laptop(self.world, folder / "laptop")
+        shutil.copy(HERE / "short_train.py", self.laptop.folder)
         (self.laptop.folder / "prepare_data.py").write_text(PREPARE)
         self.laptop.environment["ADGAME_LIMITS"] = json.dumps(self.limits)
         self.began = time.monotonic()
@@ -244,7 +246,9 @@ class Trial:
             assert secret not in content, key
 
     def _end_words(self) -> str:
-        ends = [self.record(f"attempts/{n}-end.json") for n in range(len(self.world.machines), 0, -1)]
+        ends = [
+            self.record(f"attempts/{n}-end.json") for n in range(len(self.world.machines), 0, -1)
+        ]
         return next((f"{end['state']}: {end['reason']}" for end in ends if end), "")
 
     def _describe(self, said: tuple[int | None, str]) -> str:
@@ -302,4 +306,35 @@ def kill_all(machine: Machine) -> None:
     kill_marked(machine.mark)
 
 
-Act = Callable[[Trial], None]
+def write_table(rows: list[Row]) -> None:
+    """runs/benchmarks/aws_faults.json and .md; of each fault point the worst row counts."""
+    worst: dict[str, Row] = {}
+    for row in rows:
+        known = worst.get(row.fault)
+        if known is None or _badness(row) > _badness(known):
+            worst[row.fault] = row
+    points = list(worst.values())
+    write_figures(
+        "aws_faults",
+        {
+            "fault_points": len(points),
+            "instances_left": sum(row.instances_left for row in points),
+            "checkpoints_lost": sum(row.epochs_lost for row in points),
+        },
+    )
+    lines = [
+        "| fault | exit code | epochs done, lost | instances left, after | last words |",
+        "|---|---|---|---|---|",
+    ]
+    for row in points:
+        words = row.outcome.replace("|", "/")[:120]
+        code = "killed" if row.exit_code is None else row.exit_code
+        lines.append(
+            f"| {row.fault} | {code} | {row.epochs_done}, {row.epochs_lost} "
+            f"| {row.instances_left}, {row.seconds:.0f} s | {words} |"
+        )
+    write_whole(FOLDER / "aws_faults.md", "\n".join([*lines, ""]).encode())
+
+
+def _badness(row: Row) -> tuple:
+    return (row.instances_left, row.epochs_lost, row.seconds)
