@@ -85,6 +85,7 @@ be_ended() {
 }
 
 power_off() {
+  trap - TERM INT HUP # the system stops sooner where nobody clings to it
   while true; do
     say "power off"
     shutdown -P now
@@ -208,7 +209,7 @@ send() {
 
 # What it reads, as it can stand between quotation marks in JSON.
 plain() {
-  LC_ALL=C tr '"\\' "'/" | LC_ALL=C tr -c '[:print:]' ' ' | sed 's/ *$//'
+  LC_ALL=C tr -c '[:print:]' ' ' | sed 's/[\"]/ /g; s/ *$//'
 }
 
 now() {
