@@ -63,22 +63,15 @@ def run(options: argparse.Namespace) -> int:
 
 def check(options: argparse.Namespace) -> int:
     from cloud.account import check_account
-    from cloud.aws import bucket_region
+    from cloud.rows import print_rows
 
-    region = options.region or bucket_region(options.bucket)
-    rows = check_account(options.bucket, region)
-    width = max(len(row.requirement) for row in rows)
-    for row in rows:
-        print(f"{row.state:<7}  {row.requirement:<{width}}  {row.found}")
-        if row.cure:
-            print(f"{'':<7}  {'':<{width}}  -> {row.cure}")
+    rows = check_account(options.bucket, options.region)
+    print_rows(rows)
     missing = [row.requirement for row in rows if row.state == "MISSING"]
     if missing:
         print(f"\nA run can't start yet: {', '.join(missing)}. Mend that and check again.")
         return 1
-    print(
-        f"\nA run can start. What it would cost: ./run_training.sh aws {options.bucket} --dry-run"
-    )
+    print(f"\nA run can start; its price: ./run_training.sh aws {options.bucket} --dry-run")
     return 0
 
 

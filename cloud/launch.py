@@ -1,12 +1,13 @@
 """Launch: a run on AWS from its plan to its results here: the story that the other parts tell."""
 
+import contextlib
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from cloud.aws import CloudError, bucket_region, caller
+from cloud.aws import AwsError, CloudError, bucket_region, caller
 from cloud.fetch import fetch_run
 from cloud.follow import Follower, close_attempt, log_tail
 from cloud.images import find_image
@@ -20,11 +21,13 @@ from cloud.plan import (
     describe_plan,
     disk_gigabytes,
     hours_limit,
+    list_videos,
     make_plan,
+    measure_videos,
     read_rates,
-    read_videos,
 )
 from cloud.prices import read_prices
+from cloud.quotas import read_quotas, within_quotas
 from cloud.roles import ensure_roles
 from cloud.run_record import (
     DONE,
@@ -57,6 +60,7 @@ CALLS = (  # of AWS, in the order of a run
     ("s3", "GetBucketLocation, ListObjectsV2", "where the bucket is, and how much video it holds"),
     ("ec2", "DescribeInstanceTypeOfferings, DescribeSpotPriceHistory", "what there is to rent"),
     ("pricing", "GetProducts", "prices on demand, of disks and of addresses"),
+    ("servicequotas", "GetServiceQuota", "how many vCPUs the account may have"),
     ("ssm", "GetParameter", "the image, then ec2 DescribeImages, for its driver"),
     ("iam", "GetRole, GetRolePolicy, GetInstanceProfile", "and what makes them, the first time"),
     ("ec2", "DescribeVpcs, DescribeSubnets, DescribeSecurityGroups", "the network"),
@@ -102,9 +106,11 @@ def plan_run(order: Order) -> Planned:
     """Asks AWS what there is and what it costs; begins nothing. Raises CloudError, S3Error."""
     region = order.region or bucket_region(order.bucket)
     account, partition, owner = caller(region)
-    videos = read_videos(order.bucket, order.video_hours)
+    videos = measure_videos(list_videos(order.bucket), order.video_hours)
     rates, prices = read_rates(order.script), read_prices(region, order.constraints.instance)
     choices = make_plan(videos, rates, prices, order.constraints)
+    with contextlib.suppress(AwsError):  # who may not see quotas learns of them when starting
+        choices = within_quotas(choices, read_quotas(region, choices), region)
     limits = Limits.from_environment(
         max_hours=order.constraints.max_hours,
         max_cost=order.constraints.max_cost,

@@ -125,7 +125,8 @@ class Fault:
 
     `busy` (503), `throttled`, `denied`, `reset` (the connection is cut before anything is done),
     `lost` (it is done, and the answer is lost), `slow` (twelve seconds later), `spoilt` (a byte of
-    what is sent is another one on arrival), "" (nothing) or an error's code. `act` is called first.
+    what is sent is another one on arrival), "" (nothing) or an error's code. `act` is called before
+    that, or after it where it is the answer that is lost.
     """
 
     name: str  # of the call, or "" for all
@@ -170,6 +171,7 @@ class World:
         self._lock = threading.Lock()
         self._tokens: dict[str, tuple[dict, bytes, list]] = {}
         self._schedules: dict[str, tuple[float, dict]] = {}  # time and target by name
+        self._schedules_seconds = 0.0  # to add to their times
         self._numbers = itertools.count()
         self._reset_moto()
         self._backend = DomainDispatcherApplication(create_backend_app)
@@ -275,6 +277,13 @@ class World:
         """Names of those that have not fired and were not deleted."""
         return sorted(self._schedules)
 
+    def pass_minutes(self, minutes: float) -> None:
+        """As if so much time went by for all that waits: timers of machines, and schedules."""
+        seconds = minutes * self.clock.minute_seconds
+        for machine in self.machines:
+            machine.timers_seconds -= seconds
+        self._schedules_seconds -= seconds
+
     def wait_until_empty(self, seconds: float) -> bool:
         return wait_for(lambda: not self.left(), seconds)
 
@@ -299,7 +308,7 @@ class World:
             self.calls.append(call)
             fault = next((fault for fault in self.faults if fault.takes(call)), None)
         how = fault.how if fault else ""
-        if fault and fault.act:
+        if fault and fault.act and how != "lost":
             fault.act()
         if how == "reset":
             _cut(environ)
@@ -311,6 +320,8 @@ class World:
             return _refuse(start_response, call, how, fault.message)
         answer = self._serve(call, environ)
         if how == "lost":
+            if fault.act:
+                fault.act()
             _cut(environ)
         return answer.send(start_response)
 
@@ -367,6 +378,7 @@ class World:
             self.clock,
             f"{self.mark}/{hardware.instance_id}",
             lambda: self._role_keys(profile),
+            self._copy,
             self._machine_ended,
         )
         self.machines.append(machine)
@@ -386,13 +398,21 @@ class World:
                     machine.terminate(f"by the {call.side}")
         return answer
 
+    def _on_StopInstances(self, call: Call, environ: dict) -> "_Answer":
+        with self._lock:
+            answer = self._ask_moto(environ)
+        for machine in self.machines:
+            if machine.id in call.parameters.values() and machine.ended is None:
+                machine.terminate("stopped by hand")
+        return answer
+
     def _machine_ended(self, machine: Machine) -> None:
         """What EC2 shows of an instance that is no more."""
         backend = ec2_backends[DEFAULT_ACCOUNT_ID][REGION]
         stops = machine.hardware.shutdown_behavior == "stop"
         with self._lock:
             instance = backend.get_instance(machine.id)
-            if instance._state.name == "terminated":
+            if instance._state.name in ("terminated", "stopped"):
                 return
             if stops and not machine.ended.startswith("terminated"):
                 backend.stop_instances([machine.id])
@@ -465,7 +485,7 @@ class World:
         """Does what EventBridge would, after the time that it was told, in scaled minutes."""
         while not self._closed.wait(0.1):
             for name, (moment, target) in list(self._schedules.items()):
-                if time.monotonic() < moment:
+                if time.monotonic() < moment + self._schedules_seconds:
                     continue
                 self._schedules.pop(name)
                 self.fired.append(name)
@@ -474,6 +494,38 @@ class World:
                     named = machine.id in json.loads(target["Input"])["InstanceIds"]
                     if named and machine.ended is None:
                         machine.terminate("by its schedule")
+
+    def _copy(self, machine: Machine, folder: Path, words: list[str]) -> None:
+        """`aws s3 cp FROM TO`, with --recursive and --include, as the role of a machine."""
+        assert words[:2] == ["s3", "cp"], f"not known here: aws {words}"
+        places = [word for word in words[2:] if word.startswith("s3://") or "/" in word]
+        source, target = places[:2]
+        keys = machine.credentials()
+        if keys is None:
+            raise PermissionError("Unable to locate credentials")
+        s3 = boto3.client(
+            "s3",
+            endpoint_url=self._doors[INSTANCE].url,
+            region_name=REGION,
+            aws_access_key_id=keys["keys"]["AccessKeyId"],
+            aws_secret_access_key=keys["keys"]["SecretAccessKey"],
+            aws_session_token=keys["keys"]["Token"],
+        )
+        if target.startswith("s3://"):
+            bucket, _, key = target.removeprefix("s3://").partition("/")
+            s3.put_object(Bucket=bucket, Key=key, Body=(folder / source).read_bytes())
+            return
+        bucket, _, prefix = source.removeprefix("s3://").partition("/")
+        names = [""]
+        if "--recursive" in words:
+            names = [word for flag, word in itertools.pairwise(words) if flag == "--include"]
+            there = s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
+            names = [name for name in names if prefix + name in {item["Key"] for item in there}]
+        for name in names:
+            content = s3.get_object(Bucket=bucket, Key=prefix + name)["Body"].read()
+            path = folder / target / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
 
     def _image_of(self, parameter: str) -> str | None:
         if any(part in parameter for part in self.unknown_images):
@@ -532,20 +584,17 @@ class World:
 class Laptop:
     """A copy of the project from which the launcher is run, as a person would run it."""
 
-    def __init__(self, world: World, folder: Path, *, extra: dict[str, Path] | None = None):
-        """`extra` are files by name that lie beside those of the project."""
+    def __init__(self, world: World, folder: Path, rooms: tuple[str, ...] = ("cloud", "utils")):
         self.world, self.folder = world, folder
         folder.mkdir()
         for name in ("run_training.sh", "Pipfile", "Pipfile.lock"):
             shutil.copy(ROOT / name, folder)
         for path in ROOT.glob("*.py"):
             shutil.copy(path, folder)
-        for room in ("cloud", "utils", "training", "models", "timeline"):
+        for room in rooms:
             shutil.copytree(
                 ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__")
             )
-        for name, path in (extra or {}).items():
-            shutil.copy(path, folder / name)
         self.environment = {
             **{key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ},
             **world.environment,
@@ -719,7 +768,8 @@ def _content(text: str, kind: str) -> _Answer:
 
 
 def _product(attributes: dict, dollars: float) -> dict:
-    dimension = {"unit": "Hrs", "pricePerUnit": {"USD": f"{dollars:.10f}"}}
+    unit = "GB-Mo" if "volumeApiName" in attributes else "Hrs"
+    dimension = {"unit": unit, "pricePerUnit": {"USD": f"{dollars:.10f}"}}
     term = {"effectiveDate": "2026-11-01T00:00:00Z", "priceDimensions": {"T.R.D": dimension}}
     return {"product": {"attributes": attributes}, "terms": {"OnDemand": {"T.R": term}}}
 

@@ -104,10 +104,11 @@ def test_terminated_instance_may_save_and_is_then_killed(world, ec2):
 
 
 def test_processes_that_leave_their_session_end_with_the_instance(world, ec2):
-    run_instance(ec2, "setsid nohup bash -c 'trap \"\" TERM HUP; while true; do sleep 1; done' &")
+    loop = "trap '' TERM HUP; while true; do sleep 1; done"
+    run_instance(ec2, f'setsid nohup bash -c "{loop}" escaped &')
     machine = world.machines[0]
     world.clock.stop_seconds = 0.2
-    assert wait_for(lambda: machine.processes("trap"), 5)
+    assert wait_for(lambda: machine.processes("escaped"), 5)
     machine.terminate("test")
     assert machine.wait(10)
     assert not machine.processes()
