@@ -175,7 +175,7 @@ def _explain_failure(error: Exception, service: str, operation: str) -> AwsError
     if isinstance(error, no_credentials):
         cure = "run `aws configure` or `aws sso login`, or set AWS_PROFILE"
         return AwsError(f"no AWS credentials ({said}): {cure}")
-    if isinstance(error, core.HTTPClientError):
+    if isinstance(error, (core.HTTPClientError, core.ConnectionError)):
         cure = "check the network and AWS_ENDPOINT_URL, and run again"
         return AwsError(f"{service} can't be reached ({said}): {cure}")
     return AwsError(f"{service} {operation}: {said}")
