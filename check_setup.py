@@ -13,8 +13,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections import namedtuple
 from pathlib import Path
+
+from cloud.rows import Row, print_rows
 
 ROOT = Path(__file__).resolve().parent
 PYTHONS = ((3, 11), (3, 13))  # oldest and newest that Pipfile.lock serves
@@ -26,8 +27,6 @@ WEIGHTS_FILE = "mobilenet_v2-b0353104.pth"  # torchvision's name for the set tha
 TORCH_PROBE = (
     "import torch; print(torch.__version__, torch.cuda.is_available(), torch.version.cuda)"
 )
-
-Row = namedtuple("Row", "state requirement found cure")  # state is ok, note or MISSING
 
 
 def main() -> int:
@@ -168,14 +167,6 @@ def check_writable(name: str) -> Row:
     except OSError as error:
         return Row("MISSING", f"{name}/", f"{error.strerror}: {folder}", "change its permissions")
     return Row("ok", f"{name}/", "can be written", "")
-
-
-def print_rows(rows: list[Row]) -> None:
-    width = max(len(row.requirement) for row in rows)
-    for row in rows:
-        print(f"{row.state:<7}  {row.requirement:<{width}}  {row.found}")
-        if row.cure:
-            print(f"{'':<7}  {'':<{width}}  -> {row.cure}")
 
 
 def _class_row(label: str, recordings: list, has_validation: bool) -> Row:

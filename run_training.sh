@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the ad/game classifier on this machine; sets up the environment first, once.
+# Trains the ad/game classifier, here or on AWS; sets up the environment first, once.
 # `./run_training.sh help` shows what it can do.
 set -euo pipefail
 
@@ -50,20 +50,22 @@ main() {
     local) run_local "$@" ;;
     prepare) run_prepare "$@" ;;
     check) run_check "$@" ;;
-    status) run_light show_runs.py "$@" ;;
+    status) run_status "$@" ;;
     monitor) run_light watch_run.py "$@" ;;
     test) run_tests "$@" ;;
+    set-up) set_up default ;; # what the others do first
     lock) make_lock ;;
-    aws) die "aws: training in the cloud is not part of this version; here it is: ./run_training.sh local" ;;
+    aws) run_aws run "$@" ;;
+    logs | fetch | stop | resume | reap | upload) run_aws "$verb" "$@" ;;
     help | -h | --help) print_help ;;
     "") print_help; exit 2 ;;
-    *) die "unknown verb '$verb': it is one of local, prepare, status, monitor, check, test, lock, help" ;;
+    *) die "unknown verb '$verb': it is one of local, prepare, aws, upload, status, monitor, logs, fetch, stop, resume, reap, check, test, lock, help" ;;
   esac
 }
 
 print_help() {
   cat <<'HELP'
-Trains a classifier that tells advertisements from the game, on this machine.
+Trains a classifier that tells advertisements from the game, on this machine or on AWS.
 
   ./run_training.sh local                            train with cost_optimized_train.py
   ./run_training.sh local train.py                   train with another script
@@ -75,6 +77,18 @@ Trains a classifier that tells advertisements from the game, on this machine.
   ./run_training.sh check                            what training needs, what was found, the cure
   ./run_training.sh test [-- -k split]               style, shell and unit tests
   ./run_training.sh lock                             make Pipfile.lock anew, after changing Pipfile
+
+  ./run_training.sh upload BUCKET                    your videos to s3://BUCKET/data/
+  ./run_training.sh check BUCKET                     what a run on AWS needs, and the cure
+  ./run_training.sh aws BUCKET --dry-run             what it would cost, and what it would do
+  ./run_training.sh aws BUCKET                       train there, fetch the results, end it
+  ./run_training.sh aws BUCKET --script train.py --max-cost 2 -- --epochs 3
+  ./run_training.sh status RUN                       how far a run on AWS is; without RUN all runs
+  ./run_training.sh logs RUN -f                      what it prints
+  ./run_training.sh fetch RUN                        what it has made so far, to runs/RUN/
+  ./run_training.sh stop RUN                         save, fetch, end the instance
+  ./run_training.sh resume RUN                       attach again, or go on where it was
+  ./run_training.sh reap                             end what was left behind; prove the rest
 
 Your videos go into data/ads/ and data/games/; with none there, it trains on a small demo set
 that it makes. The first run installs Python packages into .venv/ here (some minutes, 10 GB free);
@@ -129,9 +143,42 @@ uses_ranks() {
   [[ "$(<"$1")" == *join_ranks* ]]
 }
 
+# Of this machine; with BUCKET that of AWS follows, and decides: that machine trains then.
 run_check() {
   [[ "${1:-}" != "--" ]] || shift
-  run_light check_setup.py "$@"
+  if [[ "${1:-}" == -* || -z "${1:-}" ]]; then
+    run_light check_setup.py "$@"
+  else
+    (run_light check_setup.py) || true
+    echo
+    run_aws check "$@"
+  fi
+}
+
+# Of runs here; then of those on AWS that were begun here, so that nothing is asked without them.
+run_status() {
+  local known=(runs/aws/*.json)
+  if [[ "${1:-}" == [0-9]* ]]; then
+    run_aws status "$@"
+  elif [[ $# -eq 0 && -e "${known[0]}" ]]; then
+    (run_light show_runs.py)
+    echo
+    run_aws status
+  else
+    run_light show_runs.py "$@"
+  fi
+}
+
+# Runs a verb of train_on_aws.py, which needs boto3 alone, with whatever Python here has it.
+run_aws() {
+  local python
+  for python in "$PYTHON" "$(find_python 13)"; do
+    if "$python" -c "import boto3, tqdm" 2>/dev/null; then
+      exec "$python" train_on_aws.py "$@"
+    fi
+  done
+  set_up default
+  exec "$PYTHON" train_on_aws.py "$@"
 }
 
 # Runs a script that needs nothing installed, with the environment's Python or any that will do.

@@ -4,49 +4,32 @@
     python -m benchmarks.frozen
     python -m benchmarks.cost
     python -m benchmarks.cost --hours 1000
+    python -m benchmarks.cost --keep          plans of runs on AWS go by these rates from now on
 
-An estimate, not a bill: nothing here has run on these instances. Every assumption is printed.
+The arithmetic is that of cloud/plan.py, with its bundled prices. An estimate, not a bill: nothing
+here has run on these instances. Every assumption is printed.
 """
 
 import argparse
 import json
-from dataclasses import dataclass
+import math
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
 
+import cost_optimized_train
+import train
 from benchmarks.figures import FOLDER, write_figures
+from cloud.plan import ON_DEMAND, RATES, SPOT, Constraints, Rates, Videos, describe_plan, make_plan
+from cloud.prices import bundled_prices
 from utils.errors import UserError, run_main
+from utils.files import write_whole
 
-# us-east-1, dollars an hour; spot prices are the middle of the zones' and change by the hour.
-# From a public catalogue of prices (skypilot-catalog, catalogs/v8/aws/vms.csv, commit e385a0d),
-# which has no date of its own and is not older than the end of 2025.
-PRICES_READ = "2026-11-21"
-
-
-@dataclass(frozen=True)
-class Instance:
-    """A machine that can be rented; prices are dollars an hour."""
-
-    name: str
-    vcpus: int
-    on_demand: float
-    spot: float
-
-
-INSTANCES = (
-    Instance("c7i.2xlarge", 8, 0.357, 0.147),
-    Instance("c7i.4xlarge", 16, 0.714, 0.315),
-    Instance("c7i.8xlarge", 32, 1.428, 0.572),
-    Instance("g4dn.xlarge", 4, 0.526, 0.213),
-    Instance("g5.xlarge", 4, 1.006, 0.483),
-    Instance("g6.xlarge", 4, 0.8048, 0.420),
-)
-START_MINUTES = 10.0  # boot, and the packages of the lock: 2.5 minutes on two idle cores
-DISK_DOLLARS_GB_MONTH = 0.08  # gp3
-HOURS_A_MONTH = 730.0
-FPS, FRAME_BYTES = 4, 96 * 96 * 3  # of cost_optimized_train.py
-ENLARGING = (144 / 96) ** 2  # its TRUNK_SIZE over the size that benchmarks.frozen measures at
-CLIP_HOP_SECONDS = 5.0
-MEASURED_CLIPS = 72_000  # that head_epoch_seconds was measured with
-HEAD_EPOCHS = 8 * (1 + 5 + 1 + 1)  # the first training, five folds, a random split, the kept one
+SCRIPTS = (cost_optimized_train, train)
+REGION = "us-east-1"
+MEASURED_SIZE = 96 * 96  # of the frames that benchmarks.frozen runs the trunk over
+TRAININGS = 8  # the first, five folds, a random split, the one that is kept
 
 
 def main() -> int:
@@ -54,82 +37,102 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--hours", type=float, default=200.0, help="of video [200]")
+    parser.add_argument("--keep", action="store_true", help=f"write {RATES.name} in cloud/")
     options = parser.parse_args()
 
-    prepare, cores = read_figures("prepare")
-    frozen, _ = read_figures("frozen")
-    say_assumptions(prepare, frozen, cores, options.hours)
-    print(f"{'':<14}{'vCPUs':>6}{'hours':>8}{'spot':>9}{'on demand':>11}")
-    totals = {}
-    for instance in INSTANCES:
-        hours = total_hours(instance, options.hours, prepare, frozen, cores)
-        disk = disk_gigabytes(options.hours) * DISK_DOLLARS_GB_MONTH * hours / HOURS_A_MONTH
-        totals[instance] = hours, instance.spot * hours + disk, instance.on_demand * hours + disk
-        hours, spot, on_demand = totals[instance]
-        print(f"{instance.name:<14}{instance.vcpus:>6}{hours:8.1f}{spot:9.2f}{on_demand:11.2f}")
-    hours, spot, on_demand = min(totals.values(), key=lambda total: total[1])
+    prepare, frozen = read_figures("prepare"), read_figures("frozen")
+    rates = {f"{m.__name__}.py": script_rates(m, prepare, frozen) for m in SCRIPTS}
+    videos = Videos(0, 0, options.hours, estimated=False)
+    prices = bundled_prices(REGION)
+    for of_script in rates.values():
+        choices = make_plan(videos, of_script, prices, Constraints())
+        lines = describe_plan("BUCKET", videos, of_script, prices, choices)
+        print("\n".join(lines[1:]), end="\n\n")  # the first is about files in a bucket
+    say_assumptions()
+    default = next(iter(rates.values()))
+    spot, on_demand = (
+        make_plan(videos, default, prices, Constraints(markets=(market,)))[0]
+        for market in (SPOT, ON_DEMAND)
+    )
     write_figures(
         "cost",
         {
-            f"hours_{options.hours:g}h": hours,
-            f"dollars_{options.hours:g}h_spot": spot,
-            f"dollars_{options.hours:g}h_on_demand": on_demand,
+            f"hours_{options.hours:g}h": spot.hours,
+            f"dollars_{options.hours:g}h_spot": spot.dollars,
+            f"dollars_{options.hours:g}h_on_demand": on_demand.dollars,
         },
     )
+    if options.keep:
+        keep(rates)
     return 0
 
 
-def read_figures(name: str) -> tuple[dict[str, float], int]:
-    """What a benchmark measured, and on how many cores. Raises UserError where it has not run."""
+def read_figures(name: str) -> dict:
+    """The record of a benchmark. Raises UserError where it has not run."""
     path = FOLDER / f"{name}.json"
     if not path.exists():
         raise UserError(f"{path} is not there: run python -m benchmarks.{name} first")
-    record = json.loads(path.read_bytes())
-    return record["figures"], int(record["machine"].split()[0])
+    return json.loads(path.read_bytes())
 
 
-def total_hours(
-    instance: Instance, video_hours: float, prepare: dict, frozen: dict, cores: int
-) -> float:
-    """Hours that an instance is rented for: start, decoding, the trunk over all frames, heads."""
-    decoding = video_hours / (decoding_rate(prepare) * instance.vcpus)
-    frames_per_hour = frozen["frames_per_second"] / ENLARGING * 3600 * instance.vcpus / cores
-    trunk = video_hours * 3600 * FPS / frames_per_hour
-    clips = video_hours * 3600 / CLIP_HOP_SECONDS
-    heads = HEAD_EPOCHS * frozen["head_epoch_seconds"] * clips / MEASURED_CLIPS / 3600
-    return START_MINUTES / 60 + decoding + trunk + heads
-
-
-def decoding_rate(prepare: dict) -> float:
-    """Times real time a core, of the clips or of the made 1280x720 recording: the slower one."""
-    clips = prepare["fast_times_real_time"] * prepare["two_workers_over_one"] / 2
-    return min(clips, prepare["long_recording_times_real_time"] / 2)
-
-
-def disk_gigabytes(video_hours: float) -> float:
-    return video_hours * 3600 * FPS * FRAME_BYTES / 1e9 + 30  # and the system and its packages
-
-
-def say_assumptions(prepare: dict, frozen: dict, cores: int, video_hours: float) -> None:
-    print(
-        f"{video_hours:g} hours of video; measured here, {cores} cores:\n"
-        f"  decoding at {decoding_rate(prepare):.0f}x real time a core, the slower of the clips "
-        "and of a made recording of 1280x720\n"
-        f"  trunk at {frozen['frames_per_second']:.0f} frames/s of 96x96, taken as "
-        f"{frozen['frames_per_second'] / ENLARGING:.0f} at the 144x144 that they are enlarged to; "
-        f"{frozen['head_epoch_seconds']:.1f} s for an epoch of the heads over "
-        f"{MEASURED_CLIPS:,} clips\n"
-        "assumed:\n"
-        f"  a vCPU does what a core did here, and {FPS} frames/s are kept, as in "
-        "cost_optimized_train.py\n"
-        "  recordings like that (larger pictures take longer in proportion)\n"
-        "  the trunk stays frozen and runs on the processor, on GPU instances too\n"
-        f"  {HEAD_EPOCHS} epochs of heads, judging every group included; a start of "
-        f"{START_MINUTES:g} minutes\n"
-        "  reading from S3 in the same region keeps up with decoding and is free\n"
-        f"  prices of us-east-1 as read on {PRICES_READ}; a disk of "
-        f"{disk_gigabytes(video_hours):.0f} GB at ${DISK_DOLLARS_GB_MONTH:g} a GB and month"
+def script_rates(script: ModuleType, prepare: dict, frozen: dict) -> Rates:
+    """What was measured, brought to the constants of a script."""
+    decoded, embedded = prepare["figures"], frozen["figures"]
+    cores = int(frozen["machine"].split()[0])
+    enlarging = math.prod(script.TRUNK_SIZE) / MEASURED_SIZE
+    per_clip = script.TRAIN_FRAMES / cost_optimized_train.TRAIN_FRAMES
+    return Rates(
+        f"{script.__name__}.py",
+        source(prepare, frozen),
+        script.FPS,
+        math.prod(script.FRAME_SIZE) * 3,
+        decoding_rate(decoded, script.FRAMES),
+        embedded["frames_per_second"] / cores / enlarging,
+        script.CLIP_HOP_SECONDS,
+        script.EPOCHS * TRAININGS,
+        embedded["head_clips_per_second"] / per_clip,
     )
+
+
+def decoding_rate(figures: dict[str, float], frames: str) -> float:
+    """Times real time a core, of the clips or of the made 1280x720 recording: the slower one.
+
+    Both as two workers do it, which get in each other's way.
+    """
+    clips = figures["fast_times_real_time"] * figures["two_workers_over_one"] / 2
+    fast = min(clips, figures["long_recording_times_real_time"] / 2)
+    return fast * figures[f"{frames}_times_real_time"] / figures["fast_times_real_time"]
+
+
+def source(*records: dict) -> str:
+    """Where, when and how it was measured; without the folders of that machine."""
+    commands = (shlex.split(record["command"]) for record in records)
+    short = ["`" + " ".join(Path(word).name for word in words) + "`" for words in commands]
+    return f"{records[0]['machine']}, {max(r['date'] for r in records)}: {' and '.join(short)}"
+
+
+def say_assumptions() -> None:
+    print(
+        "assumed:\n"
+        "  a vCPU does what a core did where it was measured\n"
+        "  recordings like those (larger pictures take longer in proportion)\n"
+        "  decoding, trunk and heads of train.py take longer than those of "
+        "cost_optimized_train.py\n"
+        "    in proportion to frames, picture sizes and frames a span\n"
+        "  the trunk stays frozen and runs on the processor, on GPU instances too\n"
+        "  the heads take as long on any instance as where they were measured\n"
+        "  reading from S3 in the same region keeps up with decoding and is free"
+    )
+
+
+def keep(rates: dict[str, Rates]) -> None:
+    """Writes the file that plans are made from."""
+    scripts = {name: asdict(of_script) for name, of_script in rates.items()}
+    for values in scripts.values():
+        text = values.pop("source")
+        del values["script"]
+    write_whole(RATES, json.dumps({"source": text, "scripts": scripts}, indent=2).encode() + b"\n")
+    print(f"written to {RATES.name}")
 
 
 if __name__ == "__main__":

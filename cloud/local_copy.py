@@ -85,11 +85,11 @@ class LocalCopy:
         return {name: self.file(name) for name in names}
 
     def file(self, name: str) -> StoredFile:
-        digests = self._known[name][1]
+        digests = self.digests(name)
         return StoredFile(digests.sha256, digests.size_bytes)
 
-    def etag(self, name: str) -> str:
-        return self._known[name][1].etag
+    def digests(self, name: str) -> Digests:
+        return self._known[name][1]
 
     def remember(self, name: str, digests: Digests) -> None:
         self._known[name] = (self._stamp(name), digests)

@@ -200,15 +200,22 @@ def read_bytes(url: str) -> tuple[bytes, str]:
                     raise
 
 
-def replace_bytes(url: str, content: bytes, etag: str | None) -> None:
+def write_bytes(url: str, content: bytes) -> None:
+    """Writes a small object, whatever was there."""
+    bucket, key = split_url(url)
+    with _explained(url):
+        _client().put_object(Bucket=bucket, Key=key, Body=content)
+
+
+def replace_bytes(url: str, content: bytes, etag: str | None) -> str:
     """Writes a small object where it still has this ETag, or where, with None, there is none.
 
-    Raises S3ChangedError where somebody else was faster.
+    Returns the new ETag. Raises S3ChangedError where somebody else was faster.
     """
     bucket, key = split_url(url)
     condition = {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
     with _explained(url):
-        _client().put_object(Bucket=bucket, Key=key, Body=content, **condition)
+        return _client().put_object(Bucket=bucket, Key=key, Body=content, **condition)["ETag"]
 
 
 def read_json(url: str) -> tuple[dict, str | None]:
@@ -270,9 +277,25 @@ def get_file(item: S3Object, path: Path, on_bytes: Callable[[int], None] | None 
 
 def put_file(path: Path, url: str, on_bytes: Callable[[int], None] | None = None) -> None:
     """Sends a file, in parallel parts; the object appears when all have arrived."""
-    bucket, key = split_url(url)
-    with _explained(url), _transfers(smallest_in_parts=PART_BYTES) as transfers:
-        transfers.upload(str(path), bucket, key, subscribers=[_Watcher(on_bytes)]).result()
+    put_files({path: url}, on_bytes)
+
+
+def put_files(urls: dict[Path, str], on_bytes: Callable[[int], None] | None = None) -> None:
+    """Sends files, several at the same time, to the addresses given with them.
+
+    Where one can't be sent, those that are not there yet are given up, and S3Error is raised.
+    """
+    if not urls:
+        return
+    some_url = next(iter(urls.values()))
+    with _explained(some_url), _transfers(smallest_in_parts=PART_BYTES) as transfers:
+        sent = {
+            url: transfers.upload(str(path), *split_url(url), subscribers=[_Watcher(on_bytes)])
+            for path, url in urls.items()
+        }
+        for url, future in sent.items():
+            with _explained(url):
+                future.result()
 
 
 def delete(items: list[S3Object]) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cloud.local_copy import LocalCopy, StoredFile, digest_file, progress_bar
+from cloud.local_copy import Digests, LocalCopy, StoredFile, digest_file, progress_bar
 from cloud.s3 import (
     DAMAGED,
     S3DamagedError,
@@ -185,21 +185,28 @@ def _send(names: list[str], url: str, local: LocalCopy) -> Copied:
     raise S3DamagedError(DAMAGED, _content_url(url, waiting[0], local.file(waiting[0])))
 
 
-def _has_arrived(name: str, url: str, there: dict[str, S3Object], local: LocalCopy) -> bool:
-    file = local.file(name)
-    item = there.get(_content_url(url, name, file))
-    if item is None or item.size_bytes != file.size_bytes:
+def arrived_whole(item: S3Object, digests: Digests, scratch: Path) -> bool:
+    """Whether an object holds the content that has these digests.
+
+    Where its ETag can't tell, it is fetched to `scratch`, which is deleted again.
+    """
+    if item.size_bytes != digests.size_bytes:
         return False
-    if item.etag.strip('"') == local.etag(name):
+    if item.etag.strip('"') == digests.etag:
         return True
-    copy = local.folder / f".{name}.partial"  # the ETag may be no MD5: only the content can tell
     try:
-        get_file(item, copy)
-        return digest_file(copy).sha256 == file.sha256
+        get_file(item, scratch)
+        return digest_file(scratch).sha256 == digests.sha256
     except S3DamagedError:
         return False
     finally:
-        copy.unlink(missing_ok=True)
+        scratch.unlink(missing_ok=True)
+
+
+def _has_arrived(name: str, url: str, there: dict[str, S3Object], local: LocalCopy) -> bool:
+    item = there.get(_content_url(url, name, local.file(name)))
+    scratch = local.folder / f".{name}.partial"
+    return item is not None and arrived_whole(item, local.digests(name), scratch)
 
 
 def _outdated(manifest: dict[str, StoredFile], local: LocalCopy, url: str) -> list[str]:

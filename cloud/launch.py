@@ -1,0 +1,401 @@
+"""Launch: a run on AWS from its plan to its results here: the story that the other parts tell."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from cloud.aws import AwsError, CloudError, bucket_region, caller
+from cloud.fetch import fetch_run
+from cloud.follow import Follower, close_attempt, end_without_word, log_tail
+from cloud.images import find_image
+from cloud.instances import describe_instance, is_gone
+from cloud.known_runs import KnownRun, remember_run
+from cloud.network import ensure_group, find_network
+from cloud.permissions import policies
+from cloud.plan import (
+    Choice,
+    Constraints,
+    describe_plan,
+    disk_gigabytes,
+    hours_limit,
+    list_videos,
+    make_plan,
+    measure_videos,
+    read_rates,
+)
+from cloud.prices import read_prices
+from cloud.quotas import read_quotas, within_quotas
+from cloud.roles import ensure_roles
+from cloud.run_record import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    LIMIT,
+    STOPPED,
+    Attempt,
+    AttemptEnd,
+    Limits,
+    RunPlan,
+    RunRecord,
+    dollars_until,
+    money_spent,
+    new_run_name,
+    seconds_between,
+    utc_now,
+)
+from cloud.s3 import write_bytes
+from cloud.screen import Screen
+from cloud.snapshot import take_snapshot
+from cloud.start import Ground, NoCapacityError, Run, start_attempt
+
+# Exit codes
+OK, FAILURE, ENDED_EARLY, NOT_RESTARTED, LEFT_RUNNING = 0, 1, 3, 4, 130
+CODES = {DONE: OK, FAILED: FAILURE, STOPPED: ENDED_EARLY, LIMIT: ENDED_EARLY}
+PAUSE_SECONDS = 60.0  # between looks for an instance where there was none
+
+CALLS = (  # of AWS, in the order of a run
+    ("sts", "GetCallerIdentity", "who asks, and in which account"),
+    ("s3", "GetBucketLocation, ListObjectsV2", "where the bucket is, and how much video it holds"),
+    ("ec2", "DescribeInstanceTypeOfferings, DescribeSpotPriceHistory", "what there is to rent"),
+    ("pricing", "GetProducts", "prices on demand, of disks and of addresses"),
+    ("servicequotas", "GetServiceQuota", "how many vCPUs the account may have"),
+    ("ssm", "GetParameter", "the image, then ec2 DescribeImages, for its driver"),
+    ("iam", "GetRole, GetRolePolicy, GetInstanceProfile", "and what makes them, the first time"),
+    ("ec2", "DescribeVpcs, DescribeSubnets, DescribeSecurityGroups", "the network"),
+    ("ec2", "CreateSecurityGroup", "without a way in, the first time; it costs nothing"),
+    ("s3", "PutObject", "code.tar.gz, plan.json and attempts/1.json below runs/RUN"),
+    ("ec2", "RunInstances", "one instance: this is what costs"),
+    ("scheduler", "CreateSchedule", "its termination, in case all else fails"),
+    ("s3", "GetObject", "heartbeat.json and so on, every few seconds, while this is attached"),
+    ("ec2", "DescribeInstances, TerminateInstances", "until it is seen to be gone"),
+    ("scheduler", "DeleteSchedule", "which is needed no more"),
+)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the user asks for; None leaves it to us."""
+
+    bucket: str
+    script: str = "cost_optimized_train.py"
+    overrides: tuple[str, ...] = ()
+    region: str | None = None
+    constraints: Constraints = field(default_factory=Constraints)
+    video_hours: float | None = None
+    idle_minutes: float | None = None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An order that could be carried out, and what it takes; nothing is begun."""
+
+    order: Order
+    region: str
+    account: str
+    partition: str
+    owner: str
+    choices: list[Choice]
+    disk_gb: int
+    limits: Limits
+    lines: list[str]  # to show
+
+
+def plan_run(order: Order) -> Planned:
+    """Asks AWS what there is and what it costs; begins nothing. Raises CloudError, S3Error."""
+    region = order.region or bucket_region(order.bucket)
+    account, partition, owner = caller(region)
+    videos = measure_videos(list_videos(order.bucket), order.video_hours)
+    rates, prices = read_rates(order.script), read_prices(region, order.constraints.instance)
+    choices = make_plan(videos, rates, prices, order.constraints)
+    with contextlib.suppress(AwsError):  # who may not see quotas learns of them when starting
+        choices = within_quotas(choices, read_quotas(region, choices), region)
+    limits = Limits.from_environment(
+        max_hours=order.constraints.max_hours,
+        max_cost=order.constraints.max_cost,
+        idle_minutes=order.idle_minutes,
+    )
+    if order.constraints.max_hours is None and limits.max_hours == Limits().max_hours:
+        limits = replace(limits, max_hours=round(hours_limit(choices), 2))
+    lines = describe_plan(order.bucket, videos, rates, prices, choices)
+    money = f" or ${limits.max_cost:g}" if limits.max_cost is not None else ""
+    lines.append(
+        f"limits     ends by itself after {limits.max_hours:g} h{money}, and after "
+        f"{limits.idle_minutes:g} min in which nothing goes on (--max-hours, --max-cost, "
+        "--idle-minutes)"
+    )
+    disk_gb = disk_gigabytes(videos, rates)
+    return Planned(
+        order, region, account, partition, owner, choices, disk_gb=disk_gb, limits=limits,
+        lines=lines,
+    )  # fmt: skip
+
+
+def dry_run_lines(planned: Planned) -> list[str]:
+    """Every call that a run makes, and the policies that allow them."""
+    lines = [f"calls of AWS, in {planned.region}, account {planned.account}:"]
+    lines += [f"  {service + ' ' + names:<66} {why}" for service, names, why in CALLS]
+    documents = policies(planned.order.bucket, planned.region, planned.account, planned.partition)
+    for name, document in documents.items():
+        lines += ["", f"policy {name} (cloud/policies/{name}.json):"]
+        lines += json.dumps(document, indent=2).splitlines()
+    return lines
+
+
+def begin_run(planned: Planned, root: Path, screen: Screen) -> tuple[Run, Ground]:
+    """A run that is on record, and all that its instances need; none is started yet.
+
+    Whatever AWS will refuse it refuses here, before anything is paid for.
+    """
+    order, region = planned.order, planned.region
+    code = take_snapshot(root)
+    if order.script not in code.names:
+        raise CloudError(f"--script {order.script} is no file of {root}")
+    ground = prepare_ground(planned.choices, order.bucket, region, screen.say)
+    plan = RunPlan(
+        run=new_run_name(order.script),
+        bucket=order.bucket,
+        region=region,
+        script=order.script,
+        overrides=list(order.overrides),
+        code_sha256=code.sha256,
+        created=utc_now(),
+        owner=planned.owner,
+        limits=planned.limits,
+        disk_gb=planned.disk_gb,
+        choices=[asdict(choice) for choice in planned.choices],
+    )
+    run = Run(plan, RunRecord(order.bucket, plan.run))
+    screen.say("run", f"{plan.run} in {run.record.url}/")
+    write_bytes(run.record.code_url, code.content)
+    run.record.write_plan(plan)
+    remember_run(root, KnownRun(plan.run, order.bucket, region, plan.created))
+    kept = f", {', '.join(code.withheld)} kept here" if code.withheld else ""
+    screen.say("code", f"{len(code.names)} files, {len(code.content) / 1e6:.1f} MB packed{kept}")
+    return run, ground
+
+
+def prepare_ground(
+    choices: Sequence[Choice],
+    bucket: str,
+    region: str,
+    say: Callable[[str, str], None] = lambda *_: None,
+) -> Ground:
+    """All that instances of these choices need, made where it is missing; it costs nothing."""
+    account, partition, _ = caller(region)
+    ground = Ground(account, partition, subnets={}, group="")
+    for gpu in sorted({bool(choice.gpu) for choice in choices}):
+        ground.images[gpu] = image = find_image(region, gpu=gpu)
+        say("image", f"{image.name} ({image.image_id}, by its {image.source})")
+    made = ensure_roles(bucket, region, account, partition)
+    vpc, ground.subnets = find_network(region)
+    ground.group = ensure_group(region, vpc)
+    say("network", f"{vpc}, security group {ground.group} without a way in")
+    if made:
+        say("made", ", ".join(made))
+    return ground
+
+
+def start_first(run: Run, ground: Ground, screen: Screen) -> Attempt:
+    """The first attempt with its instance. Raises CloudError; then none runs."""
+    try:
+        return _start(run, 1, ground, screen)
+    except BaseException:
+        screen.say(
+            "left", "no instance; roles, security group and the small files in S3 cost nothing"
+        )
+        raise
+
+
+def find_live(run: Run) -> Attempt | None:
+    """The attempt that is under way, or None; of one that ended unseen the end is written."""
+    attempts = run.record.read_attempts()
+    if not attempts or not attempts[-1].instance_id:
+        return None
+    last = attempts[-1]
+    if run.record.read_end(last.number):
+        return None
+    instance = describe_instance(run.plan.region, last.instance_id)
+    if not is_gone(instance):
+        return last
+    end_without_word(run, last, instance)
+    return None
+
+
+def is_done(run: Run) -> bool:
+    numbers = run.record.attempt_numbers()
+    end = run.record.read_end(numbers[-1]) if numbers else None
+    return end is not None and end.state == DONE
+
+
+def start_next(run: Run, screen: Screen) -> Attempt:
+    """A new attempt, or the one that a launcher had begun to start when it was killed."""
+    ground = prepare_ground(run.choices, run.plan.bucket, run.plan.region, screen.say)
+    numbers = run.record.attempt_numbers()
+    number = numbers[-1] if numbers else 1
+    if numbers and run.record.read_end(number):
+        number += 1
+    return _start(run, number, ground, screen)
+
+
+def change_limits(run: Run, **limits: float | None) -> Run:
+    """The run with these limits where they are not None, on record too."""
+    given = {name: value for name, value in limits.items() if value is not None}
+    if not given:
+        return run
+    plan = replace(run.plan, limits=replace(run.plan.limits, **given))
+    run.record.write_plan(plan)
+    return Run(plan, run.record)
+
+
+def see_through(run: Run, attempt: Attempt, root: Path, screen: Screen) -> int:
+    """Follows a run to its end, over interruptions, and fetches what it left; the exit code."""
+    ground: Ground | None = None
+    while True:
+        try:
+            end = Follower(run, attempt, screen).until_end()
+        except KeyboardInterrupt:
+            return _leave_or_stop(run, attempt, root, screen)
+        minutes = max(seconds_between(attempt.launched or end.ended, end.ended), 0) / 60
+        screen.say(
+            end.state, f"attempt {attempt.number} after {minutes:.0f} min: {end.reason or 'ended'}"
+        )
+        gone = close_attempt(run, attempt, screen)
+        if end.state != INTERRUPTED:
+            return max(_conclude(run, attempt, end, root, screen), 0 if gone else FAILURE)
+        begun = sum(a.launched is not None for a in run.record.read_attempts())
+        if begun >= run.plan.limits.max_attempts:
+            return _say_not_restarted(run, f"after {begun} instances", root, screen)
+        try:
+            ground = ground or prepare_ground(run.choices, run.plan.bucket, run.plan.region)
+            attempt = _start_again(run, ground, screen)
+        except CloudError as error:
+            return _say_not_restarted(run, str(error), root, screen)
+        except KeyboardInterrupt:
+            return _say_not_restarted(run, "Ctrl-C", root, screen)
+
+
+def stop_run(run: Run, attempt: Attempt, root: Path, screen: Screen) -> int:
+    """Asks the instance to save and end, and ends it where it does not; the exit code."""
+    seconds = run.plan.limits.stop_seconds
+    run.record.ask_to_stop(attempt.number, f"asked by {run.plan.owner}")
+    screen.say("stop", f"asked: it saves, sends what it has and ends, within {seconds:.0f} s")
+    end = Follower(run, attempt, screen).until_end(seconds)
+    gone = close_attempt(run, attempt, screen)
+    if not end:
+        reason, now = f"terminated: it did not end within {seconds:.0f} s", utc_now()
+        end = AttemptEnd(STOPPED, reason, 1, now, dollars_until(attempt, now))
+        run.record.write_end(attempt.number, end)
+    return max(_conclude(run, attempt, end, root, screen), 0 if gone else FAILURE)
+
+
+def fetch_results(run: Run, root: Path, screen: Screen) -> Path | None:
+    """The folder runs/RUN with what the run has left on S3, or None where that is nothing."""
+    folder = root / "runs" / run.plan.run
+    copied = fetch_run(run.record, folder)
+    if copied is None:
+        screen.say("results", "none on S3 yet")
+        return None
+    screen.say("results", f"{folder} ({copied.files} files, {copied.size_bytes / 1e6:.1f} MB new)")
+    report = folder / "report.html"
+    if report.exists():
+        screen.say("report", str(report))
+    return folder
+
+
+def say_how_to_go_on(run: Run, screen: Screen, *, attached: bool = False) -> None:
+    name = run.plan.run
+    screen.say("", "the instance goes on without this machine, and ends by itself")
+    for verb, what in (
+        (f"status {name}", "how far it is"),
+        (f"logs {name} -f", "what it prints"),
+        (f"fetch {name}", "what it has so far"),
+        (f"stop {name}", "save, send, and end it"),
+        (f"resume {name}", "attach again; also after an interruption, which needs it"),
+    ):
+        screen.print(f"  ./run_training.sh {verb:<58} {what}")
+
+
+def _start(run: Run, number: int, ground: Ground, screen: Screen) -> Attempt:
+    attempt = start_attempt(run, number, ground, screen.say)
+    screen.say(
+        "instance",
+        f"{attempt.instance_id} is there; it powers off after {attempt.max_minutes} min at the "
+        f"latest, and is terminated from outside at {attempt.deadline[:16].replace('T', ' ')} UTC",
+    )
+    return attempt
+
+
+def _start_again(run: Run, ground: Ground, screen: Screen) -> Attempt:
+    """Tries for some time, since the last one may have been interrupted for want of instances."""
+    limits = run.plan.limits
+    end = time.monotonic() + limits.capacity_minutes * 60
+    pause_seconds = min(PAUSE_SECONDS, limits.capacity_minutes * 60 / 4)
+    while True:
+        number = run.record.attempt_numbers()[-1] + 1
+        screen.say("again", f"attempt {number}, from where it was")
+        try:
+            return _start(run, number, ground, screen)
+        except NoCapacityError as error:
+            if time.monotonic() + pause_seconds > end:
+                raise
+            screen.say("no room", f"{error}; next look in {pause_seconds:.0f} s")
+        time.sleep(pause_seconds)
+
+
+def _conclude(run: Run, attempt: Attempt, end: AttemptEnd, root: Path, screen: Screen) -> int:
+    """Brings the results here and says what they cost; the exit code."""
+    code = CODES[end.state]
+    try:
+        if end.state == FAILED:
+            for line in log_tail(run.record, attempt.number):
+                screen.print(f"  | {line}")
+        fetch_results(run, root, screen)
+        say_cost(run, screen)
+    except OSError as error:  # of S3, or of the disk here
+        screen.say("results", f"are safe in {run.record.url}, and could not be fetched: {error}")
+        screen.say("", f"again: ./run_training.sh fetch {run.plan.run}")
+        code = code or FAILURE
+    again = f"./run_training.sh resume {run.plan.run}"
+    if end.state == FAILED:
+        screen.say("failed", f"{end.reason}: mend it and run again; {again} goes on with this code")
+    elif end.state == STOPPED:
+        screen.say("stopped", f"{again} goes on where it was")
+    elif end.state == LIMIT:
+        screen.say("limit", f"{again} --max-hours HOURS --max-cost DOLLARS goes on where it was")
+    return code
+
+
+def say_cost(run: Run, screen: Screen) -> None:
+    attempts = [a for a in run.record.read_attempts() if a.launched]
+    ends = {a.number: end for a in attempts if (end := run.record.read_end(a.number))}
+    dollars = money_spent(attempts, ends, utc_now())
+    count = f"{len(attempts)} instance{'s' * (len(attempts) != 1)}"
+    screen.say("cost", f"${dollars:.3f} for {count}, by times and prices; the bill has the taxes")
+
+
+def _say_not_restarted(run: Run, why: str, root: Path, screen: Screen) -> int:
+    screen.say("ended", f"interrupted, and not started again: {why}")
+    try:
+        fetch_results(run, root, screen)
+        say_cost(run, screen)
+    except OSError as error:
+        screen.say("results", f"are safe in {run.record.url}, and could not be fetched: {error}")
+    screen.say("", f"to go on where it was: ./run_training.sh resume {run.plan.run}")
+    return NOT_RESTARTED
+
+
+def _leave_or_stop(run: Run, attempt: Attempt, root: Path, screen: Screen) -> int:
+    screen.print()
+    if screen.is_terminal:
+        try:
+            answer = screen.ask("Stop the training [s], or leave it running [Enter]?")
+        except KeyboardInterrupt:
+            answer = ""
+        if answer in ("s", "stop"):
+            stop_run(run, attempt, root, screen)
+            return LEFT_RUNNING
+    say_how_to_go_on(run, screen)
+    return LEFT_RUNNING

@@ -1,0 +1,782 @@
+"""The made AWS: moto over HTTP on loopback, behind a front that fails as told and knows what moto
+does not, and whose instances really run.
+
+Two addresses lead to it, the laptop's and the instances', so that the network of one can be cut.
+"""
+
+import base64
+import contextlib
+import itertools
+import json
+import os
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from urllib.parse import parse_qs, unquote
+from xml.sax.saxutils import escape
+
+os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")  # nothing waits for 169.254.169.254
+os.environ.setdefault("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # three seconds; ours follow
+
+import boto3
+from machines import (
+    MARK,
+    ROOT,
+    Clock,
+    Hardware,
+    Machine,
+    keep_watch,
+    kill_marked,
+    marked_processes,
+    wait_for,
+)
+from moto import settings
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.core.responses import ActionAuthenticatorMixin
+from moto.ec2.models import ec2_backends
+from moto.ec2.models.amis import Ami
+from moto.iam.models import iam_backends
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.s3.models import s3_backends
+from moto.scheduler.models import scheduler_backends
+from moto.sts.models import sts_backends
+from s3_server import KEYS, QuietHandler
+from werkzeug.serving import make_server
+
+REGION = "us-east-1"
+LAPTOP, INSTANCE = "laptop", "instance"
+SECRET = "what-nobody-but-the-laptop-may-see"
+GPU_IMAGE, OLD_GPU_IMAGE, CPU_IMAGE = "ami-0000000000000d1a", "ami-0000000000000d10", "ami-a1202300"
+IMAGES = [
+    {
+        "ami_id": GPU_IMAGE,
+        "name": "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 24.04) 20261009",
+        "description": "Supported EC2 instances: G4dn, G5, G6. NVIDIA driver version: 595.91.05",
+        "creation_date": datetime(2026, 10, 9, tzinfo=UTC),
+    },
+    {
+        "ami_id": OLD_GPU_IMAGE,
+        "name": "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 24.04) 20250101",
+        "description": "Supported EC2 instances: G4dn, G5, G6. NVIDIA driver version: 550.127.05",
+        "creation_date": datetime(2025, 1, 1, tzinfo=UTC),
+    },
+    {
+        "ami_id": CPU_IMAGE,
+        "name": "al2023-ami-2023.9.20261101.0-kernel-6.12-x86_64",
+        "description": "Amazon Linux 2023 AMI 2023.9.20261101.0 x86_64 HVM kernel-6.12",
+        "creation_date": datetime(2026, 11, 1, tzinfo=UTC),
+    },
+]
+ON_DEMAND = {  # dollars an hour
+    "g4dn.xlarge": 0.526,
+    "g4dn.2xlarge": 0.752,
+    "g5.xlarge": 1.006,
+    "g5.2xlarge": 1.212,
+    "g6.xlarge": 0.8048,
+    "g6.2xlarge": 0.9776,
+    "c7i.2xlarge": 0.357,
+    "c7i.4xlarge": 0.714,
+    "c7i.8xlarge": 1.428,
+    "c7a.2xlarge": 0.41056,
+    "c7a.4xlarge": 0.82112,
+    "c7a.8xlarge": 1.64224,
+    "c6i.2xlarge": 0.34,
+    "c6i.4xlarge": 0.68,
+    "c6i.8xlarge": 1.36,
+}
+DISK = 0.08  # dollars a GB and month
+SPOT_SHARE = {"a": 0.42, "b": 0.40, "c": 0.45}  # of the price on demand, by the zone's letter
+QUOTAS = {  # vCPUs: G and VT on spot and on demand, standard on spot and on demand
+    "L-3819A6DF": 64.0,
+    "L-DB2E81BA": 64.0,
+    "L-34B43A08": 256.0,
+    "L-1216C47A": 256.0,
+}
+SCHEDULES = {"POST": "CreateSchedule", "PUT": "UpdateSchedule", "DELETE": "DeleteSchedule"}
+OBJECTS = {"GET": "GetObject", "PUT": "PutObject", "HEAD": "HeadObject", "DELETE": "DeleteObject"}
+XML = "text/xml"
+JSON = "application/x-amz-json-1.1"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request as a person would name it."""
+
+    side: str  # laptop or instance
+    service: str
+    name: str  # for example RunInstances, PutObject
+    detail: str  # bucket/key, or the parameters
+    parameters: dict = field(hash=False, compare=False, default_factory=dict)
+
+
+@dataclass
+class Fault:
+    """What happens to calls of a name: `how` is one of
+
+    `busy` (503), `throttled`, `denied`, `reset` (the connection is cut before anything is done),
+    `lost` (it is done, and the answer is lost), `slow` (twelve seconds later), `spoilt` (a byte of
+    what is sent is another one on arrival), "" (nothing) or an error's code. `act` is called before
+    that, or after it where it is the answer that is lost.
+    """
+
+    name: str  # of the call, or "" for all
+    how: str
+    count: float = 1  # of calls, after so many good ones
+    after: int = 0
+    side: str = ""
+    part: str = ""  # of the detail
+    message: str = "and why"
+    act: Callable[[], None] | None = None
+    met: int = 0  # calls that it was for
+
+    def takes(self, call: Call) -> bool:
+        if self.name not in ("", call.name) or self.side not in ("", call.side):
+            return False
+        if self.part not in call.detail:
+            return False
+        self.met += 1
+        return self.after < self.met <= self.after + self.count
+
+
+class World:
+    """A running AWS with its machines, which end with it. `calls` lists what was asked.
+
+    `capacity(market, instance_type, zone)` returns None, or the code of the error with which EC2
+    refuses to start such an instance.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.mark = f"{os.getpid()}-{time.monotonic_ns()}"
+        self.calls: list[Call] = []
+        self.faults: list[Fault] = []
+        self.machines: list[Machine] = []
+        self.clock = Clock()
+        self.capacity: Callable[[str, str, str], str | None] = lambda market, kind, zone: None
+        self.fired: list[str] = []  # names of schedules
+        self.environment_of_machines: dict[str, str] = {}
+        self.change_machine: Callable[[Machine], None] = lambda machine: None  # before it starts
+        self.quotas, self.on_demand = dict(QUOTAS), dict(ON_DEMAND)
+        self.unknown_images: set[str] = set()  # parts of the names of parameters that are not there
+        self._lock = threading.Lock()
+        self._tokens: dict[str, tuple[dict, bytes, list]] = {}
+        self._schedules: dict[str, tuple[float, dict]] = {}  # time and target by name
+        self._schedules_seconds = 0.0  # to add to their times
+        self._numbers = itertools.count()
+        self._reset_moto()
+        self._backend = DomainDispatcherApplication(create_backend_app)
+        self._doors = {side: _Door(self._answer, side) for side in (LAPTOP, INSTANCE)}
+        self._watch = keep_watch(self.mark)
+        self._closed = threading.Event()
+        threading.Thread(target=self._fire_schedules, daemon=True).start()
+
+    def close(self) -> None:
+        """Ends all that was started here; nothing survives."""
+        self._closed.set()
+        for machine in self.machines:
+            if machine.ended is None:
+                machine.vanish()
+        for machine in self.machines:
+            machine.wait(15)
+        kill_marked(self.mark)
+        for door in self._doors.values():
+            door.close()
+        self._watch.stdin.close()
+        self._watch.wait()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables with which a process is one of the laptop's."""
+        return {
+            **KEYS,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_ENDPOINT_URL": self._doors[LAPTOP].url,
+            MARK: f"{self.mark}/laptop",
+        }
+
+    def client(self, service: str):
+        """A boto3 client that is neither cut off nor listed."""
+        keys = {"aws_access_key_id": "tester", "aws_secret_access_key": "tester"}
+        return boto3.client(
+            service, endpoint_url=self._doors[INSTANCE].url, region_name=REGION, **keys
+        )
+
+    # Faults
+
+    def fail(self, name: str, how: str, **which) -> Fault:
+        fault = Fault(name, how, **which)
+        self.faults.append(fault)
+        return fault
+
+    @contextlib.contextmanager
+    def laptop_cut_off(self) -> Iterator[None]:
+        """Its connections are refused, those it has are cut; the instances notice nothing."""
+        self._doors[LAPTOP].shut()
+        try:
+            yield
+        finally:
+            self._doors[LAPTOP].reopen()
+
+    @contextlib.contextmanager
+    def policies_enforced(self) -> Iterator[None]:
+        """IAM decides: who calls needs keys of a user or role of moto's, with a policy."""
+        before = settings.INITIAL_NO_AUTH_ACTION_COUNT
+        settings.INITIAL_NO_AUTH_ACTION_COUNT = ActionAuthenticatorMixin.request_count = 0
+        try:
+            yield
+        finally:
+            settings.INITIAL_NO_AUTH_ACTION_COUNT = before
+
+    # What there is
+
+    def new_bucket(self, **objects: bytes) -> str:
+        """Its name; with these objects by key."""
+        name = f"videos-{next(self._numbers)}-{self.mark}"
+        backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
+        backend.create_bucket(name, REGION)
+        for key, content in objects.items():
+            backend.put_object(name, key, content)
+        return name
+
+    def objects(self, bucket: str, prefix: str = "") -> dict[str, bytes]:
+        """Contents by key, read past the front."""
+        found = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets[bucket].keys
+        return {
+            key: found[key].value for key in list(found) if key.startswith(prefix) and key in found
+        }
+
+    def put(self, bucket: str, key: str, content: bytes) -> None:
+        s3_backends[DEFAULT_ACCOUNT_ID]["aws"].put_object(bucket, key, content)
+
+    def left(self) -> list[str]:
+        """Ids of instances that are still paid for: not terminated, or with a process of theirs."""
+        with self._lock:
+            known = {
+                instance.id
+                for reservation in ec2_backends[DEFAULT_ACCOUNT_ID][REGION].all_reservations()
+                for instance in reservation.instances
+                if instance._state.name != "terminated"
+            }
+        alive = {machine.id for machine in self.machines if machine.ended is None}
+        return sorted(known | alive)
+
+    def volumes_left(self) -> list[str]:
+        return list(ec2_backends[DEFAULT_ACCOUNT_ID][REGION].volumes)
+
+    def schedules(self) -> list[str]:
+        """Names of those that have not fired and were not deleted."""
+        return sorted(self._schedules)
+
+    def pass_minutes(self, minutes: float) -> None:
+        """As if so much time went by for all that waits: timers of machines, and schedules."""
+        seconds = minutes * self.clock.minute_seconds
+        for machine in self.machines:
+            machine.timers_seconds -= seconds
+        self._schedules_seconds -= seconds
+
+    def wait_until_empty(self, seconds: float) -> bool:
+        return wait_for(lambda: not self.left(), seconds)
+
+    def processes(self):
+        return list(marked_processes(self.mark))
+
+    def called(self, name: str, side: str = "") -> list[Call]:
+        return [call for call in self.calls if call.name == name and side in ("", call.side)]
+
+    # The front
+
+    def _answer(self, side: str, environ: dict, start_response: Callable) -> Iterable[bytes]:
+        # Always read whole: what is left of a request would be taken for the next one.
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        environ["wsgi.input"] = BytesIO(body)
+        call = _name_call(side, environ, body)
+        if "tester/" in environ.get("HTTP_AUTHORIZATION", ""):
+            return self._serve(call, environ).send(start_response)
+        if self._doors[side].is_shut:
+            _cut(environ)
+        with self._lock:
+            self.calls.append(call)
+            fault = next((fault for fault in self.faults if fault.takes(call)), None)
+        how = fault.how if fault else ""
+        if fault and fault.act and how != "lost":
+            fault.act()
+        if how == "reset":
+            _cut(environ)
+        if how == "slow":
+            self._closed.wait(12)
+        if how == "spoilt":
+            environ["wsgi.input"] = BytesIO(body[:-1] + bytes(byte ^ 1 for byte in body[-1:]))
+        if how not in ("", "slow", "lost", "spoilt"):
+            return _refuse(start_response, call, how, fault.message)
+        answer = self._serve(call, environ)
+        if how == "lost":
+            if fault.act:
+                fault.act()
+            _cut(environ)
+        return answer.send(start_response)
+
+    def _serve(self, call: Call, environ: dict) -> "_Answer":
+        own = getattr(self, f"_on_{call.name}", None)
+        if own is not None:
+            answer = own(call, environ)
+            if answer is not None:
+                return answer
+        return self._ask_moto(environ)
+
+    def _ask_moto(self, environ: dict) -> "_Answer":
+        return _Answer.of(self._backend, environ)
+
+    # What moto does not know
+
+    def _on_RunInstances(self, call: Call, environ: dict) -> "_Answer | None":
+        asked = call.parameters
+        if asked.get("DryRun") == "true":
+            return None
+        market = "spot" if asked.get("InstanceMarketOptions.MarketType") == "spot" else "on-demand"
+        kind, zone = asked["InstanceType"], self._zone(asked)
+        token = asked.get("ClientToken")
+        with self._lock:
+            if token in self._tokens:
+                known, *answer = self._tokens[token]
+                if known != asked:
+                    return _error(call, "IdempotentParameterMismatch", "other parameters")
+                return _Answer(*answer)
+            code = self.capacity(market, kind, zone)
+            if code:
+                return _error(call, code, f"{kind} in {zone}")
+            answer = self._ask_moto(environ)
+            found = re.search(rb"<instanceId>(i-[0-9a-f]+)</instanceId>", answer.content)
+            if not answer.status.startswith("200") or not found:
+                return answer
+            self._tokens[token] = (asked, answer.status, answer.content, answer.headers)
+        hardware = Hardware(
+            instance_id=found[1].decode(),
+            instance_type=kind,
+            market=market,
+            zone=zone,
+            has_gpu=kind.startswith(("g", "p")),
+            shutdown_behavior=asked.get("InstanceInitiatedShutdownBehavior", "stop"),
+        )
+        profile = asked.get("IamInstanceProfile.Name") or asked.get("IamInstanceProfile.Arn", "")
+        self._boot(hardware, profile.rpartition("/")[2], base64.b64decode(asked["UserData"]))
+        return answer
+
+    def _boot(self, hardware: Hardware, profile: str, user_data: bytes) -> Machine:
+        machine = Machine(
+            hardware,
+            self.folder / hardware.instance_id,
+            self.clock,
+            f"{self.mark}/{hardware.instance_id}",
+            lambda: self._role_keys(profile),
+            self._copy,
+            self._machine_ended,
+        )
+        self.machines.append(machine)
+        environment = {"AWS_ENDPOINT_URL": self._doors[INSTANCE].url}
+        machine.make_folders()
+        self.change_machine(machine)
+        machine.start(user_data, environment | self.environment_of_machines)
+        return machine
+
+    def _on_TerminateInstances(self, call: Call, environ: dict) -> "_Answer":
+        with self._lock:
+            answer = self._ask_moto(environ)
+        if answer.status.startswith("200"):
+            named = {value for key, value in call.parameters.items() if key.startswith("Instance")}
+            for machine in self.machines:
+                if machine.id in named and machine.ended is None:
+                    machine.terminate(f"by the {call.side}")
+        return answer
+
+    def _on_StopInstances(self, call: Call, environ: dict) -> "_Answer":
+        with self._lock:
+            answer = self._ask_moto(environ)
+        for machine in self.machines:
+            if machine.id in call.parameters.values() and machine.ended is None:
+                machine.terminate("stopped by hand")
+        return answer
+
+    def _machine_ended(self, machine: Machine) -> None:
+        """What EC2 shows of an instance that is no more."""
+        backend = ec2_backends[DEFAULT_ACCOUNT_ID][REGION]
+        stops = machine.hardware.shutdown_behavior == "stop"
+        with self._lock:
+            instance = backend.get_instance(machine.id)
+            if instance._state.name in ("terminated", "stopped"):
+                return
+            if stops and not machine.ended.startswith("terminated"):
+                backend.stop_instances([machine.id])
+            else:
+                backend.terminate_instances([machine.id])
+
+    def _on_DescribeSpotPriceHistory(self, call: Call, environ: dict) -> "_Answer":
+        items = [
+            f"<item><instanceType>{kind}</instanceType>"
+            "<productDescription>Linux/UNIX</productDescription>"
+            f"<spotPrice>{self.on_demand[kind] * share:.6f}</spotPrice>"
+            f"<timestamp>{_now():%Y-%m-%dT%H:%M:%S.000Z}</timestamp>"
+            f"<availabilityZone>{REGION}{letter}</availabilityZone></item>"
+            for key, kind in call.parameters.items()
+            if key.startswith("InstanceType.") and kind in self.on_demand
+            for letter, share in SPOT_SHARE.items()
+        ]
+        content = f"<spotPriceHistorySet>{''.join(items)}</spotPriceHistorySet><nextToken/>"
+        return _xml("DescribeSpotPriceHistory", content)
+
+    def _on_GetProducts(self, call: Call, environ: dict) -> "_Answer":
+        wanted = {item["Field"]: item["Value"] for item in call.parameters.get("Filters", [])}
+        kind = wanted.get("instanceType")
+        dollars = DISK if wanted.get("volumeApiName") == "gp3" else self.on_demand.get(kind)
+        products = [] if dollars is None else [json.dumps(_product(wanted, dollars))]
+        return _json({"FormatVersion": "aws_v1", "PriceList": products})
+
+    def _on_GetServiceQuota(self, call: Call, environ: dict) -> "_Answer":
+        code = call.parameters.get("QuotaCode")
+        if code not in self.quotas:
+            return _error(call, "NoSuchResourceException", f"no quota {code}")
+        return _json({"Quota": _quota(code, self.quotas[code])})
+
+    def _on_ListServiceQuotas(self, call: Call, environ: dict) -> "_Answer":
+        return _json({"Quotas": [_quota(code, value) for code, value in self.quotas.items()]})
+
+    def _on_GetParameter(self, call: Call, environ: dict) -> "_Answer | None":
+        name = call.parameters.get("Name", "")
+        if not name.startswith("/aws/service/"):
+            return None
+        image = self._image_of(name)
+        if image is None:
+            return _error(call, "ParameterNotFound", "")
+        return _json({"Parameter": {"Name": name, "Type": "String", "Value": image, "Version": 1}})
+
+    def _on_GetParameters(self, call: Call, environ: dict) -> "_Answer":
+        names = call.parameters.get("Names", [])
+        found = {name: self._image_of(name) for name in names}
+        values = [{"Name": n, "Type": "String", "Value": i} for n, i in found.items() if i]
+        missing = [name for name, image in found.items() if image is None]
+        return _json({"Parameters": values, "InvalidParameters": missing})
+
+    def _on_CreateSchedule(self, call: Call, environ: dict) -> "_Answer":
+        answer = self._ask_moto(environ)
+        if answer.status.startswith("200"):
+            moment = call.parameters["ScheduleExpression"].removeprefix("at(").removesuffix(")")
+            until = datetime.fromisoformat(moment).replace(tzinfo=UTC) - _now()
+            seconds = until.total_seconds() * self.clock.minute_seconds / 60
+            name = environ["PATH_INFO"].rpartition("/")[2]
+            self._schedules[name] = (time.monotonic() + seconds, call.parameters["Target"])
+        return answer
+
+    def _on_DeleteSchedule(self, call: Call, environ: dict) -> "_Answer":
+        answer = self._ask_moto(environ)
+        if answer.status.startswith("200"):
+            self._schedules.pop(environ["PATH_INFO"].rpartition("/")[2], None)
+        return answer
+
+    def _fire_schedules(self) -> None:
+        """Does what EventBridge would, after the time that it was told, in scaled minutes."""
+        while not self._closed.wait(0.1):
+            for name, (moment, target) in list(self._schedules.items()):
+                if time.monotonic() < moment + self._schedules_seconds:
+                    continue
+                self._schedules.pop(name)
+                self.fired.append(name)
+                assert target["Arn"] == "arn:aws:scheduler:::aws-sdk:ec2:terminateInstances"
+                for machine in self.machines:
+                    named = machine.id in json.loads(target["Input"])["InstanceIds"]
+                    if named and machine.ended is None:
+                        machine.terminate("by its schedule")
+
+    def _copy(self, machine: Machine, folder: Path, words: list[str]) -> None:
+        """`aws s3 cp FROM TO`, with --recursive and --include, as the role of a machine."""
+        assert words[:2] == ["s3", "cp"], f"not known here: aws {words}"
+        places = [word for word in words[2:] if word.startswith("s3://") or "/" in word]
+        source, target = places[:2]
+        keys = machine.credentials()
+        if keys is None:
+            raise PermissionError("Unable to locate credentials")
+        s3 = boto3.client(
+            "s3",
+            endpoint_url=self._doors[INSTANCE].url,
+            region_name=REGION,
+            aws_access_key_id=keys["keys"]["AccessKeyId"],
+            aws_secret_access_key=keys["keys"]["SecretAccessKey"],
+            aws_session_token=keys["keys"]["Token"],
+        )
+        if target.startswith("s3://"):
+            bucket, _, key = target.removeprefix("s3://").partition("/")
+            s3.put_object(Bucket=bucket, Key=key, Body=(folder / source).read_bytes())
+            return
+        bucket, _, prefix = source.removeprefix("s3://").partition("/")
+        names = [""]
+        if "--recursive" in words:
+            names = [word for flag, word in itertools.pairwise(words) if flag == "--include"]
+            there = s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
+            names = [name for name in names if prefix + name in {item["Key"] for item in there}]
+        for name in names:
+            content = s3.get_object(Bucket=bucket, Key=prefix + name)["Body"].read()
+            path = folder / target / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+    def _image_of(self, parameter: str) -> str | None:
+        if any(part in parameter for part in self.unknown_images):
+            return None
+        if "/deeplearning/ami/x86_64/" in parameter:
+            return GPU_IMAGE
+        return CPU_IMAGE if "/ami-amazon-linux-latest/al2023-ami-" in parameter else None
+
+    def _zone(self, asked: dict) -> str:
+        if zone := asked.get("Placement.AvailabilityZone"):
+            return zone
+        subnet = asked.get("SubnetId") or asked.get("NetworkInterface.1.SubnetId")
+        backend = ec2_backends[DEFAULT_ACCOUNT_ID][REGION]
+        return backend.get_subnet(subnet).availability_zone if subnet else f"{REGION}a"
+
+    def _role_keys(self, profile: str) -> dict | None:
+        """What the metadata service hands out for an instance profile; None where there is none."""
+        if not profile:
+            return None
+        found = iam_backends[DEFAULT_ACCOUNT_ID]["aws"].get_instance_profile(profile).roles[0]
+        role = sts_backends[DEFAULT_ACCOUNT_ID]["aws"].assume_role(
+            REGION, "i-session", found.arn, "", 3600, ""
+        )
+        keys = {
+            "Code": "Success",
+            "Type": "AWS-HMAC",
+            "LastUpdated": f"{_now():%Y-%m-%dT%H:%M:%SZ}",
+            "AccessKeyId": role.access_key_id,
+            "SecretAccessKey": role.secret_access_key,
+            "Token": role.session_token,
+            "Expiration": f"{role.expiration:%Y-%m-%dT%H:%M:%SZ}",
+        }
+        return {"role": found.name, "keys": keys}
+
+    def _reset_moto(self) -> None:
+        ec2 = ec2_backends[DEFAULT_ACCOUNT_ID][REGION]
+        ec2.reset()
+        ec2.amis = {
+            image["ami_id"]: Ami(
+                ec2,
+                **image,
+                owner_id="898082745236",
+                owner_alias="amazon",
+                public=True,
+                architecture="x86_64",
+                root_device_type="ebs",
+                virtualization_type="hvm",
+                hypervisor="xen",
+            )
+            for image in IMAGES
+        }
+        iam_backends[DEFAULT_ACCOUNT_ID]["aws"].reset()
+        scheduler_backends[DEFAULT_ACCOUNT_ID][REGION].reset()
+
+
+class Laptop:
+    """A copy of the project from which the launcher is run, as a person would run it."""
+
+    def __init__(self, world: World, folder: Path, rooms: tuple[str, ...] = ("cloud", "utils")):
+        self.world, self.folder = world, folder
+        folder.mkdir()
+        for name in ("run_training.sh", "Pipfile", "Pipfile.lock"):
+            shutil.copy(ROOT / name, folder)
+        for path in ROOT.glob("*.py"):
+            shutil.copy(path, folder)
+        for room in rooms:
+            shutil.copytree(
+                ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        self.environment = {
+            **{key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ},
+            **world.environment,
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "train_on_aws.py", *words],
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *words: str, seconds: float = 60, **environment: str) -> tuple[int, str]:
+        """Exit code, and what it said."""
+        process = self.start(*words, **environment)
+        output, _ = process.communicate(timeout=seconds)
+        return process.returncode, output
+
+
+class _Door:
+    """An address of the world, which can be shut and opened again."""
+
+    def __init__(self, answer: Callable, side: str):
+        self._app = lambda environ, start_response: answer(side, environ, start_response)
+        self.is_shut = True
+        self._port = 0
+        self.reopen()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def reopen(self) -> None:
+        self._server = make_server(
+            "127.0.0.1", self._port, self._app, threaded=True, request_handler=QuietHandler
+        )
+        self._server.daemon_threads = True
+        self._port = self._server.port
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), daemon=True
+        )
+        self._thread.start()
+        self.is_shut = False
+
+    def shut(self) -> None:
+        self.is_shut = True
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def close(self) -> None:
+        if not self.is_shut:
+            self.shut()
+
+
+@dataclass
+class _Answer:
+    """A whole answer, before anything of it is sent."""
+
+    status: str
+    content: bytes
+    headers: list[tuple[str, str]]
+
+    @classmethod
+    def of(cls, app: Callable, environ: dict) -> "_Answer":
+        begun = []
+        content = b"".join(
+            app(environ, lambda status, headers, *_: begun.append((status, headers)))
+        )
+        return cls(begun[0][0], content, begun[0][1])
+
+    def send(self, start_response: Callable) -> list[bytes]:
+        start_response(self.status, self.headers)
+        return [self.content]
+
+
+def _name_call(side: str, environ: dict, body: bytes) -> Call:
+    scope = re.search(r"Credential=[^/]+/\d+/[^/]+/([^/]+)/", environ.get("HTTP_AUTHORIZATION", ""))
+    service = scope[1] if scope else "s3"
+    path, method = unquote(environ["PATH_INFO"]), environ["REQUEST_METHOD"]
+    target = environ.get("HTTP_X_AMZ_TARGET", "")
+    if target:
+        parameters = json.loads(body or b"{}")
+        return Call(side, service, target.rpartition(".")[2], json.dumps(parameters), parameters)
+    if service == "scheduler":
+        name = SCHEDULES.get(method, "GetSchedule" if path.count("/") > 1 else "ListSchedules")
+        return Call(side, service, name, path, json.loads(body or b"{}"))
+    if service != "s3":
+        form = {key: values[0] for key, values in parse_qs(body.decode()).items()}
+        return Call(side, service, form.pop("Action", "?"), body.decode(), form)
+    query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+    key = path.strip("/").partition("/")[2]
+    if "uploads" in query or "uploadId" in query:
+        names = {"POST": "CompleteMultipartUpload", "DELETE": "AbortMultipartUpload"}
+        name = "CreateMultipartUpload" if "uploads" in query else names.get(method, "UploadPart")
+    elif key:
+        name = OBJECTS.get(method, method)
+    else:
+        names = {"GET": "ListObjectsV2", "HEAD": "HeadBucket", "POST": "DeleteObjects"}
+        name = "GetBucketLocation" if "location" in query else names.get(method, f"{method} bucket")
+    detail = f"{path.strip('/')}?{environ.get('QUERY_STRING', '')}"
+    return Call(side, service, name, detail)
+
+
+def _cut(environ: dict) -> None:
+    """Ends the connection as a broken network does."""
+    connection = environ["werkzeug.socket"]
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.shutdown(socket.SHUT_RDWR)
+    raise ConnectionAbortedError
+
+
+def _refuse(start_response: Callable, call: Call, how: str, message: str) -> list[bytes]:
+    throttled = {"s3": "SlowDown", "ec2": "RequestLimitExceeded"}
+    denied = {"s3": "AccessDenied", "ec2": "UnauthorizedOperation", "iam": "AccessDenied"}
+    codes = {
+        "busy": "ServiceUnavailable",
+        "throttled": throttled.get(call.service, "ThrottlingException"),
+        "denied": denied.get(call.service, "AccessDeniedException"),
+    }
+    return _error(call, codes.get(how, how), message).send(start_response)
+
+
+def _error(call: Call, code: str, message: str) -> _Answer:
+    """As the service would word it; capacity is missing with status 500, as on AWS."""
+    status = 400
+    if code in ("SlowDown", "ServiceUnavailable"):
+        status = 503
+    elif "Capacity" in code or code == "InternalError":
+        status = 500
+    elif code.startswith(("AccessDenied", "UnauthorizedOperation")):
+        status = 403
+    elif code.startswith("NoSuch") or code.endswith("NotFound"):
+        status = 404
+    message = escape(message)
+    if call.service in ("ssm", "pricing", "servicequotas", "scheduler"):
+        answer = _json({"__type": code, "message": message, "Message": message})
+        answer.headers.append(("x-amzn-errortype", code))
+    elif call.service == "ec2":
+        error = f"<Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors>"
+        answer = _content(f"<Response>{error}<RequestID>r</RequestID></Response>", XML)
+    elif call.service == "s3":
+        error = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+        answer = _content(error, "application/xml")
+    else:
+        error = f"<Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>"
+        answer = _content(f"<ErrorResponse>{error}</ErrorResponse>", XML)
+    answer.status = f"{status} {code}"
+    return answer
+
+
+def _xml(name: str, content: str) -> _Answer:
+    space = "http://ec2.amazonaws.com/doc/2016-11-15/"
+    return _content(f'<{name}Response xmlns="{space}">{content}</{name}Response>', XML)
+
+
+def _json(value: dict) -> _Answer:
+    return _content(json.dumps(value), JSON)
+
+
+def _content(text: str, kind: str) -> _Answer:
+    content = text.encode()
+    headers = [("Content-Type", kind), ("Content-Length", str(len(content)))]
+    return _Answer("200 OK", content, headers)
+
+
+def _product(attributes: dict, dollars: float) -> dict:
+    unit = "GB-Mo" if "volumeApiName" in attributes else "Hrs"
+    dimension = {"unit": unit, "pricePerUnit": {"USD": f"{dollars:.10f}"}}
+    term = {"effectiveDate": "2026-11-01T00:00:00Z", "priceDimensions": {"T.R.D": dimension}}
+    return {"product": {"attributes": attributes}, "terms": {"OnDemand": {"T.R": term}}}
+
+
+def _quota(code: str, value: float) -> dict:
+    return {"ServiceCode": "ec2", "QuotaCode": code, "QuotaName": code, "Value": value}
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
