@@ -25,12 +25,12 @@ KIND = "c7i.2xlarge"  # what most trials rent: a few requests less than a plan a
 PREPARE = 'print("prepared")\n'
 LIMITS = {
     "max_hours": 0.2,
-    "poll_seconds": 0.2,
-    "heartbeat_seconds": 0.5,
-    "upload_seconds": 0.5,
+    "poll_seconds": 0.4,
+    "heartbeat_seconds": 1,
+    "upload_seconds": 1,
     "save_seconds": 2,
     "final_upload_seconds": 6,
-    "follow_seconds": 0.2,
+    "follow_seconds": 0.4,
     "silent_seconds": 12,
     "stop_seconds": 15,
     "set_up_minutes": 0.5,
