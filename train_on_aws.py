@@ -31,6 +31,7 @@ from utils.errors import Interrupted, UserError, run_main
 
 ROOT = Path(__file__).resolve().parent
 SHOWN = 20  # runs in a table
+SET_THERE = ("--data-dir", "--cache-dir", "--runs-dir", "--resume")  # by the instance
 
 
 def main() -> int:
@@ -124,17 +125,27 @@ def stop(options: argparse.Namespace) -> int:
 
 
 def resume(options: argparse.Namespace) -> int:
-    from cloud.launch import change_limits, fetch_results, resume_run, see_through
+    from cloud.launch import (
+        change_limits,
+        fetch_results,
+        find_live,
+        is_done,
+        see_through,
+        start_next,
+    )
     from cloud.screen import Screen
 
     screen, known = Screen(), _known_run(options)
-    limits = {"max_hours": options.max_hours, "max_cost": options.max_cost}
-    _ask_for_yes(options, screen, f"Go on with {options.run}, where it is not under way?")
-    known = change_limits(known, **limits)
-    attempt = resume_run(known, screen)
-    if attempt is None:
+    known = change_limits(known, max_hours=options.max_hours, max_cost=options.max_cost)
+    attempt = find_live(known)
+    if attempt:
+        screen.say("attach", f"attempt {attempt.number} goes on, on {attempt.instance_id}")
+    elif is_done(known):
         screen.say("done", "this run is finished")
         return 0 if fetch_results(known, ROOT, screen) else 1
+    else:
+        _ask_for_yes(options, screen, f"Start another instance for {options.run}?")
+        attempt = start_next(known, screen)
     return _attach(options, known, attempt, screen, see_through)
 
 
@@ -259,6 +270,7 @@ def _order(options: argparse.Namespace):
     from cloud.launch import Order
     from cloud.plan import ON_DEMAND, SPOT, Constraints
 
+    _check_overrides(options.script, options.overrides)
     markets = (ON_DEMAND,) if options.on_demand else (SPOT, ON_DEMAND)
     if options.spot_only:
         markets = (SPOT,)
@@ -271,6 +283,24 @@ def _order(options: argparse.Namespace):
         video_hours=options.video_hours,
         idle_minutes=options.idle_minutes,
     )
+
+
+def _check_overrides(script: str, overrides: list[str]) -> None:
+    """Raises UserError for what the script would refuse ten minutes and some cents later."""
+    for word in overrides:
+        if word.partition("=")[0] in SET_THERE:
+            raise UserError(f"{word} is set on the instance: leave it out")
+    path = ROOT / script
+    if not path.is_file() or path.parent != ROOT:
+        names = " ".join(sorted(found.name for found in ROOT.glob("*train.py")))
+        raise UserError(f"there is no script {script} in {ROOT}: it is one of {names}")
+    if "read_options(globals())" not in path.read_text():
+        return  # its flags are its own
+    try:
+        from utils.config import read_constants, read_options
+    except ModuleNotFoundError:
+        return  # this machine has boto3 alone: then the instance says it
+    read_options(read_constants(path), overrides)
 
 
 def _known_run(options: argparse.Namespace):

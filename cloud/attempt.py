@@ -208,7 +208,7 @@ class Course:
         """Looks for a notice of EC2, and for the laptop's wish to stop."""
         metadata = Metadata() if self._place.attempt.market == SPOT else None
         rebalanced = said = None
-        while not self._asked.wait(self._limits.poll_seconds):
+        while not self._asked.wait(self._limits.poll_seconds) and self._stage != "ended":
             try:
                 reason = self._place.record.stop_reason(self._number)
                 if reason is not None:

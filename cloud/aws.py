@@ -42,26 +42,23 @@ def client(service: str, region: str | None = None, *, only_once: bool = False):
     `only_once` never repeats a request by itself: where a refusal for want of capacity is an HTTP
     500, as of run_instances, it would be repeated in silence.
     """
-    import boto3
-    import botocore.session
     from botocore.config import Config
 
     with explained(service, "connect"):
-        session = botocore.session.get_session()
+        session = _session()
         attempts = session.get_config_variable("max_attempts") or MAX_ATTEMPTS
         config = Config(
             connect_timeout=CONNECT_SECONDS,
             read_timeout=READ_SECONDS,
             retries={"mode": "standard", "total_max_attempts": 1 if only_once else attempts},
         )
-        return boto3.Session(botocore_session=session).client(
-            service, region_name=region, config=config
-        )
+        return session.create_client(service, region_name=region, config=config)
 
 
 def forget_clients() -> None:
     """Lets the next request look for credentials anew, as after `aws sso login`."""
     client.cache_clear()
+    _session.cache_clear()
 
 
 def call(service: str, operation: str, region: str | None = None, **arguments) -> dict:
@@ -84,12 +81,13 @@ def pages(service: str, operation: str, region: str | None, key: str, **argument
 def explained(service: str, operation: str) -> Iterator[None]:
     """Turns what botocore raises into an AwsError."""
     from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
 
     try:
         yield
     except ClientError as error:
         raise explain_refusal(error, service) from error
-    except BotoCoreError as error:
+    except (BotoCoreError, ResponseParserError) as error:  # the second is a proxy's page
         raise _explain_failure(error, service, operation) from error
 
 
@@ -156,11 +154,19 @@ def until_known(
         time.sleep(pause_seconds)
 
 
+@functools.cache
+def _session():
+    """One for all clients: each would read the same files."""
+    import botocore.session
+
+    return botocore.session.get_session()
+
+
 def _explain_failure(error: Exception, service: str, operation: str) -> AwsError:
     """From a request that got no answer."""
     from botocore import exceptions as core
 
-    said = " ".join(str(error).split())
+    said = " ".join(str(error).split())[:300]
     if isinstance(error, core.NoRegionError):
         return AwsError("no region is set: pass --region us-east-1, or run `aws configure`")
     no_credentials = (
@@ -175,7 +181,7 @@ def _explain_failure(error: Exception, service: str, operation: str) -> AwsError
     if isinstance(error, no_credentials):
         cure = "run `aws configure` or `aws sso login`, or set AWS_PROFILE"
         return AwsError(f"no AWS credentials ({said}): {cure}")
-    if isinstance(error, core.HTTPClientError):
+    if isinstance(error, (core.HTTPClientError, core.ConnectionError)):
         cure = "check the network and AWS_ENDPOINT_URL, and run again"
         return AwsError(f"{service} can't be reached ({said}): {cure}")
     return AwsError(f"{service} {operation}: {said}")

@@ -41,12 +41,10 @@ main() {
   say "attempt $ADGAME_ATTEMPT of $ADGAME_RUN; off in $ADGAME_MAX_MINUTES minutes at the latest"
   power_off_after_reboot
   head -c 8000000 /dev/zero >"$PLACE/ballast" # room for the last words on a full disk
-  enter "booting"
+  step "fetching the code" 600 fetch
+  cd "$ADGAME_HOME" || exit
   beat 3>&- &
   local beat=$!
-  step "fetching the code" 600 fetch
-  enter "setting up"
-  cd "$ADGAME_HOME" || exit
   step "finding a Python" "$(seconds_to_set_up)" get_python
   step "setting up the environment" "$(seconds_to_set_up)" ./run_training.sh set-up
   kill "$beat" 2>/dev/null
@@ -87,6 +85,7 @@ be_ended() {
 }
 
 power_off() {
+  trap - TERM INT HUP # the system stops sooner where nobody clings to it
   while true; do
     say "power off"
     shutdown -P now
@@ -105,14 +104,13 @@ last_words() {
   fi
   [[ ! -e "$PLACE/end.json" ]] || return
   # Without Python, or without its help.
-  local words dollars seconds
-  words="$(printf '%s' "$2" | tr -c '[:alnum:] .,:;/()_=+%-' ' ')"
+  local dollars seconds
   dollars="$(sed -n 's/.*"dollars_per_hour": *\([0-9.]*\).*/\1/p' "$PLACE/attempt.json" 2>/dev/null)"
   seconds=$(($(date +%s) - $(<"$PLACE/started")))
   dollars="$(awk -v price="${dollars:-0}" -v s="$seconds" 'BEGIN { printf "%.4f", price * s / 3600 }')"
   send "$LOG" "attempts/$ADGAME_ATTEMPT.log"
   printf '{"state": "%s", "reason": "%s", "exit_code": 1, "ended": "%s", "dollars": %s}\n' \
-    "$1" "$words" "$(now)" "$dollars" >"$PLACE/end.json"
+    "$1" "$(plain <<<"$2")" "$(now)" "$dollars" >"$PLACE/end.json"
   send "$PLACE/end.json" "attempts/$ADGAME_ATTEMPT-end.json"
 }
 
@@ -129,7 +127,7 @@ step() {
   wait $!
   code=$?
   [[ $code -ne 0 ]] || return 0
-  lines="$(tail -n 6 "$LOG" | tr '\n' ' ')"
+  lines="$(tail -n 4 "$LOG" | plain)"
   if [[ $code -eq 124 ]]; then lines="it took more than $limit s; $lines"; fi
   REASON="$what failed: $lines"
   exit 1
@@ -150,7 +148,7 @@ fetch() {
     say "no code yet ($try)"
     sleep $((2 * try))
   done
-  echo "the code can't be had whole from $RUN_URL: is the role of the instance allowed to read it?"
+  echo "the code can't be had whole from $RUN_URL: may the role of the instance read it?"
   return 1
 }
 
@@ -175,7 +173,8 @@ get_python() {
 }
 
 has_python() {
-  local name probe='import ensurepip, ssl, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
+  local name probe='import ensurepip, ssl, sys, venv
+sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
   for name in python3 python3.13 python3.12 python3.11; do
     if "$name" -c "$probe" 2>/dev/null; then return; fi
   done
@@ -192,25 +191,25 @@ say() {
   printf '%(%H:%M:%S)T %s\n' -1 "$*" >>"$LOG"
 }
 
-enter() {
-  echo "$1" >"$PLACE/stage"
-}
-
-# Heartbeats until there is a Python for them, and the log.
+# Heartbeats and the log, until there is a Python for them.
 beat() {
-  local words
-  while is_running $$; do
-    words="$(tail -n 1 "$LOG" | tr -c '[:alnum:] .,:;/()_=+%-' ' ')"
-    printf '{"attempt": %d, "time": "%s", "stage": "%s", "line": "%s"}\n' \
-      "$ADGAME_ATTEMPT" "$(now)" "$(<"$PLACE/stage")" "${words% }" >"$PLACE/heartbeat.json"
-    send "$PLACE/heartbeat.json" heartbeat.json
-    send "$LOG" "attempts/$ADGAME_ATTEMPT.log"
-    sleep 8
+  local outbox="$PLACE/outbox"
+  mkdir -p "$outbox/attempts"
+  while sleep 4 && is_running $$; do
+    printf '{"attempt": %d, "time": "%s", "stage": "setting up", "line": "%s"}\n' \
+      "$ADGAME_ATTEMPT" "$(now)" "$(tail -n 1 "$LOG" | plain)" >"$outbox/heartbeat.json"
+    cp "$LOG" "$outbox/attempts/$ADGAME_ATTEMPT.log"
+    timeout 30 aws s3 cp --recursive --only-show-errors "$outbox/" "$RUN_URL/"
   done
 }
 
 send() {
   timeout 30 aws s3 cp --only-show-errors "$1" "$RUN_URL/$2"
+}
+
+# What it reads, as it can stand between quotation marks in JSON.
+plain() {
+  LC_ALL=C tr -c '[:print:]' ' ' | sed 's/[\"]/ /g; s/ *$//'
 }
 
 now() {

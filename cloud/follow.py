@@ -1,15 +1,19 @@
 """Follow: an attempt watched from the laptop until it has ended, and is seen to be gone."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from cloud.aws import AwsError, CloudError, forget_clients
 from cloud.instances import (
+    GONE,
     Instance,
     describe_instance,
     find_instances,
     is_gone,
     terminate,
+    volumes_left,
     wait_until_gone,
 )
 from cloud.run_record import (
@@ -18,7 +22,7 @@ from cloud.run_record import (
     AttemptEnd,
     Heartbeat,
     RunRecord,
-    money_spent,
+    dollars_until,
     seconds_between,
     utc_now,
 )
@@ -30,6 +34,7 @@ from cloud.start import Run
 UNKNOWN_SECONDS = 120.0  # for which EC2 may not know an instance that it has just started
 LAST_WORD_SECONDS = 120.0  # for the end marker of an instance that is shutting down
 LOG_LINES = 15
+DISK_SECONDS = 30.0  # for disks to go after their instance
 
 
 @dataclass
@@ -84,7 +89,7 @@ class Follower:
             self._silent_seconds += min(since_last, 4 * self.run.plan.limits.follow_seconds + 1)
         self._show(instance)
         if self._has_left(instance, since_last):
-            return self._end_for(instance, _why_gone(instance))
+            return end_without_word(self.run, self.attempt, instance)
         if self._silent_seconds > self.run.plan.limits.silent_seconds:
             return self._give_up(f"no heartbeat for {self._silent_seconds:.0f} s")
         if instance and instance.state in ("stopping", "stopped"):
@@ -103,31 +108,32 @@ class Follower:
     def _give_up(self, reason: str) -> AttemptEnd:
         self.screen.say("give up", f"{self.attempt.instance_id}: {reason}: it is terminated")
         terminate(self.run.plan.region, self.attempt.instance_id)
-        return self._end_for(None, reason)
+        return end_without_word(self.run, self.attempt, None, reason)
 
-    def _end_for(self, instance: Instance | None, reason: str) -> AttemptEnd:
-        """Writes the end that the instance could not write; or the one that it just has."""
-        dollars = money_spent([self.attempt], {}, utc_now())
-        end = AttemptEnd(INTERRUPTED, reason, 1, utc_now(), round(dollars, 6))
-        self.run.record.write_end(self.attempt.number, end)
-        return self.run.record.read_end(self.attempt.number) or end
-
-    def _wait_for_connection(self, error: Exception) -> None:
+    def _wait_for_connection(self, error: AwsError | S3Error) -> None:
         now = utc_now()
         reason = error.strerror if isinstance(error, S3Error) else str(error)
         if not self._lost:
             self._lost = now
             self.screen.say("network", f"AWS can't be asked: {reason}")
-            self.screen.say(
-                "", "the instance goes on without this machine, and this tries again and again"
-            )
-        elif seconds_between(self.attempt.deadline, now) > 0:
+            self.screen.say("", "the instance goes on without this machine; this tries again")
+        elif seconds_between(self.attempt.deadline, now) > 0 or self._is_over(error, now):
             raise CloudError(
-                f"AWS could not be asked since {self._lost} ({reason}); the instance has ended by "
-                f"now: see ./run_training.sh status {self.run.plan.run}"
+                f"AWS could not be asked since {self._lost} ({reason}), and the instance has ended "
+                f"meanwhile: see ./run_training.sh status {self.run.plan.run}, or resume it"
             ) from error
         forget_clients()  # new credentials, as after `aws sso login`, are looked for
         forget_connection()
+
+    def _is_over(self, error: AwsError | S3Error, now: str) -> bool:
+        """Whether S3 alone is silent, for long, while EC2 says that the instance is gone."""
+        if not isinstance(error, S3Error):
+            return False
+        if seconds_between(self._lost, now) < self.run.plan.limits.silent_seconds:
+            return False
+        with contextlib.suppress(AwsError):
+            return is_gone(describe_instance(self.run.plan.region, self.attempt.instance_id))
+        return False
 
     def _show(self, instance: Instance | None) -> None:
         state = f"instance {instance.state}" if instance else "instance not seen yet"
@@ -159,24 +165,51 @@ def describe_heartbeat(heartbeat: Heartbeat) -> str:
     return " · ".join(parts)
 
 
+def end_without_word(
+    run: Run, attempt: Attempt, instance: Instance | None, reason: str = ""
+) -> AttemptEnd:
+    """The end of an attempt whose instance could write none; or the one that it just has.
+
+    `instance` is as EC2 shows it, None where it does not.
+    """
+    ended = (instance and instance.ended) or utc_now()
+    words = f" ({instance.reason})" if instance and instance.reason else ""
+    reason = reason or f"its instance ended without a word{words}, as when AWS takes it back"
+    end = AttemptEnd(INTERRUPTED, reason, 1, ended, dollars_until(attempt, ended))
+    run.record.write_end(attempt.number, end)
+    return run.record.read_end(attempt.number) or end
+
+
 def close_attempt(run: Run, attempt: Attempt, screen: Screen) -> bool:
-    """Ends what an attempt may have left, and says what it sees; whether nothing is billed."""
-    region = run.plan.region
-    try:
-        ids = {i.instance_id for i in find_instances(region, run=run.plan.run)}
-        ids |= {attempt.instance_id} if attempt.instance_id else set()
-        for instance_id in sorted(ids):
-            if not is_gone(describe_instance(region, instance_id)):
-                terminate(region, instance_id)
-        states = {instance_id: wait_until_gone(region, instance_id) for instance_id in sorted(ids)}
-        delete_schedule(region, schedule_name(run.plan.run, attempt.number))
-    except AwsError as error:
-        screen.say("gone?", f"can't tell whether {attempt.instance_id} is gone: {error}")
-        screen.say("", "look with ./run_training.sh reap; it ends by itself, and by EventBridge")
-        return False
+    """Ends what an attempt may have left, and says what is seen; whether nothing is billed."""
+    region, name = run.plan.region, run.plan.run
+    ids = {attempt.instance_id} - {None}
+    refused: list[AwsError] = []
+    with _noted(refused):
+        ids |= {instance.instance_id for instance in find_instances(region, run=name)}
+    states = {}
+    for instance_id in sorted(ids):
+        with _noted(refused):
+            terminate(region, instance_id)
+        with _noted(refused):
+            states[instance_id] = wait_until_gone(region, instance_id)
+    disks = None
+    with _noted(refused):
+        disks = _wait_for_disks(region, name)
+    with _noted(refused):
+        delete_schedule(region, schedule_name(name, attempt.number))
+    gone = len(states) == len(ids) and all(state in GONE for state in states.values())
     for instance_id, state in states.items():
-        screen.say("gone", f"{instance_id} is {state}, with its disk and its schedule")
-    return all(state in ("terminated", "shutting-down") for state in states.values())
+        screen.say("gone" if state in GONE else "not gone", f"{instance_id} is {state}")
+    if disks:
+        screen.say("disks", f"{', '.join(disks)} are still there: ./run_training.sh reap")
+    elif disks is not None and gone:
+        screen.say("", "no instance and no disk of this run is billed any more")
+    for error in refused:
+        screen.say("refused", str(error))
+    if not gone:
+        screen.say("", "see with ./run_training.sh reap; the instance also ends by itself")
+    return gone and disks == []
 
 
 def log_tail(record: RunRecord, number: int, lines: int = LOG_LINES) -> list[str]:
@@ -188,6 +221,18 @@ def log_tail(record: RunRecord, number: int, lines: int = LOG_LINES) -> list[str
     return content.decode("utf-8", errors="replace").splitlines()[-lines:]
 
 
-def _why_gone(instance: Instance | None) -> str:
-    reason = f" ({instance.reason})" if instance and instance.reason else ""
-    return f"the instance ended without a word{reason}, as when spot capacity is taken back"
+@contextlib.contextmanager
+def _noted(refused: list[AwsError]) -> Iterator[None]:
+    """Goes on after a refusal, so that one does not keep the rest from being ended."""
+    try:
+        yield
+    except AwsError as error:
+        refused.append(error)
+
+
+def _wait_for_disks(region: str, run: str) -> list[str]:
+    """Those that are left; they go some seconds after their instance."""
+    end = time.monotonic() + DISK_SECONDS
+    while (left := volumes_left(region, run)) and time.monotonic() < end:
+        time.sleep(1.0)
+    return left

@@ -31,6 +31,7 @@ PASSING |= {"Unavailable", "Throttling", "ThrottlingException", "RequestThrottle
 CALLS = 4  # of run_instances for one choice, with waits
 LIVE = ("pending", "running", "stopping", "stopped", "shutting-down")
 GONE = ("shutting-down", "terminated")  # billing ends with the first of these
+DELETED = ("deleting", "deleted")  # states of a disk
 TERMINATED_SECONDS = 300.0
 
 
@@ -61,6 +62,12 @@ class Instance:
     region: str
     tags: dict[str, str]
     reason: str = ""  # why it changed state, in EC2's words
+
+    @property
+    def ended(self) -> str | None:
+        """When it changed state by the last time that EC2 gives, or None where it gives none."""
+        found = re.search(r"\((\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d) (?:GMT|UTC)\)", self.reason)
+        return f"{found[1]}T{found[2]}+00:00" if found else None
 
 
 def start_instance(plan: RunPlan, attempt: Attempt, place: Place) -> Instance:
@@ -144,6 +151,13 @@ def wait_until_gone(
             return state
         sleep(pause_seconds)
         pause_seconds = min(pause_seconds * 2, 10.0)
+
+
+def volumes_left(region: str, run: str) -> list[str]:
+    """Ids of the disks of a run that are billed."""
+    filters = [{"Name": "tag:Project", "Values": [PROJECT]}, {"Name": "tag:Run", "Values": [run]}]
+    found = pages("ec2", "describe_volumes", region, "Volumes", Filters=filters)
+    return [volume["VolumeId"] for volume in found if volume["State"] not in DELETED]
 
 
 def _run(region: str, request: dict) -> dict:

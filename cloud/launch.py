@@ -3,13 +3,13 @@
 import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from cloud.aws import AwsError, CloudError, bucket_region, caller
 from cloud.fetch import fetch_run
-from cloud.follow import Follower, close_attempt, log_tail
+from cloud.follow import Follower, close_attempt, end_without_word, log_tail
 from cloud.images import find_image
 from cloud.instances import describe_instance, is_gone
 from cloud.known_runs import KnownRun, remember_run
@@ -40,6 +40,7 @@ from cloud.run_record import (
     Limits,
     RunPlan,
     RunRecord,
+    dollars_until,
     money_spent,
     new_run_name,
     seconds_between,
@@ -152,7 +153,7 @@ def begin_run(planned: Planned, root: Path, screen: Screen) -> tuple[Run, Ground
     code = take_snapshot(root)
     if order.script not in code.names:
         raise CloudError(f"--script {order.script} is no file of {root}")
-    ground = _prepare_ground(planned.choices, order.bucket, region, screen)
+    ground = prepare_ground(planned.choices, order.bucket, region, screen.say)
     plan = RunPlan(
         run=new_run_name(order.script),
         bucket=order.bucket,
@@ -176,6 +177,27 @@ def begin_run(planned: Planned, root: Path, screen: Screen) -> tuple[Run, Ground
     return run, ground
 
 
+def prepare_ground(
+    choices: Sequence[Choice],
+    bucket: str,
+    region: str,
+    say: Callable[[str, str], None] = lambda *_: None,
+) -> Ground:
+    """All that instances of these choices need, made where it is missing; it costs nothing."""
+    account, partition, _ = caller(region)
+    ground = Ground(account, partition, subnets={}, group="")
+    for gpu in sorted({bool(choice.gpu) for choice in choices}):
+        ground.images[gpu] = image = find_image(region, gpu=gpu)
+        say("image", f"{image.name} ({image.image_id}, by its {image.source})")
+    made = ensure_roles(bucket, region, account, partition)
+    vpc, ground.subnets = find_network(region)
+    ground.group = ensure_group(region, vpc)
+    say("network", f"{vpc}, security group {ground.group} without a way in")
+    if made:
+        say("made", ", ".join(made))
+    return ground
+
+
 def start_first(run: Run, ground: Ground, screen: Screen) -> Attempt:
     """The first attempt with its instance. Raises CloudError; then none runs."""
     try:
@@ -187,29 +209,35 @@ def start_first(run: Run, ground: Ground, screen: Screen) -> Attempt:
         raise
 
 
-def resume_run(run: Run, screen: Screen) -> Attempt | None:
-    """The attempt that is under way, or a new one; None for a run that is done."""
+def find_live(run: Run) -> Attempt | None:
+    """The attempt that is under way, or None; of one that ended unseen the end is written."""
     attempts = run.record.read_attempts()
-    number = attempts[-1].number if attempts else 0
-    end = run.record.read_end(number) if attempts else None
-    if end and end.state == DONE:
+    if not attempts or not attempts[-1].instance_id:
         return None
-    if attempts and not end:
-        last = attempts[-1]
-        instance = (
-            describe_instance(run.plan.region, last.instance_id) if last.instance_id else None
-        )
-        if not is_gone(instance):
-            screen.say("attach", f"attempt {number} goes on, on {last.instance_id}")
-            return last
-        if last.instance_id:
-            dollars = round(money_spent([last], {}, utc_now()), 6)
-            reason = "the instance ended without a word"
-            run.record.write_end(number, AttemptEnd(INTERRUPTED, reason, 1, utc_now(), dollars))
-        else:
-            number -= 1  # it was never started: this goes on where that launcher stopped
-    ground = _prepare_ground(run.choices, run.plan.bucket, run.plan.region, screen)
-    return _start(run, number + 1, ground, screen)
+    last = attempts[-1]
+    if run.record.read_end(last.number):
+        return None
+    instance = describe_instance(run.plan.region, last.instance_id)
+    if not is_gone(instance):
+        return last
+    end_without_word(run, last, instance)
+    return None
+
+
+def is_done(run: Run) -> bool:
+    numbers = run.record.attempt_numbers()
+    end = run.record.read_end(numbers[-1]) if numbers else None
+    return end is not None and end.state == DONE
+
+
+def start_next(run: Run, screen: Screen) -> Attempt:
+    """A new attempt, or the one that a launcher had begun to start when it was killed."""
+    ground = prepare_ground(run.choices, run.plan.bucket, run.plan.region, screen.say)
+    numbers = run.record.attempt_numbers()
+    number = numbers[-1] if numbers else 1
+    if numbers and run.record.read_end(number):
+        number += 1
+    return _start(run, number, ground, screen)
 
 
 def change_limits(run: Run, **limits: float | None) -> Run:
@@ -241,9 +269,7 @@ def see_through(run: Run, attempt: Attempt, root: Path, screen: Screen) -> int:
         if begun >= run.plan.limits.max_attempts:
             return _say_not_restarted(run, f"after {begun} instances", root, screen)
         try:
-            ground = ground or _prepare_ground(
-                run.choices, run.plan.bucket, run.plan.region, screen
-            )
+            ground = ground or prepare_ground(run.choices, run.plan.bucket, run.plan.region)
             attempt = _start_again(run, ground, screen)
         except CloudError as error:
             return _say_not_restarted(run, str(error), root, screen)
@@ -253,15 +279,14 @@ def see_through(run: Run, attempt: Attempt, root: Path, screen: Screen) -> int:
 
 def stop_run(run: Run, attempt: Attempt, root: Path, screen: Screen) -> int:
     """Asks the instance to save and end, and ends it where it does not; the exit code."""
-    limits = run.plan.limits
+    seconds = run.plan.limits.stop_seconds
     run.record.ask_to_stop(attempt.number, f"asked by {run.plan.owner}")
-    screen.say("stop", f"asked: it saves and sends what it has, within {limits.stop_seconds:.0f} s")
-    end = Follower(run, attempt, screen).until_end(limits.stop_seconds)
+    screen.say("stop", f"asked: it saves, sends what it has and ends, within {seconds:.0f} s")
+    end = Follower(run, attempt, screen).until_end(seconds)
     gone = close_attempt(run, attempt, screen)
     if not end:
-        dollars = round(money_spent([attempt], {}, utc_now()), 6)
-        reason = f"terminated: it did not end within {limits.stop_seconds:.0f} s"
-        end = AttemptEnd(STOPPED, reason, 1, utc_now(), dollars)
+        reason, now = f"terminated: it did not end within {seconds:.0f} s", utc_now()
+        end = AttemptEnd(STOPPED, reason, 1, now, dollars_until(attempt, now))
         run.record.write_end(attempt.number, end)
     return max(_conclude(run, attempt, end, root, screen), 0 if gone else FAILURE)
 
@@ -291,21 +316,6 @@ def say_how_to_go_on(run: Run, screen: Screen, *, attached: bool = False) -> Non
         (f"resume {name}", "attach again; also after an interruption, which needs it"),
     ):
         screen.print(f"  ./run_training.sh {verb:<58} {what}")
-
-
-def _prepare_ground(choices: Sequence[Choice], bucket: str, region: str, screen: Screen) -> Ground:
-    account, partition, _ = caller(region)
-    ground = Ground(account, partition, subnets={}, group="")
-    for gpu in sorted({bool(choice.gpu) for choice in choices[:20]}):
-        ground.images[gpu] = image = find_image(region, gpu=gpu)
-        screen.say("image", f"{image.name} ({image.image_id}, by its {image.source})")
-    made = ensure_roles(bucket, region, account, partition)
-    vpc, ground.subnets = find_network(region)
-    ground.group = ensure_group(region, vpc)
-    screen.say("network", f"{vpc}, security group {ground.group} without a way in")
-    if made:
-        screen.say("made", ", ".join(made))
-    return ground
 
 
 def _start(run: Run, number: int, ground: Ground, screen: Screen) -> Attempt:

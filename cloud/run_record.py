@@ -20,7 +20,7 @@ import os
 import random
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -309,17 +309,21 @@ def parse(kind: type[Record], found: Mapping[str, Any], url: str) -> Record:
         ) from error
 
 
-def money_spent(attempts: list[Attempt], ends: Mapping[int, AttemptEnd], now: str) -> float:
+def money_spent(attempts: Sequence[Attempt], ends: Mapping[int, AttemptEnd], now: str) -> float:
     """Dollars of all attempts; of one without an end as if it ran until now or its deadline."""
-    total = 0.0
-    for attempt in attempts:
-        if attempt.number in ends:
-            total += ends[attempt.number].dollars
-        elif attempt.launched:
-            until = min(now, attempt.deadline, key=datetime.fromisoformat)
-            hours = max(seconds_between(attempt.launched, until), 0.0) / 3600
-            total += hours * attempt.dollars_per_hour
-    return total
+    return sum(
+        ends[attempt.number].dollars if attempt.number in ends else dollars_until(attempt, now)
+        for attempt in attempts
+    )
+
+
+def dollars_until(attempt: Attempt, now: str) -> float:
+    """What an attempt has cost at that time, which is at most its deadline."""
+    if not attempt.launched:
+        return 0.0
+    until = min(now, attempt.deadline, key=datetime.fromisoformat)
+    hours = max(seconds_between(attempt.launched, until), 0.0) / 3600
+    return round(hours * attempt.dollars_per_hour, 6)
 
 
 def _to_json(values: Mapping[str, Any]) -> bytes:

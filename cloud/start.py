@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from cloud.aws import CloudError
+from cloud.aws import AwsError, CloudError
 from cloud.images import Image, find_image
 from cloud.instances import (
     CapacityError,
@@ -25,11 +25,12 @@ from cloud.run_record import (
     AttemptEnd,
     RunPlan,
     RunRecord,
+    dollars_until,
     money_spent,
     seconds_between,
     utc_now,
 )
-from cloud.s3 import S3ChangedError
+from cloud.s3 import S3ChangedError, S3Error
 from cloud.schedule import schedule_end
 
 DEADLINE_MARGIN = timedelta(minutes=10)  # of what ends an instance from outside, after its own end
@@ -140,7 +141,7 @@ def _new_attempt(
 ) -> Attempt:
     """With what hours and dollars are left. Raises SpentError where that is below a minute."""
     limits, now = run.plan.limits, utc_now()
-    spent = money_spent(list(before), ends, now)
+    spent = money_spent(before, ends, now)
     hours_left = limits.max_hours - sum(_hours(a, ends, now) for a in before)
     rate = choice.dollars / choice.hours if choice.hours else choice.dollars_per_hour
     if limits.max_cost is not None:
@@ -200,7 +201,13 @@ def _try(
             terminate(plan.region, attempt.instance_id)  # they went on to another choice
         raise
     except BaseException as error:
-        _undo(run, attempt, str(error) or type(error).__name__)
+        try:
+            _undo(run, attempt, str(error) or type(error).__name__)
+        except (AwsError, S3Error) as second:
+            raise CloudError(
+                f"{error}; and what was started may still run ({second}): it ends by itself after "
+                f"{attempt.max_minutes} min, or now by ./run_training.sh reap --all"
+            ) from error
         raise
 
 
@@ -224,7 +231,7 @@ def _undo(run: Run, attempt: Attempt, reason: str) -> None:
     finally:
         for instance_id in ids:
             terminate(region, instance_id)
-    dollars = money_spent([attempt], {}, utc_now())
+    dollars = dollars_until(attempt, utc_now())
     end = AttemptEnd(FAILED, f"could not be started: {reason}"[:500], 1, utc_now(), dollars)
     run.record.write_end(attempt.number, end)
 

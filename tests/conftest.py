@@ -102,3 +102,27 @@ def small_instance(s3, tmp_path):
     instance = SmallInstance(tmp_path / "instance", s3)
     yield instance
     instance.close()
+
+
+@pytest.fixture
+def aws(tmp_path, monkeypatch):
+    """A made AWS, to which boto3 comes as from a laptop; what its instances start does nothing."""
+    from aws_world import World
+
+    from cloud import user_data
+    from cloud.aws import client
+    from cloud.s3 import forget_connection
+
+    def forget() -> None:
+        client.cache_clear()  # not forget_clients, which would have all descriptions read again
+        forget_connection()
+
+    monkeypatch.setattr(user_data, "BOOTSTRAP", tmp_path / "bootstrap.sh")
+    user_data.BOOTSTRAP.write_text("sleep 60\n")
+    world = World(tmp_path / "aws")
+    for name, value in world.environment.items():
+        monkeypatch.setenv(name, value)
+    forget()
+    yield world
+    world.close()
+    forget()

@@ -189,6 +189,7 @@ TESTED_THROUGH = {
     "local_copy": "shared_store",
     "encoding|picture_index|splicing": "cutting",
     "overlays": "annotation",
+    "rows": "account",
     r"progress|scores|statistics": "loop",
     "tracks": "streams",
 }
