@@ -12,7 +12,15 @@ from s3_server import one_after, some_after
 from cloud import mirror as module
 from cloud.mirror import Mirror, SupersededError
 from cloud.run_record import AttemptEnd, Latest, RecordError, RunRecord, utc_now
-from cloud.s3 import PART_BYTES, S3DamagedError, S3Error, S3ObjectError, list_objects, read_bytes
+from cloud.s3 import (
+    PART_BYTES,
+    S3DamagedError,
+    S3Error,
+    S3ObjectError,
+    forget_connection,
+    list_objects,
+    read_bytes,
+)
 
 RUN = "2026-11-22_06-10-00-train-x7k2"
 
@@ -20,7 +28,9 @@ RUN = "2026-11-22_06-10-00-train-x7k2"
 @pytest.fixture
 def record(s3, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    return RunRecord(s3.new_bucket(), RUN)
+    forget_connection()
+    yield RunRecord(s3.new_bucket(), RUN)
+    forget_connection()
 
 
 @pytest.fixture
