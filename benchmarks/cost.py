@@ -44,21 +44,22 @@ def main() -> int:
     rates = {f"{m.__name__}.py": script_rates(m, prepare, frozen) for m in SCRIPTS}
     videos = Videos(0, 0, options.hours, estimated=False)
     prices = bundled_prices(REGION)
-    cheapest = {}
-    for script, of_script in rates.items():
-        for market in (SPOT, ON_DEMAND):
-            choices = make_plan(videos, of_script, prices, Constraints(markets=(market,)))
-            cheapest[script, market] = choices[0]
-        both = make_plan(videos, of_script, prices, Constraints())
-        print("\n".join(describe_plan("BUCKET", videos, of_script, prices, both)[1:]), end="\n\n")
+    for of_script in rates.values():
+        choices = make_plan(videos, of_script, prices, Constraints())
+        lines = describe_plan("BUCKET", videos, of_script, prices, choices)
+        print("\n".join(lines[1:]), end="\n\n")  # the first is about files in a bucket
     say_assumptions()
-    default = next(iter(rates))
+    default = next(iter(rates.values()))
+    spot, on_demand = (
+        make_plan(videos, default, prices, Constraints(markets=(market,)))[0]
+        for market in (SPOT, ON_DEMAND)
+    )
     write_figures(
         "cost",
         {
-            f"hours_{options.hours:g}h": cheapest[default, SPOT].hours,
-            f"dollars_{options.hours:g}h_spot": cheapest[default, SPOT].dollars,
-            f"dollars_{options.hours:g}h_on_demand": cheapest[default, ON_DEMAND].dollars,
+            f"hours_{options.hours:g}h": spot.hours,
+            f"dollars_{options.hours:g}h_spot": spot.dollars,
+            f"dollars_{options.hours:g}h_on_demand": on_demand.dollars,
         },
     )
     if options.keep:

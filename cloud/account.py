@@ -71,7 +71,7 @@ def check_account(
         rows += _quota_rows(choices, region)
         rows += _image_rows(choices, region)
     rows.append(_network_row(region))
-    rows.append(_roles_row())
+    rows.append(_roles_row(bucket, region))
     return rows
 
 
@@ -189,9 +189,9 @@ def _network_row(region: str) -> Row:
     return Row("ok", "network", f"{vpc}, {len(subnets)} zones, {group} with no way in", "")
 
 
-def _roles_row() -> Row:
+def _roles_row(bucket: str, region: str) -> Row:
     rows: list[Row] = []
-    missing = _ask(rows, "roles", missing_roles)
+    missing = _ask(rows, "roles", lambda: missing_roles(bucket, region))
     if missing is None:
         return rows[0]
     if not missing:

@@ -42,26 +42,31 @@ def client(service: str, region: str | None = None, *, only_once: bool = False):
     `only_once` never repeats a request by itself: where a refusal for want of capacity is an HTTP
     500, as of run_instances, it would be repeated in silence.
     """
-    import boto3
-    import botocore.session
     from botocore.config import Config
 
     with explained(service, "connect"):
-        session = botocore.session.get_session()
+        session = _session()
         attempts = session.get_config_variable("max_attempts") or MAX_ATTEMPTS
         config = Config(
             connect_timeout=CONNECT_SECONDS,
             read_timeout=READ_SECONDS,
             retries={"mode": "standard", "total_max_attempts": 1 if only_once else attempts},
         )
-        return boto3.Session(botocore_session=session).client(
-            service, region_name=region, config=config
-        )
+        return session.create_client(service, region_name=region, config=config)
+
+
+@functools.cache
+def _session():
+    """One for all clients: what each would read of its own takes a tenth of a second."""
+    import botocore.session
+
+    return botocore.session.get_session()
 
 
 def forget_clients() -> None:
     """Lets the next request look for credentials anew, as after `aws sso login`."""
     client.cache_clear()
+    _session.cache_clear()
 
 
 def call(service: str, operation: str, region: str | None = None, **arguments) -> dict:
@@ -84,12 +89,13 @@ def pages(service: str, operation: str, region: str | None, key: str, **argument
 def explained(service: str, operation: str) -> Iterator[None]:
     """Turns what botocore raises into an AwsError."""
     from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
 
     try:
         yield
     except ClientError as error:
         raise explain_refusal(error, service) from error
-    except BotoCoreError as error:
+    except (BotoCoreError, ResponseParserError) as error:  # the second is a proxy's page
         raise _explain_failure(error, service, operation) from error
 
 
@@ -156,11 +162,19 @@ def until_known(
         time.sleep(pause_seconds)
 
 
+@functools.cache
+def _session():
+    """One for all clients: each would read the same files."""
+    import botocore.session
+
+    return botocore.session.get_session()
+
+
 def _explain_failure(error: Exception, service: str, operation: str) -> AwsError:
     """From a request that got no answer."""
     from botocore import exceptions as core
 
-    said = " ".join(str(error).split())
+    said = " ".join(str(error).split())[:300]
     if isinstance(error, core.NoRegionError):
         return AwsError("no region is set: pass --region us-east-1, or run `aws configure`")
     no_credentials = (

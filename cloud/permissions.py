@@ -9,7 +9,8 @@ PROJECT = "ad-game-classifier"  # value of the tag Project, and what names of ou
 INSTANCE_ROLE = "ad-game-classifier-instance"  # of its instance profile too
 SCHEDULER_ROLE = "ad-game-classifier-terminator"
 
-# `person` is for who starts runs; `first_time` too, once, for who makes the two roles.
+# `person` is for who starts runs; `first_time` too, once, for who makes the two roles. Listing is
+# allowed by prefix; S3 goes by the same when it says of a missing object that it is missing.
 NAMES = ("person", "first_time", "instance", "instance_trust", "scheduler", "scheduler_trust")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloud.aws import CloudError
-from cloud.prices import HOURS_A_MONTH, ON_DEMAND, SPOT, PriceList
+from cloud.prices import HOURS_A_MONTH, ON_DEMAND, SPOT, Price, PriceList
 from cloud.s3 import S3Object, list_objects
 
 RATES = Path(__file__).with_name("rates.json")  # python -m benchmarks.cost --keep writes it
@@ -22,6 +22,7 @@ SYSTEM_GB = 30  # of the disk, for the system and the packages
 EMBEDDING_BYTES = 1280 * 2  # of a frame
 HOURS_OVER = 3.0  # the limit on hours, where none is given: so many times what was planned
 SHOWN = 8  # choices
+FORMULA_WIDTH = 70  # characters
 
 
 class PlanError(CloudError):
@@ -86,6 +87,14 @@ class Choice:
     dollars: float  # with its disk and address
 
 
+def read_videos(bucket: str, hours: float | None = None) -> Videos:
+    """How much video there is; `hours` of it, or what its size says where that is None.
+
+    Raises PlanError where there is none, and S3Error.
+    """
+    return measure_videos(list_videos(bucket), hours)
+
+
 def list_videos(bucket: str) -> list[S3Object]:
     """The videos under s3://BUCKET/data. Raises PlanError where there is none, and S3Error."""
     objects = list_objects(f"s3://{bucket}/data")
@@ -123,16 +132,7 @@ def make_plan(
     Raises PlanError where none keeps within the constraints.
     """
     choices = [
-        Choice(
-            price.instance.name,
-            price.instance.vcpus,
-            price.instance.gpu,
-            price.market,
-            price.zone,
-            price.dollars_per_hour,
-            hours := sum(step.amount for step in time_steps(videos, rates, price.instance.vcpus)),
-            sum(s.amount for s in cost_steps(videos, rates, prices, price.dollars_per_hour, hours)),
-        )
+        _choose(price, videos, rates, prices)
         for price in prices.prices
         if price.market in constraints.markets
         and constraints.instance in (None, price.instance.name)
@@ -220,19 +220,38 @@ def describe_plan(
         *(f"{'prices' if not n else '':<10} {line}" for n, line in enumerate(prices.sources)),
         "",
         f"{_name(best)} at ${best.dollars_per_hour:g} an hour",
-        *(f"  {step.name:<9} {step.formula:<66} {step.amount:7.2f} h" for step in steps),
-        f"  {'together':<9} {'':<66} {best.hours:7.2f} h",
-        *(f"  {step.name:<9} {step.formula:<66} ${step.amount:6.2f}" for step in bill),
-        f"  {'together':<9} {'':<66} ${best.dollars:6.2f}",
+        *(
+            f"  {step.name:<9} {step.formula:<{FORMULA_WIDTH}} {step.amount:7.2f} h"
+            for step in steps
+        ),
+        f"  {'together':<9} {'':<{FORMULA_WIDTH}} {best.hours:7.2f} h",
+        *(f"  {step.name:<9} {step.formula:<{FORMULA_WIDTH}} ${step.amount:6.2f}" for step in bill),
+        f"  {'together':<9} {'':<{FORMULA_WIDTH}} ${best.dollars:6.2f}",
         "",
         *_table(choices),
         "",
         *_gpu_or_cpu(videos, rates, prices, choices),
-        "not counted: interruptions of spot instances, taxes, what stays in S3 (the prepared "
-        f"recordings are some {disk_gigabytes(videos, rates) - SYSTEM_GB} GB until you delete "
-        "store/), and fine-tuning the trunk, which a GPU does unless told "
-        "-- --fine-tune-blocks 0",
+        "not counted: constants changed after --, interruptions of spot instances, taxes, what "
+        f"stays in S3 (the prepared recordings are some "
+        f"{disk_gigabytes(videos, rates) - SYSTEM_GB} GB until you delete store/), and fine-tuning "
+        "the trunk, which a GPU does unless told -- --fine-tune-blocks 0",
     ]
+
+
+def _choose(price: Price, videos: Videos, rates: Rates, prices: PriceList) -> Choice:
+    instance, dollars_per_hour = price.instance, price.dollars_per_hour
+    hours = sum(step.amount for step in time_steps(videos, rates, instance.vcpus))
+    bill = cost_steps(videos, rates, prices, dollars_per_hour, hours)
+    return Choice(
+        instance_type=instance.name,
+        vcpus=instance.vcpus,
+        gpu=instance.gpu,
+        market=price.market,
+        zone=price.zone,
+        dollars_per_hour=dollars_per_hour,
+        hours=hours,
+        dollars=sum(step.amount for step in bill),
+    )
 
 
 def _within(choices: list[Choice], constraints: Constraints) -> list[Choice]:
@@ -262,8 +281,9 @@ def _table(choices: Sequence[Choice]) -> list[str]:
     for choice in choices:
         first.setdefault((choice.instance_type, choice.market), choice)
     shown = list(first.values())[:SHOWN]
-    for gpu in (c for c in first.values() if c.gpu and not any(s.gpu for s in shown)):
-        shown.append(gpu)  # the cheapest with a GPU, for comparison
+    with_gpu = next((choice for choice in first.values() if choice.gpu), None)
+    if with_gpu and with_gpu not in shown:
+        shown.append(with_gpu)  # for comparison
     rows = [
         f"  {c.instance_type:<13} {c.vcpus:>5} {c.gpu or '-':<5} {c.market:<10} "
         f"{c.zone or 'any zone':<12} {c.dollars_per_hour:9.4f} {c.hours:7.2f} {c.dollars:9.2f}"

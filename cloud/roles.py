@@ -25,11 +25,18 @@ def ensure_roles(bucket: str, region: str, account: str, partition: str) -> list
     return made
 
 
-def missing_roles() -> list[str]:
-    """Names of the roles that are not there yet."""
-    return [
-        name for name in (INSTANCE_ROLE, SCHEDULER_ROLE) if _ask("get_role", RoleName=name) is None
-    ]
+def missing_roles(bucket: str, region: str) -> list[str]:
+    """What `ensure_roles` would make, in words; a policy that is there is taken to be right."""
+    missing = []
+    for role, policy in ((INSTANCE_ROLE, f"{bucket}-{region}"), (SCHEDULER_ROLE, region)):
+        if _ask("get_role", RoleName=role) is None:
+            missing.append(f"role {role}")
+        elif _ask("get_role_policy", RoleName=role, PolicyName=policy) is None:
+            missing.append(f"policy {policy} in role {role}")
+    profile = _ask("get_instance_profile", InstanceProfileName=INSTANCE_ROLE)
+    if profile is None or not profile["InstanceProfile"]["Roles"]:
+        missing.append(f"instance profile {INSTANCE_ROLE}")
+    return missing
 
 
 def _ensure_role(name: str, trust: dict) -> list[str]:

@@ -4,8 +4,11 @@ does not, and whose instances really run.
 Two addresses lead to it, the laptop's and the instances', so that the network of one can be cut.
 """
 
+import atexit
 import base64
+import compileall
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -15,6 +18,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -586,15 +590,7 @@ class Laptop:
 
     def __init__(self, world: World, folder: Path, rooms: tuple[str, ...] = ("cloud", "utils")):
         self.world, self.folder = world, folder
-        folder.mkdir()
-        for name in ("run_training.sh", "Pipfile", "Pipfile.lock"):
-            shutil.copy(ROOT / name, folder)
-        for path in ROOT.glob("*.py"):
-            shutil.copy(path, folder)
-        for room in rooms:
-            shutil.copytree(
-                ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__")
-            )
+        shutil.copytree(_clone(rooms), folder)
         self.environment = {
             **{key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ},
             **world.environment,
@@ -618,6 +614,20 @@ class Laptop:
         process = self.start(*words, **environment)
         output, _ = process.communicate(timeout=seconds)
         return process.returncode, output
+
+
+@functools.cache
+def _clone(rooms: tuple[str, ...]) -> Path:
+    """The project, compiled once for all that copy it."""
+    folder = Path(tempfile.mkdtemp(prefix="clone-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("Pipfile*"), ROOT / "run_training.sh"):
+        shutil.copy2(path, folder)
+    for room in rooms:
+        without = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / room, folder / room, ignore=without)
+        compileall.compile_dir(folder / room, quiet=1)
+    return folder
 
 
 class _Door:

@@ -110,17 +110,19 @@ def aws(tmp_path, monkeypatch):
     from aws_world import World
 
     from cloud import user_data
-    from cloud.aws import forget_clients
+    from cloud.aws import client
     from cloud.s3 import forget_connection
+
+    def forget() -> None:
+        client.cache_clear()  # not forget_clients, which would have all descriptions read again
+        forget_connection()
 
     monkeypatch.setattr(user_data, "BOOTSTRAP", tmp_path / "bootstrap.sh")
     user_data.BOOTSTRAP.write_text("sleep 60\n")
     world = World(tmp_path / "aws")
     for name, value in world.environment.items():
         monkeypatch.setenv(name, value)
-    forget_clients()
-    forget_connection()
+    forget()
     yield world
     world.close()
-    forget_clients()
-    forget_connection()
+    forget()

@@ -190,6 +190,7 @@ TESTED_THROUGH = {
     "ending|run_folder|work|workplace": "attempt",
     "encoding|picture_index|splicing": "cutting",
     "overlays": "annotation",
+    "rows": "account",
     r"progress|scores|statistics": "loop",
     "tracks": "streams",
 }

@@ -64,10 +64,13 @@ def test_group_into_which_somebody_opened_a_way_is_refused(aws):
 
 
 def test_roles_are_made_once_with_the_policies_of_the_bucket(aws):
-    assert missing_roles() == [INSTANCE_ROLE, SCHEDULER_ROLE]
+    missing = missing_roles("my-bucket", REGION)
+    assert missing[:2] == [f"role {INSTANCE_ROLE}", f"role {SCHEDULER_ROLE}"]
     made = ensure_roles("my-bucket", REGION, ACCOUNT, "aws")
     assert len(made) == 5
-    assert missing_roles() == []
+    assert missing_roles("my-bucket", REGION) == []
+    other = f"policy another-{REGION} in role {INSTANCE_ROLE}"
+    assert missing_roles("another", REGION) == [other]
     assert ensure_roles("my-bucket", REGION, ACCOUNT, "aws") == []
     iam, expected = aws.client("iam"), policies("my-bucket", REGION, ACCOUNT)
     trust = iam.get_role(RoleName=INSTANCE_ROLE)["Role"]["AssumeRolePolicyDocument"]

@@ -54,7 +54,7 @@ class Clone:
         scripts = ("check_setup.py", "show_runs.py", "watch_run.py")
         for name in ("run_training.sh", *scripts, "Pipfile", "Pipfile.lock"):
             shutil.copy(ROOT / name, self.folder)
-        for room in ("utils", "training"):
+        for room in ("cloud", "utils", "training"):
             shutil.copytree(ROOT / room, self.folder / room)
         for name in ("cost_optimized_train.py", "train.py"):
             (self.folder / name).write_text(TRAINING)
