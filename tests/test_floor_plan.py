@@ -191,6 +191,7 @@ TESTED_THROUGH = {
     r"charts|curves|verdict": "report",
     r"demo_\w+": "demo_data",
     "local_copy": "shared_store",
+    "ending|run_folder|work|workplace": "attempt",
     "encoding|picture_index|splicing": "cutting",
     "overlays": "annotation",
     "rows": "account",
