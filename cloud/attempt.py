@@ -259,7 +259,7 @@ class Course:
                 except SupersededError as error:
                     self._ask(Wish(STOPPED, str(error)))
                     return
-                except (S3Error, FileNotFoundError) as error:
+                except OSError as error:  # S3's, or of a disk that is full
                     self._say(f"not sent yet: {error.filename}: {error.strerror}")
                 sent_at = time.monotonic()
                 if self._mirror.note != note:

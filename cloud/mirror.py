@@ -87,6 +87,7 @@ class Mirror:
             self._read_latest()
             if not (folder / CONFIG).exists():
                 return False
+            self._scratch.mkdir(parents=True, exist_ok=True)
             files = {}
             # The state first: what else is newer than it is as if the training was killed later.
             for name in sorted(_names(folder), key=lambda name: (name != STATE, name)):
@@ -127,8 +128,8 @@ class Mirror:
                 if before is None or before[0] != stamp:
                     self._known[name] = (stamp, self._send_content(path, name))
                 return self._known[name][1]
-            except FileNotFoundError as error:
-                if isinstance(error, S3Error):
+            except FileNotFoundError:
+                if path.exists():  # so it is another one that is not there
                     raise
                 return None
             except S3DamagedError as error:
@@ -195,7 +196,6 @@ def _held_still(path: Path, scratch: Path) -> Iterator[tuple[bytes | Path, Diges
         md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
         yield content, Digests(hashlib.sha256(content).hexdigest(), md5, len(content))
         return
-    scratch.mkdir(parents=True, exist_ok=True)
     link = scratch / f"{os.getpid()}-{threading.get_ident()}"
     link.unlink(missing_ok=True)
     os.link(path, link)

@@ -76,8 +76,8 @@ class Hardware:
 class Clock:
     """How long things take on a made machine."""
 
-    minute_seconds: float = 1.0  # of `shutdown +1` and `systemd-run --on-active=1min`
-    stop_seconds: float = 6.0  # from SIGTERM to SIGKILL when the system stops; 90 on a real one
+    minute_seconds: float = 60.0  # of `shutdown +1` and `systemd-run --on-active=1min`
+    stop_seconds: float = 30.0  # from SIGTERM to SIGKILL when the system stops; 90 on a real one
 
 
 @dataclass

@@ -5,6 +5,7 @@ whose instances really run their start script; the training is a short one. What
 runs/benchmarks/aws_faults.md, and the counts in aws_faults.json, once all of it has run.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from aws_world import INSTANCE, LAPTOP
 from machines import Machine
@@ -94,7 +96,7 @@ def test_call_that_is_always_refused_stops_it_before_anything_is_paid_for(trial,
     trial.world.fail(name, "denied", count=9999, side=LAPTOP)
     said = trial.run()
     fault = f"{name} of the laptop is always refused"
-    trial.check(fault, said, code=1, says="(?i)(allow|denied|refused)", bound_seconds=1)
+    trial.check(fault, said, code=1, says="(?i)(allow|denied|refused)", bound_seconds=5)
     assert name in said[1] or name in S3_CALLS
     assert trial.world.machines == []
 
@@ -129,7 +131,7 @@ def test_results_come_home_where_the_end_can_not_be_seen(trial, name):
 def test_no_capacity_anywhere(trial):
     trial.world.capacity = lambda market, kind, zone: ICE
     said = trial.run("--any")
-    trial.check("no capacity anywhere", said, code=1, says="AWS has none of the", bound_seconds=1)
+    trial.check("no capacity anywhere", said, code=1, says="AWS has none of the", bound_seconds=5)
     asked = {call.parameters["ClientToken"] for call in trial.world.called("RunInstances")}
     assert len(asked) == len(trial.world.called("RunInstances")) > 10, "some were asked twice"
 
@@ -148,7 +150,7 @@ def test_capacity_on_demand_alone(trial, code):
 def test_refusal_that_no_other_choice_would_mend_stops_at_once(trial, code):
     trial.world.fail("RunInstances", code, count=9999)
     said = trial.run()
-    trial.check(f"RunInstances answers {code} always", said, code=1, says=code, bound_seconds=1)
+    trial.check(f"RunInstances answers {code} always", said, code=1, says=code, bound_seconds=5)
     tokens = {call.parameters["ClientToken"] for call in trial.world.called("RunInstances")}
     assert len(tokens) == 1
 
@@ -177,7 +179,7 @@ def test_killed_launcher_leaves_nothing_and_resume_goes_on(trial, name, part, ho
     assert finish(launchers[0])[0] == -signal.SIGKILL
     fault = f"launcher killed {stage}"
     if not trial.run_name:
-        trial.check(fault, (None, ""), code=None, bound_seconds=1)
+        trial.check(fault, (None, ""), code=None, bound_seconds=5)
         return
     said = trial.resume()
     trial.check(fault, said, code=0, finished=True)
@@ -189,7 +191,7 @@ def test_launcher_killed_while_it_trains(trial, epoch):
     trial.wait_for_epoch(epoch)
     killed = kill(launcher)
     fault = f"launcher killed in epoch {epoch + 1}"
-    assert trial.world.wait_until_empty(20)
+    assert trial.world.wait_until_empty(60)
     assert killed[0] is None
     said = trial.resume()
     trial.check(fault, said, code=0, finished=True)
@@ -201,7 +203,7 @@ def test_launcher_killed_and_the_instance_lost(trial):
     machine = trial.wait_for_epoch(2)
     kill(launcher)
     machine.interrupt(2)
-    assert trial.world.wait_until_empty(20)
+    assert trial.world.wait_until_empty(60)
     said = trial.resume()
     trial.check("launcher killed, then the instance lost", said, code=0, finished=True)
     assert len(trial.world.machines) == 2
@@ -236,7 +238,7 @@ def test_laptop_without_network(trial, until):
     machine = trial.wait_for_epoch(1)
     with trial.world.laptop_cut_off():
         if until == "end":
-            assert machine.wait(30)
+            assert machine.wait(90)
         time.sleep(2)
     said = finish(launcher)
     fault = f"laptop without network for ten minutes, until {until}"
@@ -248,8 +250,8 @@ def test_laptop_asleep(trial):
     launcher = trial.start()
     machine = trial.wait_for_epoch(1)
     os.killpg(launcher.pid, signal.SIGSTOP)
-    assert machine.wait(30)
-    time.sleep(trial.limits["silent_seconds"] / 4)
+    assert machine.wait(90)
+    time.sleep(2)
     os.killpg(launcher.pid, signal.SIGCONT)
     trial.check("laptop asleep until the end", finish(launcher), code=0, finished=True)
 
@@ -299,7 +301,7 @@ def set_up_fails(trial):
 
 
 def set_up_hangs(trial):
-    trial.laptop.environment["ADGAME_LIMITS"] = json.dumps(trial.limits | {"set_up_minutes": 0.08})
+    trial.limit(set_up_minutes=0.08)
     set_up_with(trial, "exec /bin/sleep 60")
 
 
@@ -335,7 +337,7 @@ def test_start_script_that_fails_at_a_step_says_where_and_powers_off(trial, faul
 
 def test_instance_without_its_role_powers_off(trial):
     change_machines(trial, lambda machine: setattr(machine, "credentials", lambda: None))
-    trial.laptop.environment["ADGAME_LIMITS"] = json.dumps(trial.limits | {"max_attempts": 2})
+    trial.limit(max_attempts=2)
     said = trial.run()
     trial.check("start: the instance has no role", said, code=4, says="not started again")
 
@@ -373,7 +375,7 @@ def test_kill_9_of_all_on_the_instance(trial):
     launcher = trial.start(overrides=("--epoch-seconds", "0.4"))
     machine = trial.wait_for_epoch(2)
     kill_all(machine)
-    trial.world.pass_minutes(12)  # that the run may take
+    trial.world.pass_minutes(30)  # that the run may take
     said = finish(launcher)
     fault = "kill -9 of every process: the timer ends it, the next instance goes on"
     trial.check(fault, said, code=0, finished=True, grace_seconds=1.5)
@@ -388,8 +390,8 @@ def test_all_killed_and_timers_gone(trial):
     kill_all(machine)
     machine.forget_timers()
     assert not trial.world.wait_until_empty(1)
-    trial.world.pass_minutes(25)
-    assert trial.world.wait_until_empty(10)
+    trial.world.pass_minutes(45)
+    assert trial.world.wait_until_empty(60)
     assert machine.ended == "terminated: by its schedule"
     said = trial.resume()
     fault = "launcher and all processes killed, timers gone: EventBridge ends it"
@@ -412,11 +414,14 @@ def test_reap_ends_what_nothing_else_does(trial):
 
 @pytest.mark.parametrize("which", ["attempt", "all"])
 def test_frozen_instance_is_given_up_and_the_next_goes_on(trial, which):
+    trial.limit(silent_seconds=8)
+    trial.world.clock.stop_seconds = 3
     launcher = trial.start(overrides=("--epoch-seconds", "0.4"))
     machine = trial.wait_for_epoch(2)
     if which == "all":
         for process in machine.processes():
-            process.suspend()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
     else:
         machine.signal(ATTEMPT, signal.SIGSTOP)
     said = finish(launcher)
@@ -445,16 +450,16 @@ def test_shutdown_that_never_works(trial):
 
 
 @pytest.mark.parametrize(
-    ("flag", "fault", "reason"),
+    ("flag", "fault", "idle_minutes", "reason"),
     [
-        ("--fail-at", "the training fails", "a mistake in the training"),
-        ("--disk-full-at", "the disk is full", "disk is full"),
-        ("--hang-at", "the training hangs, idle", "neither progress nor use"),
-        ("--spin-at", "the training hangs, spinning", "busy, but nothing was written"),
+        ("--fail-at", "the training fails", 15, "a mistake in the training"),
+        ("--disk-full-at", "the disk is full", 15, "disk is full"),
+        ("--hang-at", "the training hangs, idle", 0.1, "neither progress nor use"),
+        ("--spin-at", "the training hangs, spinning", 0.06, "busy, but nothing was written"),
     ],
 )
-def test_training_that_goes_wrong_ends_the_instance(trial, flag, fault, reason):
-    trial.laptop.environment["ADGAME_LIMITS"] = json.dumps(trial.limits | {"idle_minutes": 0.05})
+def test_training_that_goes_wrong_ends_the_instance(trial, flag, fault, idle_minutes, reason):
+    trial.limit(idle_minutes=idle_minutes)
     said = trial.run(overrides=(flag, "2"))
     trial.check(fault, said, code=1, says=reason)
     trial.check_end("failed", reason)
@@ -462,8 +467,8 @@ def test_training_that_goes_wrong_ends_the_instance(trial, flag, fault, reason):
 
 
 def test_stop_saves_and_resume_goes_on(trial):
-    launcher = trial.start(overrides=("--epoch-seconds", "0.4"))
-    trial.wait_for_epoch(2)
+    launcher = trial.start(overrides=("--epoch-seconds", "2"))
+    trial.wait_for_epoch(1)
     code, said = trial.verb("stop")
     assert code == 0, said
     trial.check("stop from the laptop", finish(launcher), code=3, says="resume")

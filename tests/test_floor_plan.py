@@ -181,12 +181,17 @@ def test_step_benchmark_runs_where_only_torch_and_numpy_are():
     assert ast.literal_eval(done.stdout) == []
 
 
-# Parts of one thing, tested through it: the page, the demo set, training, and cutting.
+# Parts of one thing, tested through it.
 TESTED_THROUGH = {
+    r"network|roles|images|schedule": "ground",
+    "known_runs": "overview",
+    "screen": "launch",
+    "user_data": "run_record",
     "archive|classifier|copies": "label_recording",
     r"charts|curves|verdict": "report",
     r"demo_\w+": "demo_data",
     "local_copy": "shared_store",
+    "ending|run_folder|work|workplace": "attempt",
     "encoding|picture_index|splicing": "cutting",
     "overlays": "annotation",
     "rows": "account",

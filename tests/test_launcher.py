@@ -365,7 +365,6 @@ def test_old_pipenv_of_the_machine_is_not_used(clone):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["aws", "bucket"], "not part of this version"),
         (["traim"], "unknown verb 'traim'"),
         (["local", "no_such.py"], "cost_optimized_train.py train.py"),
         (["local", "train"], "no script 'train'"),
@@ -390,8 +389,53 @@ def test_mistake_gets_one_line_and_exit_code_2(clone, arguments, message):
 def test_help_teaches_every_verb(clone, arguments, code):
     done = clone.run(*arguments)
     assert done.returncode == code
-    for verb in ("local", "prepare", "status", "monitor", "check", "test", "lock"):
+    for verb in ("local", "prepare", "status", "monitor", "check", "test", "lock", "aws BUCKET"):
         assert f"./run_training.sh {verb}" in done.stdout
+    for verb in ("upload BUCKET", "logs RUN", "fetch RUN", "stop RUN", "resume RUN", "reap"):
+        assert f"./run_training.sh {verb}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "handed_over"),
+    [
+        (["aws", "bucket", "--dry-run"], ["run", "bucket", "--dry-run"]),
+        (["aws", "b", "--", "--epochs", "3"], ["run", "b", "--", "--epochs", "3"]),
+        (["upload", "b", "two words"], ["upload", "b", "two words"]),
+        (["logs", "R", "-f"], ["logs", "R", "-f"]),
+        (["fetch", "R"], ["fetch", "R"]),
+        (["stop", "R"], ["stop", "R"]),
+        (["resume", "R", "--yes"], ["resume", "R", "--yes"]),
+        (["reap", "--all"], ["reap", "--all"]),
+        (["status", "2026-11-22_x"], ["status", "2026-11-22_x"]),
+    ],
+)
+def test_verbs_of_aws_are_handed_over_with_their_exit_code(clone, words, handed_over):
+    (clone.folder / "train_on_aws.py").write_text(TRAINING)
+    done = clone.run(*words, TRAINING_EXIT="3")
+    assert done.returncode == 3
+    expected = script_line("train_on_aws.py", *handed_over, cwd=clone.folder)
+    assert last_line(done.stdout) == expected
+
+
+def test_status_asks_aws_only_where_runs_were_begun_here(clone):
+    (clone.folder / "train_on_aws.py").write_text(TRAINING)
+    assert "SCRIPT" not in clone.run("status").stdout
+    (clone.folder / "runs" / "aws").mkdir(parents=True)
+    (clone.folder / "runs" / "aws" / "a.json").write_text("{}")
+    done = clone.run("status")
+    assert "no run in runs/" in done.stdout
+    assert last_line(done.stdout) == script_line("train_on_aws.py", "status", cwd=clone.folder)
+    assert "SCRIPT" not in clone.run("status", "--json").stdout
+
+
+def test_check_of_a_bucket_follows_that_of_this_machine_and_decides(clone):
+    (clone.folder / "train_on_aws.py").write_text(TRAINING)
+    add_videos(clone, "ads/a.mp4", "ads/b.mp4")  # too few to train here
+    done = clone.run("check", "bucket")
+    assert done.returncode == 0
+    assert "MISSING" in done.stdout
+    expected = script_line("train_on_aws.py", "check", "bucket", cwd=clone.folder)
+    assert last_line(done.stdout) == expected
 
 
 def add_videos(clone: Clone, *names: str) -> None:
