@@ -41,7 +41,7 @@ def main() -> int:
     except CloudError as error:
         raise UserError(str(error)) from error
     except KeyboardInterrupt as stop:
-        raise Interrupted("stopped; ./run_training.sh reap shows that nothing runs") from stop
+        raise Interrupted("stopped here; ./run_training.sh reap shows what runs on AWS") from stop
 
 
 def run(options: argparse.Namespace) -> int:
@@ -150,24 +150,22 @@ def resume(options: argparse.Namespace) -> int:
 
 
 def reap(options: argparse.Namespace) -> int:
-    from cloud.aws import bucket_region
+    from cloud.aws import bucket_region, own_region
     from cloud.known_runs import known_runs
     from cloud.reap import Rule, look, proof_lines
     from cloud.reap import reap as end_all
 
     known = known_runs(ROOT)
     buckets = sorted({options.bucket} - {None} or {one.bucket for one in known})
-    regions = sorted(
-        set(options.region or ())
-        or {one.region for one in known} | {bucket_region(bucket) for bucket in buckets}
-        or {_own_region()}
-    )
+    regions = {one.region for one in known} | {bucket_region(bucket) for bucket in buckets}
+    if options.region or not regions:
+        regions = {options.region or own_region()}
     rule = Rule(options.older_than, options.all, {one.run: one.bucket for one in known})
-    looked = look(regions, buckets, rule)
+    looked = look(sorted(regions), buckets, rule)
     ended = end_all(looked)
     for found in ended:
         print(f"{found.kind} {found.name} {found.words}: {found.why}: {found.ended}")
-    lines, clean = proof_lines(look(regions, buckets, Rule()) if ended else looked)
+    lines, clean = proof_lines(look(sorted(regions), buckets, Rule()) if ended else looked)
     print("\n".join(lines))
     return 0 if clean else 1
 
@@ -223,6 +221,7 @@ def _read_options() -> argparse.Namespace:
     _add_limits(one)
     _add_attached(one)
     one = _add_verb(verbs, reap, "end what was left behind, and prove that nothing is billed")
+    one.epilog = "Exit code 1 where something is still billed, or could not be looked at."
     one.add_argument("--older-than", type=_positive, metavar="H", help="instances of so many hours")
     one.add_argument("--all", action="store_true", help="every instance, also of runs under way")
     one = _add_verb(verbs, upload, "send data/ to s3://BUCKET/data/: what is new or has changed")
@@ -333,15 +332,6 @@ def _attach(options: argparse.Namespace, begun, attempt, screen, see_through) ->
         say_how_to_go_on(begun, screen)
         return 0
     return see_through(begun, attempt, ROOT, screen)
-
-
-def _own_region() -> str:
-    import boto3
-
-    region = boto3.Session().region_name
-    if not region:
-        raise UserError("no run was begun here and no region is set: pass --region us-east-1")
-    return region
 
 
 if __name__ == "__main__":

@@ -111,7 +111,12 @@ def _class_rows(bucket: str, videos: Sequence[S3Object]) -> list[Row]:
         files[folder] += 1
         sizes[folder] += video.size_bytes
     rows = [
-        Row("ok", f"videos: {name}", f"{count:,} files, {sizes[name] / 1e9:.1f} GB", "")
+        Row(
+            "ok",
+            f"videos: {name}",
+            f"{count:,} file{'s' * (count != 1)}, {sizes[name] / 1e9:.1f} GB",
+            "",
+        )
         for name, count in sorted(files.items())
     ]
     if len(files) == 1 and RECORDINGS not in files:

@@ -126,6 +126,14 @@ def caller(region: str) -> tuple[str, str, str]:
     return account, partition, re.sub(r"[^\w.@-]", "-", name.rpartition("/")[2])[:128]
 
 
+def own_region() -> str:
+    """The one that is set for this machine. Raises AwsError."""
+    region = _session().get_config_variable("region")
+    if not region:
+        raise AwsError("no region is set: pass --region us-east-1, or run `aws configure`")
+    return region
+
+
 def bucket_region(bucket: str) -> str:
     """Where the bucket is; work for it is done there, since data that leaves a region costs."""
     try:

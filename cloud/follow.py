@@ -13,7 +13,7 @@ from cloud.instances import (
     find_instances,
     is_gone,
     terminate,
-    volumes_left,
+    wait_for_disks,
     wait_until_gone,
 )
 from cloud.run_record import (
@@ -34,7 +34,6 @@ from cloud.start import Run
 UNKNOWN_SECONDS = 120.0  # for which EC2 may not know an instance that it has just started
 LAST_WORD_SECONDS = 120.0  # for the end marker of an instance that is shutting down
 LOG_LINES = 15
-DISK_SECONDS = 30.0  # for disks to go after their instance
 
 
 @dataclass
@@ -195,7 +194,7 @@ def close_attempt(run: Run, attempt: Attempt, screen: Screen) -> bool:
             states[instance_id] = wait_until_gone(region, instance_id)
     disks = None
     with _noted(refused):
-        disks = _wait_for_disks(region, name)
+        disks = wait_for_disks(region, name)
     with _noted(refused):
         delete_schedule(region, schedule_name(name, attempt.number))
     gone = len(states) == len(ids) and all(state in GONE for state in states.values())
@@ -228,11 +227,3 @@ def _noted(refused: list[AwsError]) -> Iterator[None]:
         yield
     except AwsError as error:
         refused.append(error)
-
-
-def _wait_for_disks(region: str, run: str) -> list[str]:
-    """Those that are left; they go some seconds after their instance."""
-    end = time.monotonic() + DISK_SECONDS
-    while (left := volumes_left(region, run)) and time.monotonic() < end:
-        time.sleep(1.0)
-    return left

@@ -32,7 +32,7 @@ CALLS = 4  # of run_instances for one choice, with waits
 LIVE = ("pending", "running", "stopping", "stopped", "shutting-down")
 GONE = ("shutting-down", "terminated")  # billing ends with the first of these
 DELETED = ("deleting", "deleted")  # states of a disk
-TERMINATED_SECONDS = 300.0
+TERMINATED_SECONDS, DISK_SECONDS = 300.0, 30.0
 
 
 class CapacityError(AwsError):
@@ -153,11 +153,16 @@ def wait_until_gone(
         pause_seconds = min(pause_seconds * 2, 10.0)
 
 
-def volumes_left(region: str, run: str) -> list[str]:
-    """Ids of the disks of a run that are billed."""
+def wait_for_disks(region: str, run: str, seconds: float = DISK_SECONDS) -> list[str]:
+    """Ids of the disks of a run that are billed still; they go some seconds after the instance."""
     filters = [{"Name": "tag:Project", "Values": [PROJECT]}, {"Name": "tag:Run", "Values": [run]}]
-    found = pages("ec2", "describe_volumes", region, "Volumes", Filters=filters)
-    return [volume["VolumeId"] for volume in found if volume["State"] not in DELETED]
+    end = time.monotonic() + seconds
+    while True:
+        found = pages("ec2", "describe_volumes", region, "Volumes", Filters=filters)
+        left = [volume["VolumeId"] for volume in found if volume["State"] not in DELETED]
+        if not left or time.monotonic() >= end:
+            return left
+        time.sleep(1.0)
 
 
 def _run(region: str, request: dict) -> dict:

@@ -53,7 +53,7 @@ from cloud.start import Ground, NoCapacityError, Run, start_attempt
 
 # Exit codes
 OK, FAILURE, ENDED_EARLY, NOT_RESTARTED, LEFT_RUNNING = 0, 1, 3, 4, 130
-CODES = {DONE: OK, FAILED: FAILURE, STOPPED: ENDED_EARLY, LIMIT: ENDED_EARLY}
+CODES = {DONE: OK, FAILED: FAILURE}  # of the other ends ENDED_EARLY
 PAUSE_SECONDS = 60.0  # between looks for an instance where there was none
 
 CALLS = (  # of AWS, in the order of a run
@@ -330,24 +330,24 @@ def _start(run: Run, number: int, ground: Ground, screen: Screen) -> Attempt:
 
 def _start_again(run: Run, ground: Ground, screen: Screen) -> Attempt:
     """Tries for some time, since the last one may have been interrupted for want of instances."""
-    limits = run.plan.limits
-    end = time.monotonic() + limits.capacity_minutes * 60
-    pause_seconds = min(PAUSE_SECONDS, limits.capacity_minutes * 60 / 4)
-    while True:
+    seconds = run.plan.limits.capacity_minutes * 60
+    pause_seconds = min(PAUSE_SECONDS, seconds / 4)
+    for looks_left in reversed(range(1 + int(seconds / pause_seconds))):
         number = run.record.attempt_numbers()[-1] + 1
         screen.say("again", f"attempt {number}, from where it was")
         try:
             return _start(run, number, ground, screen)
         except NoCapacityError as error:
-            if time.monotonic() + pause_seconds > end:
+            if not looks_left:
                 raise
             screen.say("no room", f"{error}; next look in {pause_seconds:.0f} s")
         time.sleep(pause_seconds)
+    raise AssertionError("the last look returns or raises")
 
 
 def _conclude(run: Run, attempt: Attempt, end: AttemptEnd, root: Path, screen: Screen) -> int:
     """Brings the results here and says what they cost; the exit code."""
-    code = CODES[end.state]
+    code = CODES.get(end.state, ENDED_EARLY)
     try:
         if end.state == FAILED:
             for line in log_tail(run.record, attempt.number):
@@ -361,7 +361,7 @@ def _conclude(run: Run, attempt: Attempt, end: AttemptEnd, root: Path, screen: S
     again = f"./run_training.sh resume {run.plan.run}"
     if end.state == FAILED:
         screen.say("failed", f"{end.reason}: mend it and run again; {again} goes on with this code")
-    elif end.state == STOPPED:
+    elif end.state in (STOPPED, INTERRUPTED):  # the latter by AWS, just when it was to stop
         screen.say("stopped", f"{again} goes on where it was")
     elif end.state == LIMIT:
         screen.say("limit", f"{again} --max-hours HOURS --max-cost DOLLARS goes on where it was")

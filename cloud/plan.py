@@ -214,6 +214,7 @@ def describe_plan(
     best = choices[0]
     steps = time_steps(videos, rates, best.vcpus)
     bill = cost_steps(videos, rates, prices, best.dollars_per_hour, best.hours)
+    stored_gb = disk_gigabytes(videos, rates) - SYSTEM_GB
     return [
         f"videos     s3://{bucket}/data: {size}, {hours}",
         f"rates      {rates.script}: {rates.source}",
@@ -231,10 +232,10 @@ def describe_plan(
         *_table(choices),
         "",
         *_gpu_or_cpu(videos, rates, prices, choices),
-        "not counted: constants changed after --, interruptions of spot instances, taxes, what "
-        f"stays in S3 (the prepared recordings are some "
-        f"{disk_gigabytes(videos, rates) - SYSTEM_GB} GB until you delete store/), and fine-tuning "
-        "the trunk, which a GPU does unless told -- --fine-tune-blocks 0",
+        "not counted: constants changed after --, interruptions of spot instances, taxes, "
+        "fine-tuning the trunk (which a GPU does unless told -- --fine-tune-blocks 0), and what "
+        f"stays in S3: the prepared recordings are some {stored_gb} GB, "
+        f"${stored_gb * prices.storage_dollars_gb_month:.2f} a month until you delete store/",
     ]
 
 

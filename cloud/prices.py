@@ -49,6 +49,7 @@ class PriceList:
     prices: tuple[Price, ...]
     disk_dollars_gb_month: float  # gp3
     address_dollars_hour: float  # public IPv4
+    storage_dollars_gb_month: float  # S3 Standard
     sources: tuple[str, ...]  # a line each: what, from where, of when
 
 
@@ -75,6 +76,7 @@ def bundled_prices(region: str, wanted: list[InstanceType] | None = None) -> Pri
         tuple(prices),
         table["disk_dollars_gb_month"],
         table["address_dollars_hour"],
+        table["storage_dollars_gb_month"],
         (_bundled_source("all prices", region),),
     )
 
@@ -104,13 +106,14 @@ def read_prices(region: str, name: str | None = None) -> PriceList:
         for zone in zones[instance]
     ]
     table = _table()
-    address = f"address: ${table['address_dollars_hour']} an hour ({table['address_source']})"
+    bundled = f"address and S3: the bundled table, read {table['read']}"
     return PriceList(
         region,
         (*spot, *on_demand),
         disk,
         table["address_dollars_hour"],
-        (spot_source, listed_source, address),
+        table["storage_dollars_gb_month"],
+        (spot_source, listed_source, bundled),
     )
 
 

@@ -5,7 +5,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from cloud.aws import AwsError, call, pages
-from cloud.instances import GONE, Instance, find_instances, terminate, wait_until_gone
+from cloud.instances import (
+    GONE,
+    Instance,
+    find_instances,
+    terminate,
+    wait_for_disks,
+    wait_until_gone,
+)
 from cloud.permissions import PROJECT
 from cloud.run_record import RunRecord, seconds_between, utc_now
 from cloud.s3 import S3Error
@@ -26,6 +33,7 @@ class Found:
     place: str  # region or bucket
     words: str  # what it is
     why: str = ""  # it should be gone; "" where it should not
+    run: str = ""
     ended: str = ""  # what became of it
 
 
@@ -68,7 +76,12 @@ def reap(looked: Sequence[Looked]) -> list[Found]:
     for found in due:  # all at once, then they are waited for
         if found.kind == INSTANCE:
             _attempt(lambda f=found: terminate(f.place, f.name))
-    return [replace(found, ended=_end(found)) for found in due]
+    ended = [replace(found, ended=_end(found)) for found in due]
+    for region, run in {
+        (found.place, found.run) for found in ended if found.run and found.ended in GONE
+    }:
+        _attempt(lambda r=region, name=run: wait_for_disks(r, name))
+    return ended
 
 
 def proof_lines(looked: Sequence[Looked]) -> tuple[list[str], bool]:
@@ -103,11 +116,11 @@ def _instances(region: str, rule: Rule) -> list[Found]:
     for instance in find_instances(region):
         if instance.state not in GONE:
             hours = seconds_between(instance.launched, utc_now()) / 3600
-            run = instance.tags.get("Run", "of no run")
+            run = instance.tags.get("Run", "")
             kind = f"{instance.instance_type} {instance.market}"
-            words = f"{kind}, {instance.state} for {hours:.1f} h, {run}"
+            words = f"{kind}, {instance.state} for {hours:.1f} h, {run or 'of no run'}"
             why = _why_due(instance, hours, rule)
-            found.append(Found(INSTANCE, instance.instance_id, region, words, why))
+            found.append(Found(INSTANCE, instance.instance_id, region, words, why, run))
     return found
 
 

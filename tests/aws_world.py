@@ -395,12 +395,17 @@ class World:
     def _on_TerminateInstances(self, call: Call, environ: dict) -> "_Answer":
         with self._lock:
             answer = self._ask_moto(environ)
-        if answer.status.startswith("200"):
-            named = {value for key, value in call.parameters.items() if key.startswith("Instance")}
-            for machine in self.machines:
-                if machine.id in named and machine.ended is None:
-                    machine.terminate(f"by the {call.side}")
+            if answer.status.startswith("200"):
+                for machine in self.machines:
+                    if machine.id in call.parameters.values() and machine.ended is None:
+                        self._show_leaving(machine)
+                        machine.terminate(f"by the {call.side}")
         return answer
+
+    def _show_leaving(self, machine: Machine) -> None:
+        """moto has it gone at once; on AWS it is seen to leave as long as its system stops."""
+        state = ec2_backends[DEFAULT_ACCOUNT_ID][REGION].get_instance(machine.id)._state
+        state.name, state.code = "shutting-down", 32
 
     def _on_StopInstances(self, call: Call, environ: dict) -> "_Answer":
         with self._lock:
@@ -415,10 +420,12 @@ class World:
         backend = ec2_backends[DEFAULT_ACCOUNT_ID][REGION]
         stops = machine.hardware.shutdown_behavior == "stop"
         with self._lock:
-            instance = backend.get_instance(machine.id)
-            if instance._state.name in ("terminated", "stopped"):
+            state = backend.get_instance(machine.id)._state
+            if state.name == "shutting-down":
+                state.name, state.code = "terminated", 48
+            elif state.name != "running":
                 return
-            if stops and not machine.ended.startswith("terminated"):
+            elif stops and not machine.ended.startswith("terminated"):
                 backend.stop_instances([machine.id])
             else:
                 backend.terminate_instances([machine.id])
@@ -497,6 +504,7 @@ class World:
                 for machine in self.machines:
                     named = machine.id in json.loads(target["Input"])["InstanceIds"]
                     if named and machine.ended is None:
+                        self._show_leaving(machine)
                         machine.terminate("by its schedule")
 
     def _copy(self, machine: Machine, folder: Path, words: list[str]) -> None:
@@ -517,7 +525,12 @@ class World:
         )
         if target.startswith("s3://"):
             bucket, _, key = target.removeprefix("s3://").partition("/")
-            s3.put_object(Bucket=bucket, Key=key, Body=(folder / source).read_bytes())
+            files = {key: folder / source}
+            if "--recursive" in words:
+                paths = [path for path in (folder / source).rglob("*") if path.is_file()]
+                files = {key + p.relative_to(folder / source).as_posix(): p for p in paths}
+            for key, path in files.items():
+                s3.put_object(Bucket=bucket, Key=key, Body=path.read_bytes())
             return
         bucket, _, prefix = source.removeprefix("s3://").partition("/")
         names = [""]

@@ -74,7 +74,7 @@ def test_it_changes_nothing(world, bucket):
 def test_classes_are_counted_with_what_is_held_out(world, bucket):
     rows = check(bucket)
     assert rows["videos: ads"].found == "3 files, 0.0 GB"
-    assert rows["videos: games"].found == "1 files, 0.0 GB"
+    assert rows["videos: games"].found == "1 file, 0.0 GB"
 
 
 def test_one_class_alone_is_missing_another(world):
@@ -87,7 +87,7 @@ def test_recordings_with_labels_need_no_classes(world):
     recordings = {"data/recordings/a.ts": b"x", "data/recordings/a.csv": b"x"}
     rows = check(world.new_bucket(**recordings))
     assert "classes" not in rows
-    assert rows["videos: recordings"].found.startswith("1 files")
+    assert rows["videos: recordings"].found.startswith("1 file,")
 
 
 def test_a_bucket_without_videos_says_how_to_put_them_there(world):

@@ -157,8 +157,8 @@ def test_closing_ends_what_it_can_where_it_may_not_look(aws, monkeypatch):
 
 
 def test_instance_that_may_not_be_terminated_is_said_to_be_there(aws, monkeypatch):
-    monkeypatch.setattr(follow, "DISK_SECONDS", 0.1)
     wait = follow.wait_until_gone
+    monkeypatch.setattr(follow, "wait_for_disks", lambda region, run: ["vol-1"])
     monkeypatch.setattr(
         follow, "wait_until_gone", lambda region, name: wait(region, name, seconds=0.2)
     )
@@ -167,6 +167,7 @@ def test_instance_that_may_not_be_terminated_is_said_to_be_there(aws, monkeypatc
     assert not close_attempt(watched.run, watched.attempt, watched.screen)
     assert watched.screen.has("is running")
     assert watched.screen.has("not gone")
+    assert watched.screen.has("vol-1 are still there")
 
 
 def test_last_lines_of_the_log_are_those(aws):

@@ -20,7 +20,7 @@ from cloud.instances import (
     is_gone,
     start_instance,
     terminate,
-    volumes_left,
+    wait_for_disks,
     wait_until_gone,
 )
 from cloud.run_record import ON_DEMAND
@@ -145,14 +145,14 @@ def test_ours_are_found_by_run_and_attempt_and_others_are_not(aws, run, place):
 
 def test_terminated_instance_is_gone_with_its_disk(aws, run, place):
     started = start_instance(run.plan, ATTEMPT, place)
-    assert volumes_left(REGION, run.plan.run)
+    assert wait_for_disks(REGION, run.plan.run, 0)
     assert not is_gone(describe_instance(REGION, started.instance_id))
     terminate(REGION, started.instance_id)
     terminate(REGION, started.instance_id)
     assert wait_until_gone(REGION, started.instance_id) == "terminated"
     assert is_gone(describe_instance(REGION, started.instance_id))
     assert find_instances(REGION) == []
-    assert volumes_left(REGION, run.plan.run) == []
+    assert wait_for_disks(REGION, run.plan.run, 0) == []
 
 
 def test_unknown_instance_is_none_and_terminating_it_is_no_mistake(aws):

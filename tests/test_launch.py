@@ -1,11 +1,14 @@
 """Launch: the story of a run, with instances that do as told: what is said, fetched and left."""
 
+import hashlib
 import json
-from dataclasses import replace
+import threading
+from dataclasses import asdict, replace
 
 import pytest
 from aws_world import REGION
 from launching import QUICK, ROOT, Listener, make_ground, make_run
+from machines import wait_for
 
 from cloud import launch
 from cloud.aws import AwsError, CloudError
@@ -27,28 +30,20 @@ from cloud.launch import (
     stop_run,
 )
 from cloud.plan import SPOT, Constraints, PlanError
-from cloud.run_record import DONE, FAILED, INTERRUPTED, LIMIT, STOPPED, AttemptEnd, utc_now
+from cloud.run_record import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    LIMIT,
+    STOPPED,
+    AttemptEnd,
+    Latest,
+    utc_now,
+)
 from cloud.user_data import user_data
 
 VIDEOS = {"data/ads/a.mp4": b"a" * 1000, "data/games/b.mp4": b"b" * 1000}
-# An instance that does at once what it is told for its attempt, and waits to be ended.
-SCRIPT = """
-runs="s3://$ADGAME_BUCKET/runs/$ADGAME_RUN"
-aws s3 cp "$runs/script.sh" script.sh >/dev/null && . ./script.sh
-sleep 60
-"""
-RESULT = """
-end() {
-  echo '{"state": "'$1'", "reason": "'$2'", "exit_code": 0, "dollars": 0.02,
-    "ended": "2026-11-22T07:00:00+00:00"}' | aws s3 cp - "$runs/attempts/$ADGAME_ATTEMPT-end.json"
-}
-echo "it printed this" | aws s3 cp - "$runs/attempts/$ADGAME_ATTEMPT.log"
-printf report >report.html
-sha=$(sha256sum report.html | cut -d' ' -f1)
-aws s3 cp report.html "$runs/files/$sha/report.html"
-echo '{"files": {"report.html": {"sha256": "'$sha'", "size_bytes": 6}}, "attempt": 1,
-  "written": ""}' | aws s3 cp - "$runs/latest.json"
-"""
+REPORT = b"report"
 
 
 @pytest.fixture
@@ -56,13 +51,38 @@ def screen():
     return Listener()
 
 
-def run_that_does(aws, script: str, **changes):
-    from cloud.user_data import BOOTSTRAP
-
-    BOOTSTRAP.write_text(SCRIPT)
+def run_whose_instances(aws, act, **changes):
+    """A run; `act(run, number, machine)` is what each instance does a moment after its start."""
     run = make_run(aws, **changes)
-    aws.put(run.plan.bucket, f"runs/{run.plan.run}/script.sh", (RESULT + script).encode())
+
+    def begin(machine) -> None:
+        threading.Timer(0.1, act, (run, len(aws.machines), machine)).start()
+
+    aws.change_machine = begin
     return run
+
+
+def vanish(run, number, machine) -> None:
+    machine.vanish()
+
+
+def ending(aws, state: str, reason: str = ""):
+    """What an instance does that sends its results and ends like that."""
+
+    def act(run, number, machine) -> None:
+        sha256 = hashlib.sha256(REPORT).hexdigest()
+        file = {"sha256": sha256, "size_bytes": len(REPORT)}
+        latest = Latest({"report.html": file}, number, utc_now())
+        end = AttemptEnd(state, reason, 0, utc_now(), 0.02)
+        for name, content in (
+            (f"attempts/{number}.log", b"it printed this"),
+            (f"files/{sha256}/report.html", REPORT),
+            ("latest.json", json.dumps(asdict(latest)).encode()),
+            (f"attempts/{number}-end.json", json.dumps(asdict(end)).encode()),
+        ):
+            aws.put(run.plan.bucket, f"runs/{run.plan.run}/{name}", content)
+
+    return act
 
 
 def follow(run, root, screen) -> int:
@@ -155,7 +175,7 @@ def test_refused_start_says_what_is_left(aws, screen):
 
 
 def test_finished_run_is_fetched_priced_and_gone(aws, screen, tmp_path):
-    run = run_that_does(aws, "end done")
+    run = run_whose_instances(aws, ending(aws, DONE))
     assert follow(run, tmp_path, screen) == OK
     assert (tmp_path / "runs" / run.plan.run / "report.html").read_text() == "report"
     assert screen.has("report.html")
@@ -166,8 +186,8 @@ def test_finished_run_is_fetched_priced_and_gone(aws, screen, tmp_path):
 
 
 def test_interrupted_run_goes_on_elsewhere(aws, screen, tmp_path):
-    script = '[ "$ADGAME_ATTEMPT" = 3 ] && end done || shutdown -P now'
-    run = run_that_does(aws, script)
+    done = ending(aws, DONE)
+    run = run_whose_instances(aws, lambda *about: (vanish if about[1] < 3 else done)(*about))
     assert follow(run, tmp_path, screen) == OK
     zones = [(a.instance_type, a.zone) for a in run.record.read_attempts()]
     assert len(set(zones)) == 3
@@ -176,7 +196,7 @@ def test_interrupted_run_goes_on_elsewhere(aws, screen, tmp_path):
 
 
 def test_failed_run_is_not_started_again_and_shows_its_last_lines(aws, screen, tmp_path):
-    run = run_that_does(aws, "end failed disk-full")
+    run = run_whose_instances(aws, ending(aws, FAILED, "disk-full"))
     assert follow(run, tmp_path, screen) == FAILURE
     assert screen.has("| it printed this")
     assert screen.has("disk-full: mend it")
@@ -185,14 +205,14 @@ def test_failed_run_is_not_started_again_and_shows_its_last_lines(aws, screen, t
 
 
 def test_run_at_its_limit_says_how_to_go_on(aws, screen, tmp_path):
-    run = run_that_does(aws, "end limit max-hours")
+    run = run_whose_instances(aws, ending(aws, LIMIT, "max-hours"))
     assert follow(run, tmp_path, screen) == ENDED_EARLY
     assert screen.has("--max-hours HOURS")
     assert run.record.read_end(1).state == LIMIT
 
 
 def test_attempts_are_counted(aws, screen, tmp_path):
-    run = run_that_does(aws, "shutdown -P now", limits=replace(QUICK, max_attempts=2))
+    run = run_whose_instances(aws, vanish, limits=replace(QUICK, max_attempts=2))
     assert follow(run, tmp_path, screen) == NOT_RESTARTED
     assert len(aws.machines) == 2
     assert screen.has("not started again: after 2 instances")
@@ -200,7 +220,7 @@ def test_attempts_are_counted(aws, screen, tmp_path):
 
 
 def test_interruption_without_another_instance_is_said_after_some_looks(aws, screen, tmp_path):
-    run = run_that_does(aws, "shutdown -P now")
+    run = run_whose_instances(aws, vanish)
     attempt = start_first(run, make_ground(run), screen)
     aws.capacity = lambda *_: "InsufficientInstanceCapacity"
     assert see_through(run, attempt, tmp_path, screen) == NOT_RESTARTED
@@ -210,7 +230,7 @@ def test_interruption_without_another_instance_is_said_after_some_looks(aws, scr
 
 
 def test_results_that_can_not_be_fetched_are_said_to_be_safe(aws, screen, tmp_path):
-    run = run_that_does(aws, "end done")
+    run = run_whose_instances(aws, ending(aws, DONE))
     attempt = start_first(run, make_ground(run), screen)
     aws.fail("GetObject", "denied", count=99, part="/files/")
     aws.fail("HeadObject", "denied", count=99, part="/files/")
@@ -255,8 +275,11 @@ def test_ctrl_c_on_a_terminal_may_stop_it(aws, screen, tmp_path, monkeypatch):
 
 
 def test_stopped_run_ends_as_the_instance_says(aws, screen, tmp_path):
-    script = 'until aws s3 ls "$runs/stop.json"; do sleep 0.1; done; end stopped asked'
-    run = run_that_does(aws, script, limits=replace(QUICK, stop_seconds=30.0))
+    def act(run, number, machine):
+        wait_for(lambda: aws.objects(run.plan.bucket, f"runs/{run.plan.run}/stop.json"), 20)
+        ending(aws, STOPPED, "asked")(run, number, machine)
+
+    run = run_whose_instances(aws, act, limits=replace(QUICK, stop_seconds=30.0))
     attempt = start_first(run, make_ground(run), screen)
     assert stop_run(run, attempt, tmp_path, screen) == ENDED_EARLY
     assert run.record.read_end(1).reason == "asked"
@@ -308,4 +331,3 @@ def test_changed_limits_are_on_record(aws):
     changed = change_limits(run, max_hours=9.0, max_cost=None)
     assert changed.record.read_plan().limits == replace(QUICK, max_hours=9.0)
     assert change_limits(run, max_hours=None) is run
-    assert FAILED in launch.CODES

@@ -48,7 +48,9 @@ VIDEOS = Videos(size_bytes=360_000_000_000, files=300, hours=200.0, estimated=Fa
 
 def price_list(*rows) -> PriceList:
     """Of (type, market, zone, dollars an hour)."""
-    return PriceList("us-east-1", tuple(Price(*row) for row in rows), 0.08, 0.005, ("a source",))
+    return PriceList(
+        "us-east-1", tuple(Price(*row) for row in rows), 0.08, 0.005, 0.02, ("a source",)
+    )
 
 
 PRICES = price_list(
@@ -297,6 +299,10 @@ def test_sources_of_prices_and_rates_are_printed():
     text = "\n".join(described())
     assert "a source" in text
     assert RATES_MADE.source in text
+
+
+def test_what_stays_in_s3_is_named_with_its_price():
+    assert "some 80 GB, $1.60 a month until you delete store/" in described()[-1]
 
 
 def test_first_choice_and_the_cheapest_gpu_are_in_the_table():

@@ -57,7 +57,7 @@ def test_instance_past_its_deadline_is_ended_with_its_schedule(aws, run):
     ("rule", "why"),
     [
         (Rule(everything=True), "all are asked for"),
-        (Rule(older_than_hours=1e-9), "older than 1e-09 h"),
+        (Rule(older_than_hours=-1.0), "older than -1 h"),
     ],
 )
 def test_age_and_all_reach_instances_of_runs_under_way(aws, run, rule, why):

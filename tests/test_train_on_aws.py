@@ -93,9 +93,7 @@ def test_detached_run_says_how_to_go_on_and_later_verbs_know_it(aws, laptop):
     code, said = laptop.run("reap")
     assert code == 1  # something is billed, as it should be
     assert run in said
-    quick = '{"stop_seconds": 1}'
-    assert quick  # limits are those of the plan: stop waits, so the instance is ended first
-    aws.machines[0].vanish()
+    aws.machines[0].vanish()  # as if AWS took it back in this moment
     code, said = laptop.run("stop", run)
     assert code == 0, said
     code, said = laptop.run("reap")

@@ -16,7 +16,6 @@ from aws_world import SECRET, Laptop, World
 from machines import Machine, kill_marked, wait_for
 from short_train import STEPS, final_state, next_state
 
-from benchmarks.figures import FOLDER, write_figures
 from utils.files import write_whole
 
 HERE = Path(__file__).resolve().parent
@@ -314,6 +313,8 @@ def kill_all(machine: Machine) -> None:
 
 def write_table(rows: list[Row]) -> None:
     """runs/benchmarks/aws_faults.json and .md; of each fault point the worst row counts."""
+    from benchmarks.figures import FOLDER, write_figures  # with torch, which takes seconds
+
     worst: dict[str, Row] = {}
     for row in rows:
         known = worst.get(row.fault)
