@@ -212,6 +212,7 @@ def test_control_c_does_not_wait_for_downloads(s3, bucket, tmp_path):
 
 def test_control_c_puts_what_is_done_by_then(s3, bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(content_hashes, "SAVE_SECONDS", 0)
+
     def stop() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
