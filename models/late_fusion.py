@@ -27,6 +27,9 @@ class LateFusionClassifier(nn.Module):
     and then (`modality_dropout`), so that the other alone still answers.
     """
 
+    order_matters = False  # of the frames: they can be pooled before
+    uses_sound = True
+
     def __init__(
         self,
         num_classes: int,

@@ -80,8 +80,8 @@ def test_memory_is_that_of_a_window(model, spec, whole):
     with torch.inference_mode():
         for _ in range(40):
             scorer.add(whole)
-    assert len(scorer._video._sums._sums) < 60 * spec.fps
-    assert len(scorer._sound._sums._sums) < 60 * spec.mfcc.frames_per_second
+    assert len(scorer._video._kept._sums) < 60 * spec.fps
+    assert len(scorer._sound._kept._sums) < 60 * spec.mfcc.frames_per_second
     assert not scorer._video._held
 
 
