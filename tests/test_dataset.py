@@ -290,9 +290,9 @@ def test_processes_share_each_batch_without_overlap_or_loss(dataset, batch_size,
 def test_waiting_for_batches_is_added_up(dataset, monkeypatch):
     read = ClipDataset.sample
 
-    def slow(*arguments):
+    def slow(*arguments, **how):
         time.sleep(0.01)
-        return read(*arguments)
+        return read(*arguments, **how)
 
     monkeypatch.setattr(ClipDataset, "sample", slow)
     batches = batches_of(dataset)
