@@ -95,7 +95,7 @@ class LrcnClassifier(nn.Module):
         (N, 2 * embedding_size), and those given of the MFCC."""
         if pooled is not None:
             mean, std = pooled.chunk(2, dim=1)
-            # Within the clips and between them.
+            # Within the clips and between them; the means' own scatter counts a few % too much.
             std = (std.square().mean(dim=0) + mean.var(dim=0, correction=0)).sqrt()
             self.video_mean.copy_(mean.mean(dim=0))
             # All the same where the trunk learned nothing yet: 0 / 0 would be no number.
@@ -210,7 +210,9 @@ class LrcnClassifier(nn.Module):
                 self.lstm(packed)[0], batch_first=True, total_length=sequences.shape[1]
             )  # (B, K, lstm_size), zeros behind each sequence
         if self.average_over_time:
-            return states.float().sum(dim=1) / counted[:, None]
+            step = torch.arange(states.shape[1], device=lengths.device)
+            there = (step < counted[:, None])[:, :, None]
+            return torch.where(there, states.float(), 0).sum(dim=1) / counted[:, None]
         return states.float()[torch.arange(len(counted), device=counted.device), counted - 1]
 
     def _start(self) -> None:

@@ -20,6 +20,10 @@ class SpanSums:
         self._sums = np.zeros((1, 2 * size + 1))
         self._size = size
 
+    def __len__(self) -> int:
+        """Rows that are kept."""
+        return len(self._sums) - 1
+
     def append(self, rows: np.ndarray, counts: np.ndarray | None = None) -> None:
         """Goes on with rows (n, size), of which those count where `counts` (n,) is True."""
         new = np.empty((len(rows), 2 * self._size + 1))
@@ -62,6 +66,10 @@ class SpanRows:
         self.end = 0  # rows appended so far
         self._rows = np.zeros((0, size), np.float32)
         self._counts = np.zeros(0, bool)
+
+    def __len__(self) -> int:
+        """Rows that are kept."""
+        return len(self._rows)
 
     def append(self, rows: np.ndarray, counts: np.ndarray) -> None:
         """Goes on with rows (n, size), of which those count where `counts` (n,) is True."""

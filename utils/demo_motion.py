@@ -19,7 +19,7 @@ HELD_OUT = 3  # every so many scenes one is judged on
 def arrange(order: str, count: int) -> np.ndarray:
     """(count,) int64: which picture of a scene is shown when; each is shown once.
 
-    forward 012345, backward 543210, there_and_back 024531, back_and_there 135420.
+    forward 012345, backward 543210, there_and_back 024531, back_and_there 531024.
     """
     steps = np.arange(count)
     if order in TWO_ORDERS:
@@ -34,10 +34,10 @@ def draw_scene(seed: int, count: int, size: tuple[int, int]) -> np.ndarray:
     """(count, height, width, 3) uint8 RGB: something comes nearer, somewhere, over some ground."""
     rng = np.random.default_rng(seed)
     height, width = size
-    cells = rng.integers(40, 216, (4, 6, 3))
+    cells = rng.integers(20, 110, (4, 6, 3))
     ground = cells.repeat(math.ceil(height / 4), 0).repeat(math.ceil(width / 6), 1)
     ground = ground[:height, :width] + rng.normal(0, 8, (height, width, 3))
-    colour = rng.integers(0, 256, 3)
+    colour = rng.integers(150, 256, 3)
     power = rng.choice([1.0, 2.0, 8.0])  # a diamond, a disc, a square
     small, large = rng.uniform(0.04, 0.12), rng.uniform(0.28, 0.45)
     centres = np.linspace(rng.uniform(0.35, 0.65, 2), rng.uniform(0.35, 0.65, 2), count)
