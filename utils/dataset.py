@@ -340,9 +340,8 @@ def _choose_evenly(draws: np.ndarray, counts: np.ndarray, number: int) -> np.nda
     """(B, number) columns below each row's count, evenly spaced from a random one of the first on;
     all of them, and then others, where it has fewer than `number`."""
     counts = counts[:, None]
-    steps = np.arange(number) + draws[:, :1]
-    columns = (steps * counts / np.minimum(counts, number).clip(min=1)).astype(np.int64)
-    return np.minimum(columns, counts - 1)  # what lies a rounding error below the end is not at it
+    first = (draws[:, :1] * counts).astype(np.int64)  # in units of 1 / number: floats would round
+    return (np.arange(number) * counts + first) // np.minimum(counts, number).clip(min=1)
 
 
 def _pad(arrays: list[np.ndarray], dtype: np.dtype) -> tuple[torch.Tensor, torch.Tensor]:
