@@ -54,14 +54,15 @@ def draw_scene(seed: int, count: int, size: tuple[int, int]) -> np.ndarray:
 
 
 def make_motion_sets(
-    spec: FeatureSpec, cache_dir: str, orders: tuple[str, ...], scenes: int
+    spec: FeatureSpec, cache_dir: str, orders: tuple[str, ...], scenes: int, first: int = 0
 ) -> tuple[ClipDataset, ClipDataset]:
-    """Clips to learn from and to judge: each scene in all orders, whole scenes held out."""
+    """Clips to learn from and to judge: each of the scenes from `first` on in all orders, whole
+    scenes held out."""
     store = open_feature_store(cache_dir, spec)
     count = spec.frame_span(0.0, SECONDS).stop
     sides: tuple[list[Clip], list[Clip]] = ([], [])
     with store.writing():
-        for scene in range(scenes):
+        for scene in range(first, first + scenes):
             frames = draw_scene(scene, count, spec.frame_size)
             for order in orders:
                 key = f"{order}{scene}"
