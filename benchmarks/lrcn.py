@@ -58,12 +58,12 @@ def main() -> None:
         kinds["mobilenet_"] = (trunk, {"model": "late_fusion"})
     figures = {}
     for orders in (TWO_ORDERS,) if options.quick else (TWO_ORDERS, FOUR_ORDERS):
-        name = "" if orders is TWO_ORDERS else "four_orders_"
+        four = "four_orders_" if orders is FOUR_ORDERS else ""
         for kind, (constants, averaged) in kinds.items():
-            found = list(accuracies(constants, orders, seeds))
-            figures[f"lrcn_{kind}{name}accuracy"] = min(found)
-            found = list(accuracies(constants | averaged, orders, seeds))
-            figures[f"mean_pooling_{kind}{name}accuracy"] = max(found)
+            for network, changes, worst in (("lrcn", {}, min), ("mean_pooling", averaged, max)):
+                found = list(accuracies(constants | changes, orders, seeds))
+                figures[f"{network}_{kind}{four}accuracy"] = worst(found)
+                print(f"{network} {kind}{four}accuracy by seed: {found}", flush=True)
     for name in MODELS:
         figures[f"{name}_seconds_to_score_an_hour"] = hour_seconds(name)
     write_figures("lrcn", figures)
@@ -79,7 +79,6 @@ def accuracies(constants: dict, orders: tuple[str, ...], seeds: tuple[int, ...])
             )
             sets = make_motion_sets(config.feature_spec, folder, orders, SCENES, first=1000 * seed)
             accuracy = train(config, *sets)
-        print(f"{config.model} {constants} seed {seed}: {accuracy:.3f}", flush=True)
         yield accuracy
 
 
@@ -91,7 +90,7 @@ def train(config: Config, train_set: ClipDataset, val_set: ClipDataset) -> float
     if weights is not None:
         embeddings = MemoryStore()
         keys = [clip.key for clip in (*train_set.clips, *val_set.clips)]
-        embed_recordings(model.video_encoder, train_set.store, keys, embeddings)
+        embed_recordings(model.video_encoder, train_set.store, keys, embeddings, title=None)
     trainer = Trainer(model, train_set, val_set, config, embeddings=embeddings)
     trainer.fit(plan_phases(config, from_scratch=weights is None, has_gpu=False))
     judged = val_set.read_from(embeddings) if embeddings else embed_dataset(model, val_set, None)

@@ -127,8 +127,8 @@ class LrcnClassifier(nn.Module):
         mfcc: torch.Tensor,
         mfcc_mask: torch.Tensor,
     ) -> torch.Tensor:
-        """What the last layer is given: (B, lstm_size), and with a sound as much again as
-        `sound_size`.
+        """What the last layer is given, (B, lstm_size), or (B, lstm_size + sound_size) where the
+        sound is fused.
 
         `video` is frames (B, T, H, W, 3) or embeddings (B, T, embedding_size); masks are bool.
         """
