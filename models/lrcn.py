@@ -204,10 +204,13 @@ class LrcnClassifier(nn.Module):
         states = sequences
         if self.lstm is not None:
             packed = pack_padded_sequence(
-                sequences, counted.cpu(), batch_first=True, enforce_sorted=False
+                sequences.float(), counted.cpu(), batch_first=True, enforce_sorted=False
             )
+            # Not in half precision: rounding would add up from frame to frame.
+            with torch.autocast(sequences.device.type, enabled=False):
+                packed, _ = self.lstm(packed)
             states, _ = pad_packed_sequence(
-                self.lstm(packed)[0], batch_first=True, total_length=sequences.shape[1]
+                packed, batch_first=True, total_length=sequences.shape[1]
             )  # (B, K, lstm_size), zeros behind each sequence
         if self.average_over_time:
             step = torch.arange(states.shape[1], device=lengths.device)

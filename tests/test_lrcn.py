@@ -111,6 +111,16 @@ def test_frames_give_what_their_embeddings_give(model):
     torch.testing.assert_close(half, expected, rtol=0.05, atol=0.05)
 
 
+def test_mixed_precision_gives_about_the_same_and_learns(model):
+    batch = make_batch(model, LENGTHS)
+    expected = model(*batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(*batch)
+    torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.05)
+    found.float().sum().backward()
+    assert model.frame_projection[1].weight.grad.isfinite().all()
+
+
 def test_windows_give_what_clips_give(model):
     video, video_mask, mfcc, mfcc_mask = make_batch(model, LENGTHS)
     sound = pool_mean_std(model.encode_audio(mfcc), mfcc_mask) if model.uses_sound else mfcc
