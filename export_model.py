@@ -164,7 +164,7 @@ def _make_graph(checkpoint: Checkpoint) -> bytes:
     except ImportError as error:
         raise ExportError(f"{error}: install onnx and onnxruntime, as the Pipfile says") from error
     except TypeError as error:
-        raise ExportError(f"{error}: only the late-fusion classifier is exported") from error
+        raise ExportError(f"{error}: export the run of another network") from error
 
 
 @torch.inference_mode()

@@ -21,7 +21,7 @@ from training.report import write_report
 from training.results import say_results, say_start, write_results
 from training.run_log import RunLog, check_writable
 from training.tracking import Tracking, check_tracking
-from training.weights import find_weights, new_model
+from training.weights import new_model, weights_for
 from utils.config import read_options
 from utils.errors import run_main
 from utils.training_data import load_training_data
@@ -45,6 +45,13 @@ MAX_REJECTED = 0.2  # stop when more than this part of the recordings can't be r
 WORKERS = 0  # decoding processes; 0 is one per core
 
 # Model
+MODEL = "late_fusion"  # or lrcn, a network for each frame and an LSTM over them: order counts
+ENCODER = "mobilenet_v2"  # of lrcn's frames; or conv, a small network that learns from scratch
+SEQUENCE_FRAMES = 16  # frames of a clip, evenly spaced, that lrcn looks at, whatever its length
+LSTM_SIZE = 128  # numbers that lrcn remembers from frame to frame
+LSTM_LAYERS = 1  # of lrcn, one on top of another; 0 only averages the frames
+AVERAGE_OVER_TIME = True  # lrcn's answer is the mean of all frames' answers, else the last one's
+FUSE_SOUND = True  # lrcn uses the sound, too
 WEIGHTS = "auto"  # auto, imagenet (insist on them), none, or a .safetensors or .pth file
 TRUNK_SIZE = (160, 160)  # height, width to which frames are enlarged for pretrained weights
 FINE_TUNE_BLOCKS = "auto"  # last blocks of the trunk that learn; auto is 3 on a GPU, 0 without
@@ -62,6 +69,7 @@ TRAIN_FRAMES = 24  # frames of a span that training looks at; validation looks a
 SCRATCH_FRAMES = 12  # the same, where the whole network learns, which costs most
 LEARNING_RATE = 1e-4  # highest rate while the trunk is fine-tuned
 HEAD_LEARNING_RATE = 1e-4  # highest rate of the heads on the frozen trunk
+LSTM_LEARNING_RATE = 1e-3  # the same of lrcn's
 SCRATCH_LEARNING_RATE = 1e-3  # highest rate of a network trained from scratch
 WARMUP = 0.3  # part of a phase in which the rate rises
 WEIGHT_DECAY = 0.01  # pull of the weights towards zero (AdamW)
@@ -87,7 +95,7 @@ def main() -> int:
     ranks = join_ranks()
     with ranks.in_turn():
         data = load_training_data(config, S3Folder)
-        weights, weights_note = find_weights(config.weights)
+        weights, weights_note = weights_for(config)
 
     device = choose_device()
     model = new_model(config, len(data.classes), weights).to(device)

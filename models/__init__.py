@@ -3,8 +3,9 @@
 from torch import nn
 
 from models.late_fusion import LateFusionClassifier
+from models.lrcn import LrcnClassifier
 
-MODELS = {"late_fusion": LateFusionClassifier}
+MODELS = {"late_fusion": LateFusionClassifier, "lrcn": LrcnClassifier}
 
 
 def build_model(config: dict) -> nn.Module:

@@ -11,56 +11,47 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.encoders import FrameEncoder
+from models.encoders import CONV_GRID, ConvEncoder, FrameEncoder
 from models.late_fusion import MAX_DEVIATION, LateFusionClassifier
-from models.mobilenet_v2 import EMBEDDING_SIZE, InvertedResidual, TensorflowPadConv2d
+from models.lrcn import LrcnClassifier
+from models.mobilenet_v2 import InvertedResidual, TensorflowPadConv2d
 
 OPSET = 17  # of 2022; onnxruntime reads it since 1.12
 IR_VERSION = 8  # that of the same release of ONNX
 FRAMES, FRAME_COUNTS = "frames", "frame_counts"  # names of the inputs
 MFCC, MFCC_COUNTS = "mfcc", "mfcc_counts"
-_FLOAT, _BOOL = 1, 9  # onnx.TensorProto's numbers for the types
+_FLOAT, _INT32, _BOOL = 1, 6, 9  # onnx.TensorProto's numbers for the types
 
 
 def trunk_graph(encoder: FrameEncoder, frame_size: tuple[int, int]) -> bytes:
-    """ONNX of the trunk: `frames` (n, H, W, 3) uint8 to `embeddings` (n, 1280) float32."""
+    """ONNX of the trunk: `frames` (n, H, W, 3) uint8 to `embeddings` (n, size) float32."""
     graph = _Graph()
     graph.rename(_add_trunk(graph, encoder, FRAMES, frame_size), "embeddings")
     return graph.serialize(
         {FRAMES: (np.uint8, ["n", *frame_size, 3])},
-        {"embeddings": (np.float32, ["n", EMBEDDING_SIZE])},
+        {"embeddings": (np.float32, ["n", encoder.embedding_size])},
     )
 
 
-def classifier_graph(
-    model: LateFusionClassifier, frame_size: tuple[int, int], temperature: float
-) -> bytes:
+def classifier_graph(model: nn.Module, frame_size: tuple[int, int], temperature: float) -> bytes:
     """ONNX of a classifier, from what is read of clips to their calibrated probabilities.
 
     `frames` (clips, T, H, W, 3) uint8 RGB and `mfcc` (clips, M, n_mfcc) float32, of which the first
     `frame_counts` and `mfcc_counts` (clips,) int64 count; the rest is padding. 0 says that a clip
     has no sound. To `probabilities` (clips, classes) float32. Raises TypeError for another network.
     """
-    if not isinstance(model, LateFusionClassifier):
+    known = {LateFusionClassifier: _add_pooled_video, LrcnClassifier: _add_sequence}
+    if type(model) not in known:
         raise TypeError(f"no ONNX graph is known for a {type(model).__name__}")
     graph = _Graph()
-    flat = graph.add("Reshape", FRAMES, np.array([-1, *frame_size, 3]))
-    embeddings = _add_trunk(graph, model.video_encoder, flat, frame_size)
-    shape = graph.add("Slice", graph.add("Shape", FRAMES), np.array([0]), np.array([2]))
-    shape = graph.add("Concat", shape, np.array([EMBEDDING_SIZE]), axis=0)
-    embeddings = graph.add("Reshape", embeddings, shape)  # (clips, T, 1280)
-    video, has_video = _add_pooling(graph, embeddings, FRAME_COUNTS)
-    video = graph.add("Sqrt", graph.add("Add", video, np.float32(1e-6)))
-    video = graph.add("Div", graph.add("Sub", video, model.video_mean), model.video_std)
-    video = graph.add("Clip", video, np.float32(-MAX_DEVIATION), np.float32(MAX_DEVIATION))
-    video = graph.add("Mul", video, graph.add("Cast", has_video, to=_FLOAT))
-    sound = graph.add("Sub", MFCC, model.audio_encoder.mean)
-    sound = graph.add("Div", sound, model.audio_encoder.std)
-    sound, has_sound = _add_pooling(graph, sound, MFCC_COUNTS)
-    sound = _add_gelu(graph, _add_linear(graph, sound, model.sound_projection[1]))
-    sound = graph.add("Where", has_sound, sound, model.no_sound)
-    video = _add_linear(graph, video, model.video_head)
-    logits = graph.add("Add", video, _add_linear(graph, sound, model.sound_head))
+    logits = _add_linear(graph, known[type(model)](graph, model, frame_size), model.video_head)
+    if model.uses_sound:
+        sound = graph.add("Sub", MFCC, model.audio_encoder.mean)
+        sound = graph.add("Div", sound, model.audio_encoder.std)
+        sound, has_sound = _add_pooling(graph, sound, MFCC_COUNTS)
+        sound = _add_gelu(graph, _add_linear(graph, sound, model.sound_projection[1]))
+        sound = graph.add("Where", has_sound, sound, model.no_sound)
+        logits = graph.add("Add", logits, _add_linear(graph, sound, model.sound_head))
     logits = graph.add("Div", logits, np.float32(temperature))
     graph.rename(graph.add("Softmax", logits, axis=1), "probabilities")
     n_mfcc, num_classes = model.config["n_mfcc"], model.config["num_classes"]
@@ -138,8 +129,79 @@ class _Graph:
         return name
 
 
+def _add_pooled_video(graph: _Graph, model: LateFusionClassifier, size: tuple[int, int]) -> str:
+    """The picture's half of late fusion's features, (clips, 2560)."""
+    shape = graph.add("Slice", graph.add("Shape", FRAMES), np.array([0]), np.array([2]))
+    embeddings = _add_embeddings(graph, model.video_encoder, FRAMES, size)
+    shape = graph.add("Concat", shape, np.array([model.video_encoder.embedding_size]), axis=0)
+    embeddings = graph.add("Reshape", embeddings, shape)  # (clips, T, 1280)
+    video, has_video = _add_pooling(graph, embeddings, FRAME_COUNTS)
+    video = graph.add("Sqrt", graph.add("Add", video, np.float32(1e-6)))
+    video = _add_standardised(graph, video, model)
+    return graph.add("Mul", video, graph.add("Cast", has_video, to=_FLOAT))
+
+
+def _add_sequence(graph: _Graph, model: LrcnClassifier, size: tuple[int, int]) -> str:
+    """The picture's half of LRCN's features, (clips, lstm_size)."""
+    number = np.array(model.sequence_frames)
+    ends = graph.add("Unsqueeze", FRAME_COUNTS, np.array([1]))  # (clips, 1)
+    length = graph.add("Min", graph.add("Gather", graph.add("Shape", FRAMES), np.array(1)), number)
+    step = graph.add("Range", np.array(0), length, np.array(1))  # (K,)
+    # As `spread` says it, of the first `frame_counts` frames.
+    odd = graph.add("Add", graph.add("Mul", step, np.array(2)), np.array(1))
+    place = graph.add("Div", graph.add("Mul", odd, ends), 2 * number)
+    place = graph.add("Where", graph.add("Greater", ends, number), place, step)  # (clips, K)
+    index = graph.add("Unsqueeze", place, np.array([2]))
+    frames = graph.add("GatherND", FRAMES, index, batch_dims=1)  # (clips, K, H, W, 3)
+    x = _add_embeddings(graph, model.video_encoder, frames, size)
+    x = _add_standardised(graph, x, model)
+    x = _add_gelu(graph, _add_linear(graph, x, model.frame_projection[1]))
+    shape = graph.add("Concat", graph.add("Shape", place), np.array([-1]), axis=0)
+    x = graph.add("Reshape", x, shape)  # (clips, K, lstm_size)
+    counts = graph.add("Max", graph.add("Min", ends, number), np.array(1))
+    if model.lstm is not None:
+        x = _add_lstm(graph, x, graph.add("Squeeze", counts, np.array([1])), model.lstm)
+    if model.average_over_time:
+        there = graph.add("Unsqueeze", graph.add("Less", step, counts), np.array([2]))
+        x = graph.add("Where", there, x, np.float32(0))
+        x = graph.add("ReduceSum", x, np.array([1]), keepdims=0)
+        x = graph.add("Div", x, graph.add("Cast", counts, to=_FLOAT))
+    else:
+        x = graph.add("GatherND", x, graph.add("Sub", counts, np.array(1)), batch_dims=1)
+    has_video = graph.add("Cast", graph.add("Greater", ends, np.array(0)), to=_FLOAT)
+    return graph.add("Mul", x, has_video)
+
+
+def _add_lstm(graph: _Graph, x: str, counts: str, lstm: nn.LSTM) -> str:
+    """(clips, K, size) to the states of the last layer, (clips, K, hidden)."""
+    x = graph.add("Transpose", x, perm=[1, 0, 2])
+    counts = graph.add("Cast", counts, to=_INT32)
+    for layer in range(lstm.num_layers):
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        tensors = (getattr(lstm, f"{name}_l{layer}") for name in names)
+        # Gates come as input, forget, cell, output; ONNX has input, output, forget, cell.
+        gates = [torch.cat([t.chunk(4)[i] for i in (0, 3, 1, 2)])[None] for t in tensors]
+        biases = torch.cat(gates[2:], dim=1)
+        states = graph.add("LSTM", x, *gates[:2], biases, counts, hidden_size=lstm.hidden_size)
+        x = graph.add("Squeeze", states, np.array([1]))  # of its one direction
+    return graph.add("Transpose", x, perm=[1, 0, 2])
+
+
+def _add_standardised(graph: _Graph, x: str, model: nn.Module) -> str:
+    x = graph.add("Div", graph.add("Sub", x, model.video_mean), model.video_std)
+    return graph.add("Clip", x, np.float32(-MAX_DEVIATION), np.float32(MAX_DEVIATION))
+
+
+def _add_embeddings(
+    graph: _Graph, encoder: FrameEncoder, frames: str, size: tuple[int, int]
+) -> str:
+    """(clips, T, H, W, 3) uint8 to (clips * T, embedding_size)."""
+    flat = graph.add("Reshape", frames, np.array([-1, *size, 3]))
+    return _add_trunk(graph, encoder, flat, size)
+
+
 def _add_trunk(graph: _Graph, encoder: FrameEncoder, frames: str, size: tuple[int, int]) -> str:
-    """(n, H, W, 3) uint8 to (n, 1280), fed as the encoder's weights were trained."""
+    """(n, H, W, 3) uint8 to (n, embedding_size), fed as the encoder's weights were trained."""
     encoder = encoder.for_inference()
     x = graph.add("Cast", graph.add("Transpose", frames, perm=[0, 3, 1, 2]), to=_FLOAT)
     if encoder.input_size and encoder.input_size != tuple(size):
@@ -151,14 +213,24 @@ def _add_trunk(graph: _Graph, encoder: FrameEncoder, frames: str, size: tuple[in
         # "" is no region of interest; all else is interpolate()'s default.
         x = graph.add("Resize", x, "", scales, mode="linear")
     x = graph.add("Div", graph.add("Sub", x, encoder.mean), encoder.std)
-    x, _ = _add_module(graph, encoder.features, x, tuple(size))
+    x, size = _add_module(graph, encoder.features, x, tuple(size))
+    if isinstance(encoder, ConvEncoder):
+        rows, columns = (_means(n, places) for n, places in zip(size, CONV_GRID, strict=True))
+        return graph.add("Flatten", graph.add("MatMul", graph.add("MatMul", rows, x), columns.T))
     return graph.add("Flatten", graph.add("GlobalAveragePool", x))
+
+
+def _means(size: int, places: int) -> np.ndarray:
+    """(places, size) float32: by what adaptive pooling of `size` steps multiplies each."""
+    step, place = np.arange(size), np.arange(places)[:, None]
+    inside = (step >= place * size // places) & (step < -(-(place + 1) * size // places))
+    return (inside / inside.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _add_module(
     graph: _Graph, module: nn.Module, x: str, size: tuple[int, int]
 ) -> tuple[str, tuple[int, int]]:
-    """A part of MobileNetV2 with its batch norms folded; its output, and that picture's size."""
+    """A part of an encoder with its batch norms folded; its output, and that picture's size."""
     if isinstance(module, InvertedResidual):
         y, size = _add_module(graph, module.conv, x, size)
         return (graph.add("Add", x, y) if module.is_residual else y), size
@@ -170,6 +242,10 @@ def _add_module(
         return _add_convolution(graph, module, x, size)
     if isinstance(module, nn.ReLU6):
         return graph.add("Clip", x, np.float32(0), np.float32(6)), size
+    if isinstance(module, nn.ReLU):
+        return graph.add("Relu", x), size
+    if isinstance(module, nn.GroupNorm):
+        return _add_group_norm(graph, module, x, size), size
     if isinstance(module, nn.Identity):
         return x, size
     raise TypeError(f"no ONNX is known for {type(module).__name__}")
@@ -184,7 +260,7 @@ def _add_convolution(
         pads = [height % 2, width % 2, 1, 1]
     y = graph.add(
         "Conv",
-        *(x, module.weight, module.bias),
+        *(x, module.weight, *(() if module.bias is None else (module.bias,))),
         pads=pads,
         strides=[stride, stride],
         group=module.groups,
@@ -192,6 +268,16 @@ def _add_convolution(
     height = (height + pads[0] + pads[2] - kernel) // stride + 1
     width = (width + pads[1] + pads[3] - kernel) // stride + 1
     return y, (height, width)
+
+
+def _add_group_norm(graph: _Graph, module: nn.GroupNorm, x: str, size: tuple[int, int]) -> str:
+    groups, channels = module.num_groups, module.num_channels
+    x = graph.add("Reshape", x, np.array([0, groups, -1]))
+    one, zero = np.ones(groups, np.float32), np.zeros(groups, np.float32)
+    x = graph.add("InstanceNormalization", x, one, zero, epsilon=module.eps)
+    x = graph.add("Reshape", x, np.array([0, channels, *size]))
+    x = graph.add("Mul", x, module.weight.view(-1, 1, 1))
+    return graph.add("Add", x, module.bias.view(-1, 1, 1))
 
 
 def _add_pooling(graph: _Graph, x: str, counts: str) -> tuple[str, str]:

@@ -27,6 +27,9 @@ class LateFusionClassifier(nn.Module):
     and then (`modality_dropout`), so that the other alone still answers.
     """
 
+    order_matters = False  # of the frames: they can be pooled before
+    uses_sound = True
+
     def __init__(
         self,
         num_classes: int,
@@ -108,7 +111,9 @@ class LateFusionClassifier(nn.Module):
         if video.ndim == 3:
             video = pool_mean_std(video, video_mask)
         sound = pool_mean_std(self.encode_audio(mfcc), mfcc_mask)
-        has_video, has_sound = self._hide_halves(video_mask.any(dim=1), mfcc_mask.any(dim=1))
+        has_video, has_sound = video_mask.any(dim=1), mfcc_mask.any(dim=1)
+        if self.training:
+            has_video, has_sound = hide_halves(has_video, has_sound, self.modality_dropout)
         return self._fuse(video, sound, has_video, has_sound)
 
     def forward_pooled(
@@ -172,18 +177,6 @@ class LateFusionClassifier(nn.Module):
         nn.init.zeros_(self.sound_head.bias)
         nn.init.zeros_(self.no_sound)
 
-    def _hide_halves(
-        self, has_video: torch.Tensor, has_sound: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """In training, hides the picture or the sound of some clips that have both."""
-        if not self.training:
-            return has_video, has_sound
-        draw = torch.rand(len(has_video), device=has_video.device)
-        both = has_video & has_sound
-        hide_video = both & (draw < self.modality_dropout / 2)
-        hide_sound = both & (draw > 1 - self.modality_dropout)
-        return has_video & ~hide_video, has_sound & ~hide_sound
-
 
 class Dropout(nn.Module):
     """Hides inputs in training with a chance of `p`, rounded to 1/256, as nn.Dropout does.
@@ -202,6 +195,18 @@ class Dropout(nn.Module):
         numbers = torch.empty(math.ceil(x.numel() / 8), dtype=torch.int64, device=x.device)
         draws = numbers.random_(-(2**63), None).view(torch.uint8)[: x.numel()].view(x.shape)
         return x * (draws >= self.threshold) * (256 / (256 - self.threshold))
+
+
+def hide_halves(
+    has_video: torch.Tensor, has_sound: torch.Tensor, chance: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both (B,) bool, with the sound of some clips that have both hidden, and half as often the
+    picture of others."""
+    draw = torch.rand(len(has_video), device=has_video.device)
+    both = has_video & has_sound
+    hide_video = both & (draw < chance / 2)
+    hide_sound = both & (draw > 1 - chance)
+    return has_video & ~hide_video, has_sound & ~hide_sound
 
 
 def _root(pooled: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,6 @@ import torch
 
 from models.encoders import FrameEncoder
 from models.graphs import FRAMES, trunk_graph
-from models.mobilenet_v2 import EMBEDDING_SIZE
 
 FRAMES_PER_RUN = 4  # of ONNX Runtime: as soon done as 16, in a quarter of the memory
 GPU_FRAMES = 256  # at once: 0.3 GB of memory at 160x160 in half precision
@@ -59,15 +58,19 @@ class TrunkRuntime:
             self._id = digest.hexdigest()[:16]
         return self._id
 
+    @property
+    def embedding_size(self) -> int:
+        return self._encoder.embedding_size
+
     def embed(self, frames: np.ndarray) -> np.ndarray:
-        """(N, H, W, 3) uint8 RGB to (N, 1280) float16, all frames by themselves."""
+        """(N, H, W, 3) uint8 RGB to (N, embedding_size) float16, all frames by themselves."""
         if len(frames) == 0:
-            return np.zeros((0, EMBEDDING_SIZE), np.float16)
+            return np.zeros((0, self.embedding_size), np.float16)
         return self._by_torch(frames) if self.engine == "torch" else self._by_onnx(frames)
 
     def _by_onnx(self, frames: np.ndarray) -> np.ndarray:
         session = self._session(frames.shape[1:3])
-        embeddings = np.empty((len(frames), EMBEDDING_SIZE), np.float16)
+        embeddings = np.empty((len(frames), self.embedding_size), np.float16)
 
         def run(chunk: slice) -> None:
             (found,) = session.run(None, {FRAMES: np.ascontiguousarray(frames[chunk])})

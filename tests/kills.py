@@ -1,6 +1,6 @@
 """A training killed again and again, and what its runs end with, for test_kills.py.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=.:tests python tests/kills.py FOLDER KILLS [SEED]
+    OMP_NUM_THREADS=1 PYTHONPATH=.:tests python tests/kills.py FOLDER KILLS [SEED [CASE]]
 
 Starts a training, kills it with signal 9 after a random time, resumes it, and so on to its end,
 then begins another one, until it has killed as often as asked. Each must end with the weights, bit
@@ -27,6 +27,7 @@ import torch
 from safetensors.torch import load_file
 from trainings import MadeSets, make_config, make_sets
 
+from models.mobilenet_v2 import NUM_BLOCKS
 from training.checkpoint import load_state
 from training.loop import Trainer
 from training.phases import Phase
@@ -36,13 +37,22 @@ from training.weights import new_model
 from utils.config import Config
 from utils.dataset import Batch
 
-PHASES = [Phase("heads", 0, 2, 0, 1), Phase("fine-tune", 2, 3, 1, 1)]
+EPOCHS = 3
+PHASES = [Phase("heads", 0, 2, 0, 1), Phase("fine-tune", 2, EPOCHS, 1, 1)]
+CASES = {  # constants and phases
+    "late_fusion": ({}, PHASES),
+    "lrcn": ({"model": "lrcn", "lstm_size": 16}, PHASES),
+    "conv": (
+        {"model": "lrcn", "encoder": "conv", "lstm_size": 16},
+        [Phase("from scratch", 0, EPOCHS, NUM_BLOCKS, 1)],
+    ),
+}
 # Minutes between savings: at each step, now and then, and at the end of epochs alone.
 INTERVALS = (0.0, 0.003, 60.0)
 CLOCK = ("seconds", "clips_per_second", "wait_fraction")
 
 
-def train(folder: Path, config: Config, sets: MadeSets, trace: Path) -> None:
+def train(folder: Path, config: Config, phases: list[Phase], sets: MadeSets, trace: Path) -> None:
     """Goes on with the run in `folder`, or begins one there, and says in `trace` what is done."""
     if folder.exists():
         run = RunLog.open(folder)
@@ -54,7 +64,7 @@ def train(folder: Path, config: Config, sets: MadeSets, trace: Path) -> None:
         new_model(config, 2, None),
         *(sets.train_set, sets.val_set, config),
         description={},
-        embeddings=sets.embeddings,
+        embeddings=sets.embeddings if phases[0].name == "heads" else None,
         run=run,
     )
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -63,7 +73,7 @@ def train(folder: Path, config: Config, sets: MadeSets, trace: Path) -> None:
             progress = trainer.progress
             file.write(json.dumps(["from", progress.epoch, progress.position, []]) + "\n")
             note_steps(sets, file)
-            trainer.fit(PHASES)
+            trainer.fit(phases)
 
 
 def note_steps(sets: MadeSets, file: io.TextIOBase) -> None:
@@ -128,7 +138,7 @@ def check_every_clip_once(trace: Path, sets: MadeSets) -> int:
             lineage = kept
         else:
             lineage.append([epoch, position, clips])
-    for epoch in range(PHASES[-1].last_epoch):
+    for epoch in range(EPOCHS):
         seen = Counter(clip for step in lineage if step[0] == epoch for clip in step[2])
         assert seen == {clip.key: 1 for clip in sets.train_set.clips}, (epoch, seen)
     return repeated
@@ -137,15 +147,16 @@ def check_every_clip_once(trace: Path, sets: MadeSets) -> int:
 def main() -> None:
     folder, wanted = Path(sys.argv[1]), int(sys.argv[2])
     chance = random.Random(int(sys.argv[3]) if len(sys.argv) > 3 else 0)
+    constants, phases = CASES[sys.argv[4] if len(sys.argv) > 4 else "late_fusion"]
     (folder / "runs").mkdir(parents=True)
     for name in ("sklearn.metrics", "scipy.optimize", "torch._dynamo"):
         importlib.import_module(name)  # a training does it late, and here each would
-    settings = {"epochs": 3, "batch_size": 2, "head_learning_rate": 0.003, "train_frames": 4}
-    config = make_config(folder, **settings)
+    settings = {"epochs": EPOCHS, "batch_size": 2, "head_learning_rate": 0.003, "train_frames": 4}
+    config = make_config(folder, **settings, **constants)
     sets = make_sets(config, counts=(10, 10))
     started = time.monotonic()
     unbroken = folder / "unbroken"
-    _, status = os.waitpid(fork(lambda: train(unbroken, config, sets, folder / "trace")), 0)
+    _, status = os.waitpid(fork(lambda: train(unbroken, config, phases, sets, folder / "trace")), 0)
     assert status == 0
     seconds = time.monotonic() - started
     check_every_clip_once(folder / "trace", sets)
@@ -156,7 +167,7 @@ def main() -> None:
         run, trace, status = folder / f"run {runs}", folder / f"trace {runs}", -1
         while status != 0:
             now = replace(config, checkpoint_minutes=chance.choice(INTERVALS))
-            child = fork(lambda c=now, r=run, t=trace: train(r, c, sets, t))
+            child = fork(lambda c=now, r=run, t=trace: train(r, c, phases, sets, t))
             if kills < wanted:
                 time.sleep(chance.uniform(0, seconds))
                 os.kill(child, signal.SIGKILL)  # which is too late where it is done already

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from trainings import make_config, make_sets
 
+from models.mobilenet_v2 import NUM_BLOCKS
 from training.distributed import Ranks, join_ranks
 from training.loop import Trainer
 from training.phases import Phase
@@ -22,9 +23,13 @@ from training.step import Step
 from training.weights import new_model
 from utils.errors import UserError, run_main
 
-CASES = {
-    "heads": [Phase("heads", 0, 2, 0, 1)],
-    "fine-tune": [Phase("fine-tune", 0, 1, 2, 1)],
+HEADS = [Phase("heads", 0, 2, 0, 1)]
+LRCN = {"model": "lrcn", "lstm_size": 16, "lstm_learning_rate": 0.003}
+CASES = {  # constants and phases
+    "heads": ({}, HEADS),
+    "fine-tune": ({}, [Phase("fine-tune", 0, 1, 2, 1)]),
+    "lrcn": (LRCN, HEADS),
+    "conv": ({**LRCN, "encoder": "conv"}, [Phase("from scratch", 0, 1, NUM_BLOCKS, 1)]),
 }
 CLIPS_A_STEP = 6  # of the 7 there are: the last step has one, and a process without any
 
@@ -42,9 +47,11 @@ class WatchedRanks(Ranks):
 def train(case: str, folder: Path, ranks: WatchedRanks) -> Trainer:
     """Without anything random that depends on who looks at a clip."""
     (folder / "runs").mkdir(parents=True, exist_ok=True)
+    constants, phases = CASES[case]
     settings = {"dropout": 0, "modality_dropout": 0, "train_frames": 4, "epochs": 2}
     batch_size = CLIPS_A_STEP // ranks.size
-    config = make_config(folder, **settings, batch_size=batch_size, head_learning_rate=0.003)
+    settings |= {"batch_size": batch_size, "head_learning_rate": 0.003}
+    config = make_config(folder, **settings, **constants)
     with ranks.in_turn():
         sets = make_sets(config, counts=(7, 7))
     trainer = Trainer(
@@ -53,11 +60,11 @@ def train(case: str, folder: Path, ranks: WatchedRanks) -> Trainer:
         sets.val_set,
         config,
         description={},
-        embeddings=sets.embeddings,
+        embeddings=sets.embeddings if phases[0].name == "heads" else None,
         run=RunLog.create(config, "ranks.py", torch.device("cpu")) if ranks.is_first else None,
         ranks=ranks,
     )
-    trainer.fit(CASES[case])
+    trainer.fit(phases)
     return trainer
 
 

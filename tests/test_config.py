@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.config import CHOICES, RANGES, Config, ConfigError, read_options
+from utils.config import CHOICES, LATER, RANGES, Config, ConfigError, read_options
 from utils.resumption import ResumeError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -359,6 +359,34 @@ def test_run_of_another_version_is_refused_with_the_difference(cheap, tmp_path):
     assert re.search(
         r"another version \(differs in momentum\)", refusal(cheap, "--resume", str(run))
     )
+
+
+def test_run_from_before_a_constant_is_resumed_as_it_was(cheap, tmp_path):
+    config = read(cheap, "--epochs", "3")
+    run = make_run(tmp_path / "run", config)
+    values = json.loads((run / "config.json").read_text())
+    for name in LATER:
+        del values["constants"][name.upper()]
+    (run / "config.json").write_text(json.dumps(values))
+    options = read_options(cheap | {"LSTM_LAYERS": 3}, ["--resume", str(run)])
+    assert options.config == config
+    assert any("LSTM_LAYERS = 1" in note for note in options.notes)
+    with pytest.raises(ResumeError, match="--model .from late_fusion to lrcn: the weights"):
+        read_options(cheap, ["--resume", str(run), "--model", "lrcn"])
+
+
+def test_what_came_later_is_what_the_scripts_say_now(script):
+    config = read(script)
+    assert {name: getattr(config, name) for name in LATER} == LATER
+
+
+def test_weights_for_a_network_without_a_trunk_are_refused(cheap):
+    lrcn = ("--model", "lrcn", "--encoder", "conv")
+    assert read(cheap, *lrcn, "--weights", "none").learns_from_scratch
+    assert not read(cheap, "--encoder", "conv", "--weights", "imagenet").learns_from_scratch
+    for weights in ("imagenet", "trunk.safetensors"):
+        said = refusal(cheap, *lrcn, "--weights", weights)
+        assert said.startswith(f"--weights {weights} is of a MobileNetV2, and --encoder conv")
 
 
 def test_run_whose_constants_were_edited_is_checked_like_a_command_line(cheap, tmp_path):

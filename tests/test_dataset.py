@@ -1,5 +1,6 @@
 """Batches hold the frames and the sound of their clips, in an order that can be taken up again."""
 
+import itertools
 import math
 import threading
 import time
@@ -90,10 +91,12 @@ def test_whole_clip_is_every_frame_and_sound_of_its_span(dataset):
     assert label == 1
 
 
-def sample(dataset: ClipDataset, index: int, count: int, train_frames: int = 8) -> list[Batch]:
+def sample(
+    dataset: ClipDataset, index: int, count: int, train_frames: int = 8, even: bool = False
+) -> list[Batch]:
     """`count` random samples of one clip, a batch each."""
     draws = np.random.default_rng(0).random((count, dataset.num_draws))
-    return [dataset.sample(np.array([index]), train_frames, row[None]) for row in draws]
+    return [dataset.sample(np.array([index]), train_frames, row[None], even=even) for row in draws]
 
 
 def test_sample_is_train_frames_frames_in_order_from_inside_the_clip(dataset):
@@ -104,6 +107,35 @@ def test_sample_is_train_frames_frames_in_order_from_inside_the_clip(dataset):
         assert frames[0] >= 50
         assert frames[-1] < 90
         assert set(batch.video[0, :, 0, 0, 1].tolist()) == {1}
+
+
+def test_even_frames_are_in_order_and_as_far_apart_as_they_can_be(dataset):
+    firsts, gaps = set(), set()
+    for batch in sample(dataset, 4, 300, even=True):
+        frames = batch.video[0, :, 0, 0, 0].numpy().astype(int)
+        steps = batch.mfcc[0, :, 0].int() / 31.25
+        span = FPS * float(steps[-1] - steps[0])
+        assert len(frames) == 8
+        assert frames[0] >= 50
+        assert frames[-1] < 90
+        apart = np.diff(frames)
+        assert apart.min() >= 1
+        assert np.ptp(apart) <= 1
+        assert frames[-1] - frames[0] >= 7 / 8 * span - 2
+        firsts.add(int(frames[0]))
+        gaps |= set(apart.tolist())
+    assert len(firsts) > 20
+    assert gaps == {1, 2, 3, 4, 5}
+
+
+def test_even_frames_are_all_where_there_are_few(dataset):
+    batch = sample(dataset, 15, 1, train_frames=100, even=True)[0]
+    assert batch.video[0, :, 0, 0, 0].tolist() == list(range(80, 88))
+    latest = np.full((1, dataset.num_draws), np.nextafter(1.0, 0.0))
+    for train_frames in range(1, 60):
+        frames = dataset.sample(np.array([4]), train_frames, latest, even=True).video[0, :, 0, 0, 0]
+        assert frames.max() < 90
+        assert (frames.float().diff() > 0).all()
 
 
 def test_sampled_sound_is_a_span_of_three_seconds_at_least_around_the_frames(dataset):
@@ -141,10 +173,11 @@ def test_clip_shorter_than_three_seconds_is_sampled_whole(dataset):
 def test_clips_of_a_batch_are_sampled_as_each_alone(dataset):
     indices = np.array([15, 4, 9, 0])  # a short one and a mute one among them
     draws = np.random.default_rng(1).random((4, dataset.num_draws))
-    for train_frames in (3, 8, 20, 100):
-        together = dataset.sample(indices, train_frames, draws)
+    for train_frames, even in itertools.product((3, 8, 20, 100), (False, True)):
+        together = dataset.sample(indices, train_frames, draws, even=even)
         each = [
-            dataset.sample(indices[k : k + 1], train_frames, draws[k : k + 1]) for k in range(4)
+            dataset.sample(indices[k : k + 1], train_frames, draws[k : k + 1], even=even)
+            for k in range(4)
         ]
         assert rows_of([together]) == rows_of(each)
         counts = [min(train_frames, int(batch.video_mask.sum())) for batch in each]
@@ -290,9 +323,9 @@ def test_processes_share_each_batch_without_overlap_or_loss(dataset, batch_size,
 def test_waiting_for_batches_is_added_up(dataset, monkeypatch):
     read = ClipDataset.sample
 
-    def slow(*arguments):
+    def slow(*arguments, **how):
         time.sleep(0.01)
-        return read(*arguments)
+        return read(*arguments, **how)
 
     monkeypatch.setattr(ClipDataset, "sample", slow)
     batches = batches_of(dataset)

@@ -8,16 +8,20 @@ import torch
 from trainings import fill_heads, make_config
 
 from models.late_fusion import LateFusionClassifier
+from models.lrcn import LrcnClassifier
 from models.mobilenet_v2 import EMBEDDING_SIZE
 from timeline.dense import DenseScorer, EmbeddedBlock
 
 SECONDS = 60
 
 
-@pytest.fixture(scope="module")
-def model() -> LateFusionClassifier:
+MODELS = {"late fusion": LateFusionClassifier, "lrcn": LrcnClassifier}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request) -> torch.nn.Module:
     torch.manual_seed(0)
-    model = LateFusionClassifier(2, 20).eval()
+    model = MODELS[request.param](2, 20).eval()
     fill_heads(model)
     return model
 
@@ -80,8 +84,9 @@ def test_memory_is_that_of_a_window(model, spec, whole):
     with torch.inference_mode():
         for _ in range(40):
             scorer.add(whole)
-    assert len(scorer._video._sums._sums) < 60 * spec.fps
-    assert len(scorer._sound._sums._sums) < 60 * spec.mfcc.frames_per_second
+    first_needed = [track._kept.end - len(track._kept) for track in (scorer._video, scorer._sound)]
+    assert first_needed[0] > (40 * SECONDS - 60) * spec.fps
+    assert first_needed[1] > (40 * SECONDS - 60) * spec.mfcc.frames_per_second
     assert not scorer._video._held
 
 
@@ -121,3 +126,25 @@ def test_recording_may_end_within_its_last_frame(model, spec, whole):
     found, tiles = dense(model, spec, [whole], 59.6)
     assert found.shape[1] == 239
     assert len(tiles) == 6
+
+
+def test_window_is_given_what_the_network_gives_to_the_clip(model, spec, whole):
+    windows, tiles = dense(model, spec, [whole])
+    with torch.inference_mode():
+        for start in (10, 30, 50):
+            frames = torch.from_numpy(whole.embeddings[spec.frame_span(start, start + 10)])[None]
+            mfcc = torch.from_numpy(whole.mfcc[spec.mfcc_span(start, start + 10)])[None].float()
+            masks = [torch.ones(x.shape[:2], dtype=torch.bool) for x in (frames, mfcc)]
+            expected = model(frames, masks[0], mfcc, masks[1]).softmax(dim=1)[0]
+            np.testing.assert_allclose(tiles[start // 10], expected, atol=1e-5)
+
+
+def test_network_without_sound_knows_nothing_of_what_it_does_not_see(spec, whole):
+    torch.manual_seed(0)
+    model = LrcnClassifier(2, 20, fuse_sound=False).eval()
+    shown = whole.shown.copy()
+    shown[spec.frame_span(20, 50)] = False
+    found, _ = dense(model, spec, [replace(whole, shown=shown)])
+    assert (found[0, 4 * 26 : 4 * 44] == 0.5).all()
+    mute, _ = dense(model, spec, [replace(whole, shown=shown, mfcc=whole.mfcc * 0)])
+    np.testing.assert_array_equal(found, mute)

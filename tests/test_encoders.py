@@ -5,7 +5,6 @@ import pytest
 import torch
 from trainings import fill_norms
 
-from models import encoders
 from models.encoders import FrameEncoder, MfccEncoder, pool_mean_std
 from models.mobilenet_v2 import EMBEDDING_SIZE, NUM_BLOCKS
 
@@ -72,7 +71,7 @@ def test_embedding_of_a_frame_depends_on_no_other(encoder, frames, monkeypatch):
     with torch.inference_mode():
         together = encoder(frames)
         alone = torch.cat([encoder(frame[None]) for frame in frames])
-        monkeypatch.setattr(encoders, "FRAMES_PER_CHUNK", 3)
+        monkeypatch.setattr(FrameEncoder, "frames_per_chunk", 3)
         chunked = encoder(frames)
     assert together.shape == (7, EMBEDDING_SIZE)
     assert together.std(dim=0).mean() > 0.01  # the frames differ

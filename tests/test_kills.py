@@ -10,13 +10,16 @@ from trainings import ROOT
 
 
 @pytest.mark.slow
-def test_training_killed_at_random_moments_ends_with_the_weights_of_an_unbroken_one(tmp_path):
+@pytest.mark.parametrize(("case", "kills"), [("late_fusion", 6), ("lrcn", 2), ("conv", 2)])
+def test_training_killed_at_random_moments_ends_with_the_weights_of_an_unbroken_one(
+    tmp_path, case, kills
+):
     done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "kills.py", tmp_path / "runs", "6"],
+        [sys.executable, ROOT / "tests" / "kills.py", tmp_path / "runs", str(kills), "0", case],
         env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["kills"] == 6
+    assert json.loads(done.stdout)["kills"] == kills

@@ -10,8 +10,11 @@ from training.phases import (
     Phase,
     clips_per_step,
     learning_rate_factor,
+    make_optimizer,
     plan_phases,
+    rate_constant,
 )
+from training.weights import new_model
 
 
 @pytest.mark.parametrize(
@@ -41,6 +44,26 @@ def test_phase_without_epochs_is_left_out(tmp_path, frozen, names):
     phases = plan_phases(config, from_scratch=False, has_gpu=False)
     assert [phase.name for phase in phases] == names
     assert phases[-1].last_epoch == 5
+
+
+def test_lstm_learns_at_its_own_rate_on_a_frozen_trunk_and_its_sound_as_ever(tmp_path):
+    rates = {"head_learning_rate": 0.01, "lstm_learning_rate": 0.003, "learning_rate": 0.0002}
+    config = make_config(tmp_path, model="lrcn", **rates)
+    for phase, video, sound in (
+        (Phase("heads", 0, 1, 0, 1), 0.003, 0.05),
+        (Phase("fine-tune", 0, 1, 2, 1), 0.0002, 0.0002),
+    ):
+        model = new_model(config, 2, None)
+        model.video_encoder.train_last_blocks(phase.blocks)
+        peaks = {
+            id(parameter): group["peak_lr"]
+            for group in make_optimizer(model, phase, config).param_groups
+            for parameter in group["params"]
+        }
+        assert peaks[id(model.lstm.weight_hh_l0)] == video
+        assert peaks[id(model.sound_head.weight)] == sound
+        assert (id(model.video_encoder.features[-1][0].weight) in peaks) == (phase.blocks > 0)
+        assert rate_constant(model, phase) in rates
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.3, 0.9])

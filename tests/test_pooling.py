@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models.encoders import pool_mean_std
-from timeline.pooling import SpanSums
+from timeline.pooling import SpanRows, SpanSums
 
 
 def pooled(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -48,3 +48,29 @@ def test_forgotten_rows_are_not_made_up():
     sums.forget(5)
     with pytest.raises(IndexError, match="row 3 was forgotten"):
         sums.pool([slice(3, 8)])
+
+
+def test_spans_of_rows_are_those_that_were_put_there():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(300, 8)).astype(np.float32)
+    counts = rng.random(300) < 0.7
+    kept = SpanRows(8)
+    for start in range(0, 300, 37):
+        kept.append(rows[start : start + 37], counts[start : start + 37])
+        kept.forget(min(start - 60, 190))
+    assert len(kept) == 300 - 190
+    spans = [slice(a, a + n) for a in (190, 222, 280, 300) for n in (0, 1, 2, 40)]
+    found, mask = kept.take(spans)
+    assert found.shape == (16, 40, 8)
+    for span, row, there in zip(spans, found, mask, strict=True):
+        assert (row[there] == rows[span][counts[span]]).all()
+        assert there[: len(counts[span])].tolist() == counts[span].tolist()
+        assert not there[len(counts[span]) :].any()
+    with pytest.raises(IndexError, match="row 189 was forgotten"):
+        kept.take([slice(189, 200)])
+
+
+def test_spans_of_no_rows_at_all_are_empty():
+    found, mask = SpanRows(8).take([slice(0, 20), slice(20, 40)])
+    assert found.shape == (2, 1, 8)
+    assert not mask.any()

@@ -16,6 +16,7 @@ from training.evaluation import evaluate_scores, read_predictions
 from training.learning_curve import SHARES
 from training.loop import Trainer
 from training.phases import Phase
+from training.report import write_report
 from training.results import say_results, say_start, write_results
 from training.run_log import RunLog
 from training.scores import score_clips
@@ -360,6 +361,26 @@ def test_start_is_said_and_kept_with_the_rejected_files(config, capsys):
     assert run.path("run.log").read_text() == said
     assert run.read_json("data.json") == data
     assert "ads/broken.mp4,no picture" in run.path("rejected.csv").read_text()
+
+
+def test_network_without_sound_is_judged_by_its_picture_alone(tmp_path, capsys):
+    (tmp_path / "runs").mkdir()
+    config = make_config(
+        *(tmp_path,), model="lrcn", fuse_sound=False, lstm_size=8, epochs=2, batch_size=4
+    )
+    trainer = make_trainer(config, make_sets(config, counts=(4, 4)))
+    metrics = judge(trainer)
+    assert not [name for name in metrics if name.startswith(("video_only", "sound_only"))]
+    assert metrics["random_split_auc"] is not None
+    capsys.readouterr()
+    say_results(trainer.run, metrics, trainer.run.path("report.html"))
+    said = capsys.readouterr().out
+    assert "balanced accuracy" in said
+    assert "alone" not in said
+    trainer.run.write_json("data.json", {"classes": ["ads", "games"], "split": "held-out groups"})
+    html = write_report(trainer.run.folder, thumbnails=lambda *span: None).read_text()
+    assert "Held-out groups, picture<" in html
+    assert "alone" not in html.partition("<h2>")[2]
 
 
 def test_hidden_halves_change_what_is_judged(config, sets):

@@ -14,7 +14,7 @@ from trainings import make_config
 
 from models.encoders import IMAGENET_MEAN, IMAGENET_STD, FrameEncoder
 from training import weights
-from training.weights import WeightsError, find_weights, load_weights, new_model
+from training.weights import WeightsError, find_weights, load_weights, new_model, weights_for
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +178,28 @@ def test_without_network_auto_trains_from_scratch_and_says_so(no_network):
 def test_without_network_imagenet_is_refused(no_network):
     with pytest.raises(WeightsError, match=r"ImageNet weights \(Name or service .*--weights auto"):
         find_weights("imagenet")
+
+
+def test_network_without_a_trunk_never_asks(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "_download_imagenet", lambda: pytest.fail("asked"))
+    config = make_config(tmp_path, model="lrcn", encoder="conv", weights="auto")
+    assert weights_for(config) == (None, "none, the conv encoder learns from scratch")
+    late_fusion = make_config(tmp_path, encoder="conv", weights="none")
+    assert "--weights none" in weights_for(late_fusion)[1]
+
+
+def test_lrcn_is_made_as_the_constants_say(tmp_path, tensors):
+    save_file(tensors, tmp_path / "w.safetensors")
+    sizes = {"sequence_frames": 5, "lstm_size": 7, "lstm_layers": 2, "average_over_time": False}
+    config = make_config(tmp_path, model="lrcn", dropout=0.25, **sizes, fuse_sound=False)
+    model = new_model(config, 4, load_weights(tmp_path / "w.safetensors"))
+    assert model.config | sizes | {"name": "lrcn", "fuse_sound": False} == model.config
+    assert (model.config["num_classes"], model.config["dropout"]) == (4, 0.25)
+    assert trunk_equals(model.video_encoder.features.state_dict(), trunk_of(tensors))
+    again = new_model(config, 4, load_weights(tmp_path / "w.safetensors"))
+    assert all(map(torch.equal, model.state_dict().values(), again.state_dict().values()))
+    conv = new_model(make_config(tmp_path, model="lrcn", encoder="conv"), 4, None)
+    assert conv.config["encoder"] == "conv"
 
 
 def test_none_never_asks(monkeypatch):

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.mobilenet_v2 import EMBEDDING_SIZE
-from timeline.pooling import SpanSums
+from timeline.pooling import SpanRows, SpanSums
 from utils.clips import MIN_CLIP_SECONDS
 from utils.features import FeatureSpec
 
@@ -27,7 +26,7 @@ class EmbeddedBlock:
     Rows of `mfcc` are None where it has no sound track.
     """
 
-    embeddings: np.ndarray  # (n, 1280) float16
+    embeddings: np.ndarray  # (n, embedding_size) float16
     shown: np.ndarray  # (n,) bool: of a picture of that time, not of one that stands for a gap
     mfcc: np.ndarray | None  # (m, n_mfcc) float16
     sounding: np.ndarray  # (m,) bool: of sound that was there, not of a gap
@@ -69,9 +68,16 @@ class DenseScorer:
         self._model = model
         self._device = next(model.parameters()).device
         self._temperature = temperature
-        self._video = _Track(EMBEDDING_SIZE, spec.frame_span, spec.fps)
-        rate = spec.mfcc.frames_per_second
-        self._sound = _Track(spec.mfcc.n_mfcc, spec.mfcc_span, rate, self._standardise)
+        if model.order_matters:
+            rows = SpanRows(model.config["lstm_size"])
+            encode = self._on_arrays(model.project)
+            self._video = _Track(rows, spec.frame_span, spec.fps, encode)
+        else:
+            sums = SpanSums(model.video_encoder.embedding_size)
+            self._video = _Track(sums, spec.frame_span, spec.fps)
+        sums, rate = SpanSums(spec.mfcc.n_mfcc), spec.mfcc.frames_per_second
+        encode = self._on_arrays(model.encode_audio) if model.uses_sound else None
+        self._sound = _Track(sums, spec.mfcc_span, rate, encode)
         # Behind a tile, so that the end of the recording can't join it: known to a frame.
         self._min_rest_seconds = MIN_CLIP_SECONDS + 1 / spec.fps
         self._done_seconds = 0.0
@@ -149,28 +155,36 @@ class DenseScorer:
         num_classes = self._model.config["num_classes"]
         if not spans:
             return np.zeros((0, num_classes), np.float32)
-        video, has_video = self._video.pool(spans)
         sound, has_sound = self._sound.pool(spans)
-        arrays = (video, sound, has_sound, has_video)
-        logits = self._model.forward_pooled(
-            *(torch.from_numpy(array).to(self._device) for array in arrays)
-        )
+        if self._model.order_matters:
+            video, mask = self._video.take(spans)
+            has_video = mask.any(axis=1)
+            forward, arrays = self._model.forward_windows, (video, mask, sound, has_sound)
+        else:
+            video, has_video = self._video.pool(spans)
+            forward, arrays = self._model.forward_pooled, (video, sound, has_sound, has_video)
+        logits = forward(*(torch.from_numpy(array).to(self._device) for array in arrays))
         probabilities = torch.softmax(logits.double() / self._temperature, dim=1).float()
         probabilities = probabilities.cpu().numpy()
-        probabilities[~(has_video | has_sound)] = 1 / num_classes
+        is_known = has_video | has_sound if self._model.uses_sound else has_video
+        probabilities[~is_known] = 1 / num_classes
         return probabilities
 
-    def _standardise(self, mfcc: np.ndarray) -> np.ndarray:
-        rows = torch.from_numpy(mfcc.astype(np.float32)).to(self._device)
-        return self._model.encode_audio(rows).cpu().numpy()
+    def _on_arrays(
+        self, encode: Callable[[torch.Tensor], torch.Tensor]
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        def apply(rows: np.ndarray) -> np.ndarray:
+            return encode(torch.from_numpy(rows.astype(np.float32)).to(self._device)).cpu().numpy()
+
+        return apply
 
 
 class _Track:
-    """Rows of one kind: held until the other kind has come as far, then summed."""
+    """Rows of one kind: held until the other kind has come as far, then encoded and kept."""
 
     def __init__(
         self,
-        size: int,
+        kept: SpanSums | SpanRows,
         span: Callable[[float, float], slice],
         rate: float,
         encode: Callable[[np.ndarray], np.ndarray] | None = None,
@@ -179,7 +193,7 @@ class _Track:
         self._span = span
         self._rate = rate
         self._encode = encode
-        self._sums = SpanSums(size)
+        self._kept = kept
         self._held: deque[tuple[np.ndarray, np.ndarray]] = deque()
 
     @property
@@ -192,23 +206,32 @@ class _Track:
             self.length += len(rows)
 
     def feed(self, seconds: float) -> None:
-        """Sums the rows of before that time."""
+        """Takes in the rows of before that time."""
         wanted = self._span(0.0, seconds).stop
-        while self._held and self._sums.end < wanted:
+        while self._held and self._kept.end < wanted:
             rows, counts = self._held.popleft()
-            count = wanted - self._sums.end
+            count = wanted - self._kept.end
             if count < len(rows):
                 self._held.appendleft((rows[count:], counts[count:]))
             rows = rows[:count] if self._encode is None else self._encode(rows[:count])
-            self._sums.append(rows, counts[:count])
+            self._kept.append(rows, counts[:count])
 
     def forget(self, seconds: float) -> None:
-        self._sums.forget(self._span(seconds, seconds).start)
+        self._kept.forget(self._span(seconds, seconds).start)
 
     def pool(self, spans: list[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
         """(B, 2 * size) float32, and (B,) bool whether enough of the span was there."""
         slices = [self._span(*span) for span in spans]
-        pooled, count = self._sums.pool(slices)
+        pooled, count = self._kept.pool(slices)
+        return pooled, self._is_enough(slices, count)
+
+    def take(self, spans: list[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
+        """(B, T, size) float32, and (B, T) bool which rows count: none where too few were there."""
+        slices = [self._span(*span) for span in spans]
+        rows, mask = self._kept.take(slices)
+        return rows, mask & self._is_enough(slices, mask.sum(axis=1))[:, None]
+
+    def _is_enough(self, slices: list[slice], count: np.ndarray) -> np.ndarray:
         rows = np.array([span.stop - span.start for span in slices])
         wanted = np.minimum(MIN_SEEN_SECONDS * self._rate, rows / 2)
-        return pooled, (count >= wanted) & (count > 0)
+        return (count >= wanted) & (count > 0)

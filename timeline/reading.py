@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from models.mobilenet_v2 import EMBEDDING_SIZE
 from models.runtime import TrunkRuntime
 from timeline.dense import EmbeddedBlock
 from utils.audio import find_sound_file
@@ -155,7 +154,7 @@ class KeptEmbeddings:
             shown = np.frombuffer(arrays["shown"], bool)
             sounding = np.frombuffer(arrays["sounding"], bool)
             embeddings = np.frombuffer(arrays["embeddings"], np.float16)
-            embeddings = embeddings.reshape(len(shown), EMBEDDING_SIZE)
+            embeddings = embeddings.reshape(len(shown), self._trunk.embedding_size)
             mfcc = np.frombuffer(arrays["mfcc"], np.float16)
             mfcc = mfcc.reshape(len(sounding), reading.spec.mfcc.n_mfcc)
             damage = tuple(Damage(**record) for record in info["damage"])

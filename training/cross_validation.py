@@ -92,7 +92,12 @@ def new_heads(
 
 
 def score_halves(model: nn.Module, dataset: ClipDataset) -> dict[str, ClipScores]:
-    """Scores by name of HALVES: by both, by the picture alone, by the sound where there is one."""
+    """Scores by name of HALVES: by both, by the picture alone, by the sound where there is one.
+
+    Of a model without sound there is one, by "".
+    """
+    if not model.uses_sound:
+        return {"": score_clips(model, dataset)}
     with_sound = [clip for clip in dataset.clips if dataset.store.num_rows(clip.key, "mfcc")]
     return {
         name: score_clips(

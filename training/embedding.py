@@ -10,7 +10,6 @@ from torch import nn
 from tqdm import tqdm
 
 from models.encoders import FrameEncoder
-from models.mobilenet_v2 import EMBEDDING_SIZE
 from models.runtime import TOLERANCE, TrunkRuntime
 from training.device import amp_dtype
 from utils.config import Config
@@ -62,7 +61,7 @@ def embed_recordings(
     amp: torch.dtype | None = None,
     title: str | None = "embed",
 ) -> None:
-    """Adds (T, 1280) float16 embeddings of each recording that `target` lacks.
+    """Adds (T, embedding_size) float16 embeddings of each recording that `target` lacks.
 
     A bar counts frames where there is a `title`.
     """
@@ -84,7 +83,7 @@ def _open_store(
     for tensor in encoder.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     folder = Path(cache_dir, "embeddings", digest.hexdigest()[:12])
-    column = Column("float16", (EMBEDDING_SIZE,))
+    column = Column("float16", (encoder.embedding_size,))
     return FeatureStore(folder, {COLUMN: column})
 
 

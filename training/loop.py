@@ -18,7 +18,7 @@ from training.device import amp_dtype, keep_freed_memory
 from training.distributed import Ranks
 from training.embedding import MemoryStore
 from training.evaluation import evaluate_scores, fit_temperature
-from training.phases import RATES, Phase, clips_per_step, learning_rate_factor
+from training.phases import Phase, clips_per_step, learning_rate_factor, rate_constant
 from training.progress import Progress, Stop, TrainingError, epoch_line, stop_signal
 from training.residence import settle
 from training.run_log import RunLog, python_command
@@ -214,20 +214,27 @@ class Trainer:
             micro_batch=self.progress.micro_batch or clips,
             say=self._say,
         )
+        pools_early = phase.blocks == 0 and rows is None and not self.model.order_matters
         batches = TrainingBatches(
             train_set,
             clips * ranks.size,
-            train_frames=(
-                config.scratch_frames if phase.name == "from scratch" else config.train_frames
-            ),
+            train_frames=self._train_frames(phase),
             draws=phase.draws,
             seed=config.seed,
             rank=ranks.rank,
             size=ranks.size,
             pin=self.device.type == "cuda",
-            finish=pool_pictures if phase.blocks == 0 and rows is None else None,
+            even=self.model.order_matters,
+            finish=pool_pictures if pools_early else None,
         )
         return step, batches
+
+    def _train_frames(self, phase: Phase) -> int:
+        """Frames of a span that are looked at: where their order matters, as many as ever are."""
+        config = self.config
+        if self.model.order_matters:
+            return config.sequence_frames
+        return config.scratch_frames if phase.name == "from scratch" else config.train_frames
 
     def _say_parallel(self, phase: Phase, where: str, clips: int) -> None:
         if self.device.type != "cuda" and self.ranks.size == 1:
@@ -297,7 +304,7 @@ class Trainer:
         if not math.isfinite(self.progress.loss_sum):
             raise TrainingError(
                 f"the loss became {self.progress.loss_sum} in epoch {self.progress.epoch + 1}: "
-                f"lower --{RATES[phase.name].replace('_', '-')}"
+                f"lower --{rate_constant(self.model, phase).replace('_', '-')}"
             )
 
     def _end_epoch(self, phase: Phase, learning_rate: float) -> None:

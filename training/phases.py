@@ -73,12 +73,19 @@ def learning_rate_factor(position: float, config: "Config") -> float:
     return 0.5 * (1 + math.cos(math.pi * (position - config.warmup) / (1 - config.warmup)))
 
 
+def rate_constant(model: nn.Module, phase: Phase) -> str:
+    """The constant with the peak rate of a phase."""
+    if phase.name == "heads" and model.order_matters:
+        return "lstm_learning_rate"
+    return RATES[phase.name]
+
+
 def make_optimizer(model: nn.Module, phase: Phase, config: "Config") -> torch.optim.AdamW:
     """AdamW, fused, on what the phase lets learn; biases and norms don't decay.
 
     The groups depend on the model and the phase alone: other rates still fit a saved state.
     """
-    rate = getattr(config, RATES[phase.name])
+    rate = getattr(config, rate_constant(model, phase))
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -86,7 +93,7 @@ def make_optimizer(model: nn.Module, phase: Phase, config: "Config") -> torch.op
             groups.setdefault((is_sound, parameter.ndim > 1), []).append(parameter)
     settings = []
     for (is_sound, decays), parameters in groups.items():
-        peak = rate * SOUND_RATE if is_sound else rate
+        peak = config.head_learning_rate * SOUND_RATE if is_sound else rate
         decay = config.weight_decay if decays else 0.0
         settings.append({"params": parameters, "lr": peak, "peak_lr": peak, "weight_decay": decay})
     return torch.optim.AdamW(settings, fused=True)

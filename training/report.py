@@ -89,8 +89,9 @@ def _heading(classes: Sequence[str]) -> str:
 def _comparison(metrics: dict, split: str | None) -> list[dict]:
     """Returns rows of the same recipe judged in other ways, those that were measured."""
     place = "data/validation" if split == "data/validation" else "Held-out groups"
+    senses = "picture and sound" if "sound_only_auc" in metrics else "picture"
     rows = [
-        (f"{place}, picture and sound", ""),
+        (f"{place}, {senses}", ""),
         (f"{place}, picture alone", "video_only_"),
         (f"{place}, sound alone (clips that have sound)", "sound_only_"),
         ("Random split (heads trained anew), the flattering number", "random_split_"),

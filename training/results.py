@@ -8,7 +8,6 @@ from torch import nn
 from tqdm import tqdm
 
 from training.cross_validation import (
-    HALVES,
     Retraining,
     Sides,
     join_scores,
@@ -38,9 +37,11 @@ def say_start(run: RunLog, config: Config, data: dict, device: torch.device) -> 
     run.say(f"device      {describe_device(device)}")
     run.say(f"weights     {data['weights']}")
     if data["from_scratch"]:
+        cure = "connect to the internet once, or pass --weights FILE"
+        cure = "pass --encoder mobilenet_v2" if config.learns_from_scratch else cure
         run.say(
             "WARNING     the whole network is trained from scratch, which needs far more videos to "
-            "get as good: connect to the internet once, or pass --weights FILE"
+            f"get as good: {cure}"
         )
     if data["demo"]:
         run.say("data        the made demo set: what comes out says nothing about real recordings")
@@ -84,7 +85,8 @@ def say_results(run: RunLog, metrics: dict, report: Path) -> None:
     for name, key in rows.items():
         run.say(f"  {name:<18} {_with_interval(metrics, key)}")
     for name, key in (("picture alone", "video_only"), ("sound alone", "sound_only")):
-        run.say(f"  {name:<18} {_headline_words(metrics, key)}")
+        if f"{key}_auc" in metrics:  # not of a network without sound
+            run.say(f"  {name:<18} {_headline_words(metrics, key)}")
     run.say(
         "random split (flattering: clips of one source on both sides)  "
         f"{_headline_words(metrics, 'random_split')}"
@@ -178,12 +180,12 @@ def _write_results(retraining: Retraining, data: dict) -> dict:
 def _judge_halves(
     retraining: Retraining, sides: list[Sides], model: nn.Module | None
 ) -> dict[str, ClipScores]:
-    """Scores by name of HALVES of all judged clips, by `model`, or by one trained for each side."""
+    """What `score_halves` says of all judged clips, by `model`, or by one trained for each side."""
     judged = []
     for learned, clips in tqdm(sides, "judge", unit="fold", leave=False):
         judge = model or retraining.train(learned)
         judged.append(score_halves(judge, retraining.embedded(judge, clips)))
-    return {name: join_scores([part[name] for part in judged]) for name in HALVES}
+    return {name: join_scores([part[name] for part in judged]) for name in judged[0]}
 
 
 def _random_split(retraining: Retraining, honest: ClipScores) -> dict:

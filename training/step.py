@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.encoders import FRAMES_PER_CHUNK
 from training.device import autocast, seed_step
 from training.distributed import Ranks
 from training.phases import Phase, make_optimizer
@@ -143,9 +142,9 @@ class Step:
             mfcc, mfcc_mask = mask_mfcc(part.mfcc, part.mfcc_mask, sound_draws)
             with autocast(self.device, self.amp):
                 features = self.model.forward_features(video, part.video_mask, mfcc, mfcc_mask)
-                video_logits, sound_logits = self.model.forward_halves(features)
-                logits = video_logits + sound_logits
-            joint_loss, loss = self._losses(part, logits, video_logits, sound_logits, totals)
+                halves = self.model.forward_halves(features)
+                logits = sum(halves)
+            joint_loss, loss = self._losses(part, logits, halves, totals)
             self.scaler.scale(loss).backward()
             right = (logits.argmax(1) == part.labels).sum()
             result += torch.stack([joint_loss.detach() * totals[0], right])
@@ -158,19 +157,22 @@ class Step:
         """
         if batch is None or self.device.type != "cpu" or self.phase.blocks == 0:
             return self.micro_batch
-        return min(self.micro_batch, max(1, FRAMES_PER_CHUNK // batch.video.shape[1]))
+        chunk = self.model.video_encoder.frames_per_chunk
+        return min(self.micro_batch, max(1, chunk // batch.video.shape[1]))
 
     def _losses(
         self,
         batch: Batch,
         logits: torch.Tensor,
-        video_logits: torch.Tensor,
-        sound_logits: torch.Tensor,
+        halves: tuple[torch.Tensor, ...],
         totals: list[float],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the clips add to the step's loss of the answer, and to that which is minimised."""
         _, clip_total, sound_total = totals
         joint_loss = self._cross_entropy(logits, batch, self._weights.clip).sum() / clip_total
+        if len(halves) == 1:
+            return joint_loss, joint_loss
+        video_logits, sound_logits = halves
         video_loss = self._cross_entropy(video_logits, batch, self._weights.clip).sum()
         sound_losses = self._cross_entropy(sound_logits, batch, self._weights.sound)
         sound_loss = (sound_losses * batch.mfcc_mask.any(dim=1)).sum()

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
+from models import MODELS
 from models.encoders import IMAGENET_MEAN, IMAGENET_STD, FrameEncoder
-from models.late_fusion import LateFusionClassifier
 from models.mobilenet_v2 import PADDINGS
 from training.device import seed_step
 from utils.config import Config
@@ -44,6 +45,13 @@ class TrunkWeights:
     source: str = ""
 
 
+def weights_for(config: Config) -> tuple[TrunkWeights | None, str]:
+    """What `find_weights` says for these constants; None for a network that has no such trunk."""
+    if config.learns_from_scratch:
+        return None, "none, the conv encoder learns from scratch"
+    return find_weights(config.weights)
+
+
 def find_weights(weights: str) -> tuple[TrunkWeights | None, str]:
     """The trunk's weights and one sentence on where they are from; None to train from scratch.
 
@@ -69,9 +77,7 @@ def find_weights(weights: str) -> tuple[TrunkWeights | None, str]:
     return loaded, loaded.source
 
 
-def new_model(
-    config: Config, num_classes: int, weights: TrunkWeights | None
-) -> LateFusionClassifier:
+def new_model(config: Config, num_classes: int, weights: TrunkWeights | None) -> nn.Module:
     """The network a training begins with: the trunk from `weights`, the rest random by the seed."""
     seed_step(config.seed)
     trunk = None
@@ -82,14 +88,12 @@ def new_model(
             "padding": weights.padding,
             "input_size": config.trunk_size,
         }
-    model = LateFusionClassifier(
-        num_classes,
-        config.n_mfcc,
-        sound_size=config.sound_size,
-        dropout=config.dropout,
-        modality_dropout=config.modality_dropout,
-        trunk=trunk,
-    )
+    names = ("sound_size", "dropout", "modality_dropout")
+    if config.model == "lrcn":
+        names += ("encoder", "sequence_frames", "lstm_size", "lstm_layers")
+        names += ("average_over_time", "fuse_sound")
+    sizes = {name: getattr(config, name) for name in names}
+    model = MODELS[config.model](num_classes, config.n_mfcc, trunk=trunk, **sizes)
     if weights is not None:
         model.video_encoder.features.load_state_dict(weights.tensors)
     return model

@@ -45,6 +45,13 @@ class Config:
     mfcc_n_mels: int
     max_rejected: float
     workers: int
+    model: str
+    encoder: str
+    sequence_frames: int
+    lstm_size: int
+    lstm_layers: int
+    average_over_time: bool
+    fuse_sound: bool
     weights: str
     trunk_size: tuple[int, int]
     fine_tune_blocks: str
@@ -66,6 +73,7 @@ class Config:
     scratch_frames: int
     learning_rate: float
     head_learning_rate: float
+    lstm_learning_rate: float
     scratch_learning_rate: float
     warmup: float
     weight_decay: float
@@ -79,6 +87,11 @@ class Config:
     def feature_spec(self) -> FeatureSpec:
         mfcc = MfccSpec(sample_rate=self.sample_rate, n_mfcc=self.n_mfcc, n_mels=self.mfcc_n_mels)
         return FeatureSpec(self.fps, self.frame_size, self.frames, self.crop_bars, mfcc)
+
+    @property
+    def learns_from_scratch(self) -> bool:
+        """Whether no pretrained weights are known for the network."""
+        return self.model == "lrcn" and self.encoder == "conv"
 
     def constants(self) -> dict:
         """By upper-case name, as the scripts write them."""
@@ -108,6 +121,9 @@ RANGES = {
     "mfcc_n_mels": (4, 256),
     "max_rejected": (0.0, 1.0),
     "workers": (0, 256),
+    "sequence_frames": (2, 4096),
+    "lstm_size": (1, 4096),
+    "lstm_layers": (0, 8),
     "sound_size": (1, 4096),
     "dropout": (0.0, 0.95),
     "modality_dropout": (0.0, 0.5),
@@ -123,6 +139,7 @@ RANGES = {
     "scratch_frames": (2, 4096),
     "learning_rate": (1e-8, 1.0),
     "head_learning_rate": (1e-8, 1.0),
+    "lstm_learning_rate": (1e-8, 1.0),
     "scratch_learning_rate": (1e-8, 1.0),
     "warmup": (0.0, 0.9),
     "weight_decay": (0.0, 10.0),
@@ -130,7 +147,22 @@ RANGES = {
     "patience": (1, 10_000),
     "checkpoint_minutes": (0.0, 1440.0),
 }
-CHOICES = {"frames": FRAME_MODES}
+CHOICES = {
+    "frames": FRAME_MODES,
+    "model": ("late_fusion", "lrcn"),
+    "encoder": ("mobilenet_v2", "conv"),
+}
+# Constants that came later, and what runs from before them did.
+LATER = {
+    "model": "late_fusion",
+    "encoder": "mobilenet_v2",
+    "sequence_frames": 16,
+    "lstm_size": 128,
+    "lstm_layers": 1,
+    "average_over_time": True,
+    "fuse_sound": True,
+    "lstm_learning_rate": 1e-3,
+}
 SMALLEST_FRAME, LARGEST_FRAME = 32, 1024  # MobileNetV2 halves the picture five times
 
 
@@ -193,7 +225,7 @@ def config_of_run(folder: Path) -> Config:
     path = folder / "config.json"
     try:
         constants = json.loads(path.read_text(encoding="utf-8"))["constants"]
-        values = {name.lower(): value for name, value in constants.items()}
+        values = LATER | {name.lower(): value for name, value in constants.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(
             f"{folder} is not the folder of a run: name one below runs/, "
@@ -349,7 +381,11 @@ def _check_together(config: Config) -> None:
             f"--clip-hop-seconds {config.clip_hop_seconds:g} exceeds --clip-seconds "
             f"{config.clip_seconds:g}: what lies between the clips would never be seen"
         )
-
+    if config.learns_from_scratch and config.weights not in ("auto", "none"):
+        raise ConfigError(
+            f"--weights {config.weights} is of a MobileNetV2, and --encoder conv is none: leave "
+            "one of them out"
+        )
     if config.max_game_loss is not None and config.min_recall is not None:
         raise ConfigError(
             "--max-game-loss and --min-recall are two aims for one threshold: give one of them"

@@ -124,12 +124,15 @@ class ClipDataset:
             mfcc = mfcc[self.spec.mfcc_span(*span)]
         return video[self.spec.frame_span(*span)], mfcc, int(self.labels[index])
 
-    def sample(self, indices: np.ndarray, train_frames: int, draws: np.ndarray) -> Batch:
+    def sample(
+        self, indices: np.ndarray, train_frames: int, draws: np.ndarray, *, even: bool = False
+    ) -> Batch:
         """`train_frames` random frames, in order, and the sound of a random span of each clip.
 
         A span is 3 s long at least, or the clip: short windows next to an edge are then nothing
-        new. All its frames are taken where there are fewer than `train_frames`. `draws` is
-        (B, num_draws) uniform in [0, 1), the only thing that chance decides by.
+        new. All its frames are taken where there are fewer than `train_frames`. With `even` they
+        are evenly spaced, from a random one on. `draws` is (B, num_draws) uniform in [0, 1), the
+        only thing that chance decides by.
         """
         ends, lengths = self._ends[indices], self._ends[indices] - self._starts[indices]
         shortest = np.minimum(MIN_SPAN_SECONDS, lengths)
@@ -145,7 +148,8 @@ class ClipDataset:
             else:
                 mfcc_rows.append(range(0))
         counts = np.array([len(rows) for rows in video_rows])
-        chosen = _choose(draws[:, 2:], counts, train_frames)
+        choose = _choose_evenly if even else _choose
+        chosen = choose(draws[:, 2:], counts, train_frames)
         videos = [
             video[rows.start + columns[: min(count, train_frames)]]
             for (video, _), rows, columns, count in zip(
@@ -206,6 +210,7 @@ class TrainingBatches:
         rank: int = 0,
         size: int = 1,
         pin: bool = False,
+        even: bool = False,
         finish: Callable[[Batch], Batch] | None = None,
     ):
         self.dataset = dataset
@@ -216,6 +221,7 @@ class TrainingBatches:
         self.rank = rank
         self.size = size
         self.pin = pin
+        self.even = even  # whether the frames of a span are evenly spaced
         self.finish = finish  # what else the thread does to each batch
         self.wait_seconds = 0.0
 
@@ -250,7 +256,7 @@ class TrainingBatches:
     def _batch(self, order: np.ndarray, epoch: int, positions: range) -> Batch:
         draws = _draws((self.seed, epoch), positions, self.dataset.num_draws)
         indices = order[positions.start : positions.stop]
-        batch = self.dataset.sample(indices, self.train_frames, draws)
+        batch = self.dataset.sample(indices, self.train_frames, draws, even=self.even)
         batch = self.finish(batch) if self.finish else batch
         return batch.pin() if self.pin else batch
 
@@ -328,6 +334,14 @@ def _choose(draws: np.ndarray, counts: np.ndarray, number: int) -> np.ndarray:
     if longest > number:
         return np.sort(np.argpartition(keys, number - 1, axis=1)[:, :number], axis=1)
     return np.broadcast_to(np.arange(longest), keys.shape)
+
+
+def _choose_evenly(draws: np.ndarray, counts: np.ndarray, number: int) -> np.ndarray:
+    """(B, number) columns below each row's count, evenly spaced from a random one of the first on;
+    all of them, and then others, where it has fewer than `number`."""
+    counts = counts[:, None]
+    first = (draws[:, :1] * counts).astype(np.int64)  # in units of 1 / number: floats would round
+    return (np.arange(number) * counts + first) // np.minimum(counts, number).clip(min=1)
 
 
 def _pad(arrays: list[np.ndarray], dtype: np.dtype) -> tuple[torch.Tensor, torch.Tensor]:

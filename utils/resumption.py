@@ -5,6 +5,7 @@ from utils.errors import UserError
 # Why a resumed run can't take another value; None where it takes it over.
 _CLIPS = "the clips and what the network is fed would be others"
 _WEIGHTS = "the weights learned so far would not fit"
+_NETWORK = "the weights were learned with it"
 _PLAN = "what learns when was planned with it"
 _ORDER = "clips of the epoch would be trained on twice or not at all"
 ON_RESUME: dict[str, str | None] = {
@@ -27,6 +28,13 @@ ON_RESUME: dict[str, str | None] = {
     "val_fraction": _CLIPS,
     "max_rejected": None,
     # What the network is.
+    "model": _WEIGHTS,
+    "encoder": _WEIGHTS,
+    "lstm_size": _WEIGHTS,
+    "lstm_layers": _WEIGHTS,
+    "fuse_sound": _WEIGHTS,
+    "sequence_frames": _NETWORK,
+    "average_over_time": _NETWORK,
     "trunk_size": _CLIPS,
     "sound_size": _WEIGHTS,
     "dropout": None,
@@ -42,6 +50,7 @@ ON_RESUME: dict[str, str | None] = {
     "scratch_frames": None,
     "learning_rate": None,
     "head_learning_rate": None,
+    "lstm_learning_rate": None,
     "scratch_learning_rate": None,
     "warmup": None,
     "weight_decay": None,
