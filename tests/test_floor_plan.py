@@ -30,9 +30,10 @@ DOORS = {
     "librosa": r"",  # tests alone: it takes 1.4 seconds to import
     "onnx": r"models/\w+\.py",
     "onnxruntime": r"models/\w+\.py",
-    "annoy": r"search/vector_index\.py",
-    "sqlite3": r"search/clip_store\.py",
-    "pymongo": r"search/clip_store\.py",
+    "annoy": r"search/trees\.py",
+    "sqlite3": r"search/sqlite_store\.py",
+    "pymongo": r"search/mongo_store\.py",
+    "bson": r"search/mongo_store\.py",
     "mlflow": r"training/tracking\.py",
     "tensorboard": r"training/tracking\.py",
     "ray": r"utils/cluster\.py",
@@ -43,10 +44,11 @@ DOORS = {
 ROOM_LIBRARIES = {"models": {"torch", "torchvision", "onnx", "onnxruntime", "numpy"}}
 BANNED_LIBRARIES = {"cloud": {"torch", "torchvision"}}  # it starts in well under a second
 
-OPTIONAL = {"ray", "mlflow"}  # what asks for one says so where it is missing
+OPTIONAL = {"annoy", "ray", "mlflow"}  # what asks for one says so where it is missing
 
 PACKAGE_OF = {  # where the module's name is not the package's
     "PIL": "pillow",
+    "bson": "pymongo",
     "botocore": "boto3",
     "cv2": "opencv-python-headless",
     "mlflow": "mlflow-skinny",

@@ -1,0 +1,1 @@
+"""Search: clips found again by what they look and sound like."""
