@@ -38,7 +38,7 @@ DATA_DIR = "data"  # folder, list of files or s3://bucket/prefix; each folder in
 CACHE_DIR = "cache"  # prepared features, clip store, index; can be deleted at any time
 RUNS_DIR = "runs"  # trainings, models, and the records of the steps
 BUCKET = ""  # of S3 to publish to; or S3_BUCKET_NAME; without, nothing is published
-PREFIX = "pipeline"  # folder in the bucket
+PREFIX = "store/pipeline"  # folder in the bucket; instances may write below store/
 
 # Training
 TRAIN_SCRIPT = "cost_optimized_train.py"  # or train.py
@@ -113,6 +113,9 @@ def read_options() -> tuple[argparse.Namespace, Settings]:
     some.add_argument("--from", dest="first", choices=names, metavar="STEP", help="begin there")
     parser.add_argument("--again", action="store_true", help="also what has not changed")
     parser.add_argument("--dry-run", action="store_true", help="say what would run and why")
+    parser.add_argument(
+        "--resume", nargs="?", const="", metavar="RUN", help="for launchers: it always goes on"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     settings = [field for field in Settings.__dataclass_fields__]
     parser.add_constants(globals(), settings)

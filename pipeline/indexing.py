@@ -1,13 +1,16 @@
 """Indexing: the champion's embeddings of all clips in the store, and an index to search them."""
 
+import shutil
+from pathlib import Path
+
 from tqdm import tqdm
 
 from pipeline.drift import make_profile
-from pipeline.ingest import open_recordings
 from pipeline.judging import prepare_for
 from pipeline.preparing import read_snapshot
 from pipeline.profile import write_profile
 from pipeline.records import PipelineError, read_json, write_json
+from pipeline.source import open_recordings
 from pipeline.steps import Pipeline, Step
 from pipeline.validation import class_hours
 from search.clip_store import ClipStore, open_clip_store
@@ -18,6 +21,7 @@ from training.device import choose_device
 from training.registry import Version, hash_file
 from utils.recordings import Recording
 
+INDEXES = "search"  # in the cache folder, a folder for each model, as search_clips.py has them
 EMBEDDED = "embedded.json"  # names of the recordings whose clips were put
 KEPT_CHAMPIONS = 2  # whose clips stay in the store: the present one's, and those to go back to
 
@@ -64,7 +68,8 @@ class Index(Step):
     def lost(self, pipeline: Pipeline, outputs: dict) -> str | None:
         if outputs["index"] is None:
             return None
-        embedded, folder = pipeline.outputs("embed"), pipeline.settings.index_dir
+        embedded = pipeline.outputs("embed")
+        folder = index_folder(pipeline, embedded["model"])
         try:
             VectorIndex.load(folder, model_version=embedded["model"], state=embedded["state"])
         except IndexMismatch as error:
@@ -72,9 +77,10 @@ class Index(Step):
         return None
 
     def run(self, pipeline: Pipeline) -> tuple[dict, str]:
-        embedded, folder = pipeline.outputs("embed"), pipeline.settings.index_dir
+        embedded = pipeline.outputs("embed")
         if embedded["model"] is None:
-            return {"index": None, "files": []}, "skipped, there is no champion yet"
+            return {"index": None}, "skipped, there is no champion yet"
+        folder = index_folder(pipeline, embedded["model"])
         with open_store(pipeline) as store:
             index = open_index(store, folder, model_version=embedded["model"], fresh=True)
         if index.state != embedded["state"]:
@@ -85,6 +91,10 @@ class Index(Step):
             pipeline.warn(index.note)
         outputs = {"index": hash_file(folder / INFO), "kind": index.kind}
         return outputs, f"{len(index)} clips in {folder}, {index.kind}"
+
+
+def index_folder(pipeline: Pipeline, model: str) -> Path:
+    return Path(pipeline.settings.cache_dir, INDEXES, model)
 
 
 def open_store(pipeline: Pipeline) -> ClipStore:
@@ -120,6 +130,7 @@ def put_clips(pipeline: Pipeline, champion: Version, store: ClipStore) -> str:
     kept = list(dict.fromkeys(reigns))[:KEPT_CHAMPIONS]
     for model in sorted(set(before["models"]) - set(kept)):
         store.delete(model_version=model)
+        shutil.rmtree(index_folder(pipeline, model), ignore_errors=True)
     write_json(pipeline.folder / EMBEDDED, {"recordings": mine, "models": kept})
     ours = set(mine)
     clips = (clip for clip in store.find(model_version=champion.id) if clip.recording in ours)

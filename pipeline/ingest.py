@@ -1,18 +1,15 @@
 """Ingest: the recordings as they lie in a folder, a list or on S3, and what of them is new."""
 
 import os
-from pathlib import Path
 
-from cloud.s3 import S3Folder
 from pipeline.publishing import restore_champion
 from pipeline.records import digest, read_json, write_json
+from pipeline.source import DEFAULT_DATA_DIR, demo_folder, is_demo, open_recordings
 from pipeline.steps import Pipeline, Step
 from utils.demo_data import is_demo_set, make_demo_set
-from utils.fetching import FETCHED
-from utils.recordings import is_video, list_videos
-from utils.sources import Folder, Source, open_source
+from utils.recordings import is_video
+from utils.sources import Source
 
-DEFAULT_DATA_DIR = "data"  # the only folder for which the demo set steps in
 FILES = "files.json"  # stamps of all files by name, as they were ingested
 
 
@@ -51,25 +48,6 @@ class Ingest(Step):
             "videos": videos,
         }
         return outputs, f"{videos} videos in {source.name}, {new} files new, {gone} gone"
-
-
-def open_recordings(pipeline: Pipeline) -> Source:
-    """The user's recordings, or the demo set where the default folder has none."""
-    if is_demo(pipeline):
-        return Folder(demo_folder(pipeline))
-    settings = pipeline.settings
-    return open_source(settings.data_dir, Path(settings.cache_dir, FETCHED), S3Folder)
-
-
-def is_demo(pipeline: Pipeline) -> bool:
-    own = pipeline.settings.data_dir
-    if own != DEFAULT_DATA_DIR:
-        return False
-    return not os.path.isdir(own) or next(list_videos(Path(own)), None) is None
-
-
-def demo_folder(pipeline: Pipeline) -> Path:
-    return Path(pipeline.settings.cache_dir, "demo")
 
 
 def _stamps(source: Source) -> dict[str, list]:

@@ -5,23 +5,25 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.ingest import open_recordings
 from pipeline.preparing import TEST_CLIPS, TRAIN, read_snapshot, recordings_of
 from pipeline.records import PipelineError, digest, read_json
+from pipeline.source import open_recordings
 from pipeline.steps import Pipeline, Step
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.device import amp_dtype, choose_device
 from training.evaluation import ClipScores, evaluate_scores, read_predictions, write_predictions
-from training.promotion import Rules, decide
+from training.promotion import Decision, Rules, decide
 from training.registry import MODEL, Version, hash_file
 from training.scores import embed_dataset, score_clips
 from utils.clips import Clip
 from utils.dataset import ClipDataset
 from utils.features import FeatureSpec
+from utils.files import write_whole
 from utils.preparation import prepare_recordings
 from utils.prepared_set import PreparedSet, open_feature_store
 
 CHALLENGER, CHAMPION = "scores_challenger.csv", "scores_champion.csv"
+SUMMARY = "pipeline.md"  # in the run folder, for who reads it elsewhere
 NEVER_SAID = -50.0  # logit of a class that a model does not know
 METRICS = ("accuracy", "balanced_accuracy", "auc", "nll", "clips", "groups")
 
@@ -101,9 +103,28 @@ class Promote(Step):
         )
         if decision.promote:
             pipeline.registry.promote(version, decision.reason)
+        if Path(trained["run"]).is_dir():
+            text = describe_decision(version.name, decision)
+            write_whole(Path(trained["run"], SUMMARY), text.encode())
         outputs = {"version": version.name, "decision": decision.to_dict()}
         verb = "is promoted" if decision.promote else "is not promoted"
         return outputs, f"{version.name} {verb}: {decision.reason}"
+
+
+def describe_decision(name: str, decision: Decision) -> str:
+    """Markdown for people: what became of the challenger, and both models' numbers."""
+    champion = decision.champion or {}
+    rows = "".join(
+        f"| {measure.replace('_', ' ')} | {value:.3f} | "
+        f"{f'{champion[measure]:.3f}' if measure in champion else 'n/a'} |\n"
+        for measure, value in decision.challenger.items()
+    )
+    return (
+        f"## {name} is {'promoted' if decision.promote else 'not promoted'}\n\n"
+        f"{decision.reason}\n\n"
+        f"| on {decision.clips} clips of {decision.groups} groups | challenger | champion |\n"
+        f"| --- | --- | --- |\n{rows}"
+    )
 
 
 def find_model(pipeline: Pipeline, trained: dict) -> Path:

@@ -14,9 +14,9 @@ import numpy as np
 
 from cloud.s3 import S3Folder
 from pipeline.drift import embedding_drift, make_profile
-from pipeline.ingest import open_recordings
 from pipeline.profile import read_profile
 from pipeline.records import PipelineError, digest, read_json, write_json
+from pipeline.source import open_recordings
 from pipeline.split import choose_test_groups, groups_by_class
 from pipeline.steps import Pipeline, Step
 from pipeline.validation import Findings, limits_of

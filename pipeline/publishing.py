@@ -1,8 +1,8 @@
 """Publishing: the champion, its index and its clips as objects on S3, and the way back from there.
 
-    s3://bucket/pipeline/objects/<sha256>/<name>   contents, never written again
-    s3://bucket/pipeline/releases/<id>.json        {"files": {name: {"sha256", "size_bytes"}}, ...}
-    s3://bucket/pipeline/champion.json             {"release": id}: what is in use, moved last
+    PREFIX/objects/<sha256>/<name>   contents, never written again
+    PREFIX/releases/<id>.json        {"files": {name: {"sha256", "size_bytes"}}, ...}
+    PREFIX/champion.json             {"release": id}: what is in use, moved last
 
 A release is complete before the alias names it. One that breaks off leaves the alias, and all that
 it names, as it was.
@@ -27,6 +27,7 @@ from cloud.s3 import (
     replace_bytes,
     update_json,
 )
+from pipeline.indexing import index_folder
 from pipeline.profile import profile_path
 from pipeline.records import PipelineError, digest
 from pipeline.steps import Pipeline, Step
@@ -34,6 +35,7 @@ from search.clip_store import open_clip_store
 from search.vector_index import INFO
 
 BUCKET_VARIABLE = "S3_BUCKET_NAME"
+INSTANCE_VARIABLE = "ADGAME_BUCKET"  # on an instance of `run_training.sh aws BUCKET`
 ALIAS = "champion.json"
 DUMP = "clips.sqlite"  # the champion's clips, whichever store they are in
 STAGE = "publish"  # folder of what is made for a release, below the cache
@@ -90,15 +92,17 @@ class Publish(Step):
 def publish_url(pipeline: Pipeline) -> str | None:
     """Where releases are; None where no bucket is set."""
     settings = pipeline.settings
-    bucket = settings.bucket or os.environ.get(BUCKET_VARIABLE, "")
-    if not bucket:
+    named = (os.environ.get(variable) for variable in (BUCKET_VARIABLE, INSTANCE_VARIABLE))
+    bucket = settings.bucket or next(filter(None, named), None)
+    if bucket is None:
         return None
     return f"s3://{bucket.removeprefix('s3://').strip('/')}/{settings.prefix.strip('/')}"
 
 
 def release_files(pipeline: Pipeline) -> dict[str, Path]:
     """The files of a release by name: those of the version, the index, the clips, the profile."""
-    champion, index = pipeline.registry.champion, pipeline.settings.index_dir
+    champion = pipeline.registry.champion
+    index = index_folder(pipeline, champion.id)
     champion.check()
     files = {name: champion.folder / name for name in champion.files}
     tag = json.loads((index / INFO).read_bytes())["tag"]

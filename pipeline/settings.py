@@ -43,11 +43,6 @@ class Settings:
     prefix: str
 
     @property
-    def index_dir(self) -> Path:
-        """Of the champion's embeddings."""
-        return Path(self.cache_dir, "index")
-
-    @property
     def script(self) -> Path:
         """The training script: a path, or the name of one beside run_pipeline.py."""
         return ROOT / self.train_script  # an absolute path stays what it is

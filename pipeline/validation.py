@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.drift import WARN_PART, class_drift
-from pipeline.ingest import open_recordings
 from pipeline.probing import probe_videos
 from pipeline.profile import read_reference
 from pipeline.records import PipelineError
 from pipeline.settings import Settings
+from pipeline.source import open_recordings
 from pipeline.split import groups_by_class, too_few_groups
 from pipeline.steps import Pipeline, Step
 from utils.recordings import Recording, class_names, find_recordings
