@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mlflow_server import MlflowServer
+from mlflow_server import MlflowServer, make_database
 
 from training import tracking
 from training.registry import MODEL, Registry, RegistryError, Version
@@ -182,8 +182,16 @@ def test_killed_at_any_write_a_promotion_is_finished_or_undone(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
+def database(tmp_path_factory) -> Path:
+    """One that is new: making its tables takes seconds."""
+    return make_database(tmp_path_factory.mktemp("database") / "mlflow.db")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, database):
+    folder = tmp_path_factory.mktemp("mlflow")
+    shutil.copy(database, folder / "server.db")
+    server = MlflowServer(folder)
     yield server
     server.stop()
 
@@ -196,6 +204,7 @@ def uri(request, runs, monkeypatch, tmp_path) -> str:
     if request.param == "server":
         return request.getfixturevalue("server").url
     runs.mkdir()
+    shutil.copy(request.getfixturevalue("database"), runs / "mlflow.db")
     return tracking.tracking_uri(runs, wanted=True)
 
 
@@ -231,6 +240,16 @@ def test_champion_that_is_chosen_in_mlflow_is_followed(uri, runs, tmp_path):
     assert registry.finish() is None
 
 
+def test_change_made_without_mlflow_is_told_to_it_and_not_undone(uri, runs, tmp_path):
+    registry = Registry(runs, uri)
+    first, second = crown(registry, tmp_path, "a", "b")
+    Registry(runs).rollback()
+    assert in_mlflow(uri, tmp_path.name)["champion"] == second.name
+    assert registry.finish() is None
+    assert registry.champion == first
+    assert in_mlflow(uri, tmp_path.name)["champion"] == first.name
+
+
 def test_promotion_while_the_server_is_away_is_finished_when_it_is_back(
     server, runs, tmp_path, monkeypatch
 ):
@@ -249,11 +268,13 @@ def test_promotion_while_the_server_is_away_is_finished_when_it_is_back(
     assert json.loads((runs / "models" / "champions.json").read_text())["pending"] is None
 
 
-def test_database_that_was_lost_is_told_the_champion_anew(runs, tmp_path, monkeypatch):
+def test_database_that_was_lost_is_told_the_champion_anew(runs, tmp_path, monkeypatch, database):
     for name, value in tracking.CLIENT_SETTINGS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv(tracking.NAME_VARIABLE, tmp_path.name)
     runs.mkdir()
+    for name in ("first.db", "second.db"):
+        shutil.copy(database, runs / name)
     registry = Registry(runs, f"sqlite:///{runs}/first.db")
     champion = crown(registry, tmp_path, "a")[0]
     other = f"sqlite:///{runs}/second.db"

@@ -143,7 +143,8 @@ class Registry:
         Returns what was done in one line. Raises TrackingError where MLflow does not answer.
         """
         with self._changing():
-            pending = self._read_history()["pending"]
+            known = self._read_history()
+            pending = known["pending"]
             if pending is not None:
                 self._carry_out(Reign(**pending))
                 return f"the promotion of {pending['version']}, which was broken off, is done now"
@@ -151,11 +152,15 @@ class Registry:
             if champion is None or self._mirror is None:
                 return None
             wanted = self._mirror.champion()
-            if wanted is None:  # another database than before
-                self._mirror.register(champion, CHAMPION)
-            known = {version.name for version in self.versions()}  # it may be of another machine
-            if wanted == champion.name or wanted not in known:
+            if wanted == champion.name:
                 return None
+            # Nobody chose it there: it is as we left it, or another database than before.
+            if wanted in (None, known["mirrored"]):
+                self._mirror.register(champion, CHAMPION)
+                self._write_history(mirrored=champion.name)
+                return None
+            if wanted not in {version.name for version in self.versions()}:
+                return None  # of another machine
             self._take_over(self.find(wanted), "chosen in MLflow")
             return f"champion is {wanted}, as chosen in MLflow"
 
@@ -234,7 +239,7 @@ class Registry:
     def _take_over(self, version: Version, why: str) -> None:
         champion = self.champion
         reign = Reign(version.name, champion.name if champion else None, _now(), why)
-        self._write_history(asdict(reign))
+        self._write_history(pending=asdict(reign))
         self._carry_out(reign)
 
     def _carry_out(self, reign: Reign) -> None:
@@ -246,16 +251,18 @@ class Registry:
         os.replace(link, self._link)
         if self._mirror:
             self._mirror.register(version, CHAMPION)
-        self._write_history(None, asdict(reign))
+        mirrored = {"mirrored": version.name} if self._mirror else {}
+        reigns = [*self._read_history()["reigns"], asdict(reign)]
+        self._write_history(reigns=reigns, pending=None, **mirrored)
 
     def _read_history(self) -> dict:
         path = self.folder / HISTORY
         if not path.exists():
-            return {"reigns": [], "pending": None}
+            return {"reigns": [], "pending": None, "mirrored": None}
         return json.loads(path.read_bytes())
 
-    def _write_history(self, pending: dict | None, *new: dict) -> None:
-        known = {"reigns": [*self._read_history()["reigns"], *new], "pending": pending}
+    def _write_history(self, **changes: object) -> None:
+        known = {**self._read_history(), **changes}
         write_whole(self.folder / HISTORY, json.dumps(known, indent=1).encode() + b"\n")
 
 
@@ -304,6 +311,12 @@ class _Mirror:
         source = f"{run.info.artifact_uri}/{MODEL}"
         made = client.create_model_version(self._name, source, run.info.run_id, tags=tags)
         return made.version
+
+
+def default_checkpoint(runs_dir: str | Path = "runs") -> Path:
+    """The champion's, where the pipeline has made one, else what the latest training left."""
+    champion = Path(runs_dir, CHAMPION, MODEL)
+    return champion if champion.exists() else Path(runs_dir, "latest", MODEL)
 
 
 def hash_file(path: Path) -> str:
