@@ -51,6 +51,7 @@ from timeline.tables import to_json
 from timeline.timeline import Timeline
 from training.checkpoint import load_checkpoint
 from training.device import choose_device, return_freed_memory
+from training.registry import default_checkpoint
 from training.thresholds import Thresholds, read_thresholds
 from utils.errors import UserError, run_main
 from utils.files import write_whole
@@ -65,7 +66,6 @@ ENTER_HELP = "within which a break is to be known [%(default)g]; more makes fewe
 LEAVE_HELP = "within which the return to the game is to be known [%(default)g]"
 FEW_BYTES = 100 << 20  # of recordings that are done sooner than more processes start
 CACHE_DIR = Path("cache")
-CHECKPOINT = Path("runs/latest/best.safetensors")
 
 
 def main() -> int:
@@ -133,7 +133,8 @@ def _read_options() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("files", nargs="*", metavar="FILE", help="video, folder, or pattern")
-    add("--checkpoint", type=Path, default=CHECKPOINT, help="what a training left [%(default)s]")
+    checkpoint = default_checkpoint()
+    add("--checkpoint", type=Path, default=checkpoint, help="what a training left [%(default)s]")
     add("--cache-dir", type=Path, default=CACHE_DIR, help="what is remembered [%(default)s]")
     add("--debug", action="store_true", help="show the traceback of an error")
 

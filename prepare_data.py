@@ -94,7 +94,10 @@ def main() -> int:
 def _read_options() -> tuple[argparse.Namespace, Config]:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--script", type=Path, default=ROOT / SCRIPT)
-    script = read_constants(first.parse_known_args()[0].script)
+    path = first.parse_known_args()[0].script
+    script = read_constants(path)
+    if "TRAIN_SCRIPT" in script:  # of run_pipeline.py, which has another one train
+        script = read_constants(path.with_name(script["TRAIN_SCRIPT"]))
     parser = FlagParser(
         prog="python prepare_data.py",
         description=__doc__,

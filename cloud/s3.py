@@ -110,12 +110,16 @@ class S3Folder:
 
     def read_bytes(self, name: str) -> bytes:
         """The content of a small object. Raises S3ObjectError where it is gone."""
-        return read_bytes(self._url(name))[0]
+        return read_bytes(self.place(name))[0]
+
+    def place(self, name: str) -> str:
+        """The address of an object."""
+        return f"{self.name}/{name}"
 
     def stamp(self, name: str) -> list[int | str]:
         """Size and ETag: as listed, or as last downloaded, so mostly without a request."""
         if name not in self._objects:
-            self._objects[name] = head(self._url(name))
+            self._objects[name] = head(self.place(name))
         return [self._objects[name].size_bytes, self._objects[name].etag]
 
     def size_bytes(self, name: str) -> int:
@@ -136,13 +140,10 @@ class S3Folder:
                 get_file(self._objects[name], path, on_bytes)
                 return
             except S3ChangedError:
-                self._objects[name] = head(self._url(name))
+                self._objects[name] = head(self.place(name))
         raise S3ObjectError(
-            "is replaced again and again: run again when that is over", self._url(name)
+            "is replaced again and again: run again when that is over", self.place(name)
         )
-
-    def _url(self, name: str) -> str:
-        return f"{self.name}/{name}"
 
 
 def split_url(url: str) -> tuple[str, str]:

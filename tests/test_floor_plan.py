@@ -15,11 +15,12 @@ ROOT = Path(__file__).resolve().parent.parent
 # Each room with the rooms it may import besides itself.
 GROUND = {"models", "utils", "cloud"}
 WORKSHOPS = {"training", "timeline", "search"}
+UPSTAIRS = {"web", "pipeline"}
 MAY_IMPORT = {
     **{room: set() for room in GROUND},
     **{room: GROUND for room in WORKSHOPS},
-    "web": GROUND | WORKSHOPS,
-    "scripts": GROUND | WORKSHOPS | {"web"},
+    **{room: GROUND | WORKSHOPS for room in UPSTAIRS},
+    "scripts": GROUND | WORKSHOPS | UPSTAIRS,
 }
 
 # Each heavy dependency with the only files that may import it, besides tests and benchmarks.
@@ -60,9 +61,9 @@ PACKAGE_OF = {  # where the module's name is not the package's
 
 SCRIPTS = sorted(ROOT.glob("*.py"))
 MODULES = sorted(
-    path for room in (GROUND | WORKSHOPS | {"web"}) for path in (ROOT / room).rglob("*.py")
+    path for room in (GROUND | WORKSHOPS | UPSTAIRS) for path in (ROOT / room).rglob("*.py")
 )
-OURS = GROUND | WORKSHOPS | {"web"} | {path.stem for path in SCRIPTS}
+OURS = GROUND | WORKSHOPS | UPSTAIRS | {path.stem for path in SCRIPTS}
 
 
 def name_of(path: Path) -> str:

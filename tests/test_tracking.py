@@ -187,7 +187,7 @@ class Server:
 @pytest.fixture
 def server(monkeypatch) -> Server:
     made = Server()
-    monkeypatch.setattr(tracking, "_client", lambda uri: made)
+    monkeypatch.setattr(tracking, "open_client", lambda uri: made)
     monkeypatch.setenv(URI_VARIABLE, "http://made")
     entities = type(sys)("mlflow.entities")
     entities.Metric = lambda *values: values

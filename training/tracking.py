@@ -3,12 +3,13 @@
 MLflow and TensorBoard are imported when they are used: a training without them starts sooner.
 """
 
+import contextlib
 import json
 import logging
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit, urlunsplit
@@ -18,7 +19,9 @@ from utils.config import Config
 from utils.errors import Interrupted, UserError
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
-EXPERIMENT = "ad-game-classifier"  # unless MLFLOW_EXPERIMENT_NAME says otherwise
+NAME_VARIABLE = "MLFLOW_EXPERIMENT_NAME"
+EXPERIMENT = "ad-game-classifier"  # unless that variable says otherwise
+IN_A_FILE = "sqlite:///"
 ARTIFACTS = ("report.html", "best.safetensors", "config.json", "data.json", "metrics.json")
 LONGEST_PARAM = 500  # characters; older servers refuse more
 # A server that hangs must not hold up a training for the two hours that the defaults come to.
@@ -35,11 +38,45 @@ class TrackingError(UserError):
 
 def check_tracking(config: Config) -> None:
     """Raises TrackingError now, rather than after hours, where MLflow is wanted and missing."""
-    uri = _mlflow_uri(config)
-    if uri is None:
-        return
+    uri = tracking_uri(config.runs_dir, config.track)
+    if uri is not None:
+        with explained(uri):
+            open_client(uri).search_experiments(max_results=1)
+
+
+def tracking_uri(runs_dir: str | Path, wanted: bool) -> str | None:
+    """Where MLflow keeps its runs: the variable, else a database beside the runs; None for not."""
+    uri = os.environ.get(URI_VARIABLE)
+    if uri:
+        return uri
+    return f"{IN_A_FILE}{Path(runs_dir, 'mlflow.db').resolve()}" if wanted else None
+
+
+def open_client(uri: str) -> object:
+    """An MlflowClient; made anew for each use, which costs nothing. Raises ImportError."""
+    for name, value in CLIENT_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):  # they report each table that they make
+        logging.getLogger(name).setLevel(logging.WARNING)
+    database = Path(uri.removeprefix(IN_A_FILE))
+    if uri.startswith(IN_A_FILE) and "?" not in uri and not database.exists():
+        # MLflow can't go on with a database of which it has made half the tables.
+        partial = database.with_name(f".{database.name}.{os.getpid()}.partial")
+        partial.unlink(missing_ok=True)
+        MlflowClient(f"{IN_A_FILE}{partial}").search_experiments(max_results=1)
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            os.link(partial, database)
+        partial.unlink()
+    return MlflowClient(uri)
+
+
+@contextlib.contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turns what MLflow raises into a TrackingError of one line with the cure."""
     try:
-        _client(uri).search_experiments(max_results=1)
+        yield
     except ImportError as error:
         raise TrackingError(
             f"tracking with MLflow needs the package {error.name}: pip install mlflow-skinny "
@@ -52,6 +89,17 @@ def check_tracking(config: Config) -> None:
         ) from error
 
 
+def experiment_id(client: object, uri: str, runs_dir: str | Path) -> str:
+    """Of the experiment that all runs are in, made where it is not there."""
+    name = os.environ.get(NAME_VARIABLE, EXPERIMENT)
+    known = client.get_experiment_by_name(name)
+    if known is not None:
+        return known.experiment_id
+    # A database in a file has no place of its own for files: not the folder we happen to be in.
+    place = Path(runs_dir, "mlflow").resolve().as_uri()
+    return client.create_experiment(name, place if uri.startswith("sqlite") else None)
+
+
 class Tracking:
     """Context manager: what is written into the run's metrics.jsonl goes to the trackers, too.
 
@@ -61,7 +109,7 @@ class Tracking:
 
     def __init__(self, run: RunLog, config: Config):
         self._run = run
-        uri = _mlflow_uri(config)
+        uri = tracking_uri(config.runs_dir, config.track)
         self._trackers: list[_Tracker] = [_TensorBoard(run.path("tensorboard"))]
         if uri is not None:
             self._trackers.append(_Mlflow(uri, run, config))
@@ -181,27 +229,28 @@ class _Mlflow(_Tracker):
 
     def finish(self, metrics: dict) -> None:
         self._log({f"result.{name}": v for name, v in _numbers(metrics).items()}, self._last_epoch)
-        client = _client(self._uri)
+        client = open_client(self._uri)
         for name in ARTIFACTS:
             if self._run.path(name).exists():
                 client.log_artifact(self._id, str(self._run.path(name)))
 
     def close(self, state: str) -> None:
         self._open()
-        _client(self._uri).set_terminated(self._id, state)
+        open_client(self._uri).set_terminated(self._id, state)
 
     def _open(self) -> None:
         """Makes the run, or finds the one that mlflow.json names."""
         if self._id is not None:
             return
-        client, note = _client(self._uri), self._run.path("mlflow.json")
+        client, note = open_client(self._uri), self._run.path("mlflow.json")
         if note.exists():
             self._id = json.loads(note.read_text(encoding="utf-8"))["run_id"]
             client.update_run(self._id, status="RUNNING")
             known = client.get_metric_history(self._id, "train_loss")
             self._last_epoch = max((metric.step for metric in known), default=0)
             return
-        made = client.create_run(self._experiment(client), run_name=self._run.folder.name)
+        experiment = experiment_id(client, self._uri, self._config.runs_dir)
+        made = client.create_run(experiment, run_name=self._run.folder.name)
         self._id = made.info.run_id
         self._run.write_json(
             "mlflow.json", {"run_id": self._id, "uri": _without_password(self._uri)}
@@ -209,40 +258,12 @@ class _Mlflow(_Tracker):
         for name, value in self._config.constants().items():
             client.log_param(self._id, name, str(value)[:LONGEST_PARAM])
 
-    def _experiment(self, client: object) -> str:
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-        known = client.get_experiment_by_name(name)
-        if known is not None:
-            return known.experiment_id
-        # A database in a file has no place of its own for files: not the folder we happen to be in.
-        place = Path(self._config.runs_dir, "mlflow").resolve().as_uri()
-        return client.create_experiment(name, place if self._uri.startswith("sqlite") else None)
-
     def _log(self, numbers: dict[str, float], step: int) -> None:
         from mlflow.entities import Metric
 
         now = int(self._run.path("metrics.jsonl").stat().st_mtime * 1000)
         rows = [Metric(name, value, now, step) for name, value in numbers.items()]
-        _client(self._uri).log_batch(self._id, metrics=rows)
-
-
-def _mlflow_uri(config: Config) -> str | None:
-    """Where MLflow keeps its runs: the variable, else a database beside the runs; None for not."""
-    uri = os.environ.get(URI_VARIABLE)
-    if uri:
-        return uri
-    return f"sqlite:///{Path(config.runs_dir, 'mlflow.db').resolve()}" if config.track else None
-
-
-def _client(uri: str) -> object:
-    """An MlflowClient; made anew for each use, which costs nothing. Raises ImportError."""
-    for name, value in CLIENT_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic"):  # they report each table that they make
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowClient(uri)
+        open_client(self._uri).log_batch(self._id, metrics=rows)
 
 
 def _numbers(values: dict) -> dict[str, float]:

@@ -26,6 +26,8 @@ class Place(Protocol):
 
     def read_bytes(self, name: str) -> bytes: ...
 
+    def place(self, name: str) -> str: ...
+
     def stamp(self, name: str) -> list[int | str]: ...
 
     def size_bytes(self, name: str) -> int:
@@ -57,6 +59,9 @@ class Fetching:
 
     def read_bytes(self, name: str) -> bytes:
         return self._place.read_bytes(name)
+
+    def place(self, name: str) -> str:
+        return self._place.place(name)
 
     def stamp(self, name: str) -> list[int | str]:
         return self._place.stamp(name)

@@ -37,6 +37,9 @@ class Source(Protocol):
     def read_bytes(self, name: str) -> bytes:
         """The content of a small file."""
 
+    def place(self, name: str) -> str:
+        """Where the file lies, as a list of files would say it: an absolute path or an address."""
+
     def stamp(self, name: str) -> list[int | str]:
         """JSON that changes whenever the content may have changed; costs no download.
 
@@ -69,7 +72,7 @@ def open_source(
     if scheme:
         raise SourceError(f"{text} can't be read: pass a folder, a list of files or s3://...")
     if os.path.isfile(text):
-        return Fetching(FileList(text), work_dir)
+        return Fetching(FileList(text, s3_folder), work_dir)
     if text.endswith(".txt"):
         raise SourceError(f"there is no list {text}: write it, a path or URL a line")
     return Folder(text)
@@ -94,6 +97,9 @@ class Folder:
 
     def read_bytes(self, name: str) -> bytes:
         return (self._path / name).read_bytes()
+
+    def place(self, name: str) -> str:
+        return os.path.abspath(self._path / name)
 
     def stamp(self, name: str) -> list[int | str]:
         return stamp_file(self._path / name)
