@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from cloud.aws import AwsError, CloudError, bucket_region, call, caller
 from cloud.images import find_image
 from cloud.network import find_group, find_network
-from cloud.permissions import INSTANCE_ROLE, SCHEDULER_ROLE
+from cloud.permissions import SCHEDULER_ROLE, instance_role
 from cloud.plan import (
     Choice,
     Constraints,
@@ -200,7 +200,7 @@ def _roles_row(bucket: str, region: str) -> Row:
     if missing is None:
         return rows[0]
     if not missing:
-        return Row("ok", "roles", f"{INSTANCE_ROLE} and {SCHEDULER_ROLE}", "")
+        return Row("ok", "roles", f"{instance_role(bucket)} and {SCHEDULER_ROLE}", "")
     cure = "the first run makes them: whoever starts it needs the policy first_time as well"
     return Row("note", "roles", f"not there yet: {', '.join(missing)}", cure)
 

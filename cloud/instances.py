@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cloud.aws import AwsError, call, client, explained, pages, until_known
 from cloud.images import Image
-from cloud.permissions import INSTANCE_ROLE, PROJECT
+from cloud.permissions import PROJECT, instance_role
 from cloud.run_record import SPOT, Attempt, RunPlan
 from cloud.user_data import user_data
 
@@ -201,7 +201,7 @@ def _request(plan: RunPlan, attempt: Attempt, place: Place) -> dict:
         "MaxCount": 1,
         "ImageId": place.image.image_id,
         "InstanceType": attempt.instance_type,
-        "IamInstanceProfile": {"Name": INSTANCE_ROLE},
+        "IamInstanceProfile": {"Name": instance_role(plan.bucket)},
         "InstanceInitiatedShutdownBehavior": "terminate",
         "MetadataOptions": {
             "HttpTokens": "required",

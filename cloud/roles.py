@@ -3,8 +3,9 @@
 import json
 
 from cloud.aws import AwsError, call, until_known
-from cloud.permissions import INSTANCE_ROLE, PROJECT, SCHEDULER_ROLE, policies
+from cloud.permissions import PROJECT, SCHEDULER_ROLE, instance_role, policies
 
+INSTANCE_POLICY = "bucket"  # its name in the role; that of the scheduler has the region's
 MISSING = "NoSuchEntity"
 TAKEN = "EntityAlreadyExists"
 
@@ -12,14 +13,13 @@ TAKEN = "EntityAlreadyExists"
 def ensure_roles(bucket: str, region: str, account: str, partition: str) -> list[str]:
     """Makes what is missing, and returns a line for each thing that was made.
 
-    Roles, and the profile that hands one of them to instances, cost nothing and stay. The policy
-    in a role is named after the bucket and region, so that runs of one take nothing from another's.
+    Roles, and the profile that hands one of them to instances, cost nothing and stay.
     """
     documents = policies(bucket, region, account, partition)
-    name = f"{bucket}-{region}"
-    made = _ensure_role(INSTANCE_ROLE, documents["instance_trust"])
-    made += _ensure_policy(INSTANCE_ROLE, name, documents["instance"])
-    made += _ensure_profile(INSTANCE_ROLE)
+    role = instance_role(bucket)
+    made = _ensure_role(role, documents["instance_trust"])
+    made += _ensure_policy(role, INSTANCE_POLICY, documents["instance"])
+    made += _ensure_profile(role)
     made += _ensure_role(SCHEDULER_ROLE, documents["scheduler_trust"])
     made += _ensure_policy(SCHEDULER_ROLE, region, documents["scheduler"])
     return made
@@ -28,14 +28,15 @@ def ensure_roles(bucket: str, region: str, account: str, partition: str) -> list
 def missing_roles(bucket: str, region: str) -> list[str]:
     """What `ensure_roles` would make, in words; a policy that is there is taken to be right."""
     missing = []
-    for role, policy in ((INSTANCE_ROLE, f"{bucket}-{region}"), (SCHEDULER_ROLE, region)):
+    of_instances = instance_role(bucket)
+    for role, policy in ((of_instances, INSTANCE_POLICY), (SCHEDULER_ROLE, region)):
         if _ask("get_role", RoleName=role) is None:
             missing.append(f"role {role}")
         elif _ask("get_role_policy", RoleName=role, PolicyName=policy) is None:
             missing.append(f"policy {policy} in role {role}")
-    profile = _ask("get_instance_profile", InstanceProfileName=INSTANCE_ROLE)
+    profile = _ask("get_instance_profile", InstanceProfileName=of_instances)
     if profile is None or not profile["InstanceProfile"]["Roles"]:
-        missing.append(f"instance profile {INSTANCE_ROLE}")
+        missing.append(f"instance profile {of_instances}")
     return missing
 
 

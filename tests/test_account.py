@@ -5,7 +5,7 @@ from aws_world import REGION
 from own_world import forget, own_world
 
 from cloud.account import check_account
-from cloud.permissions import INSTANCE_ROLE, SCHEDULER_ROLE
+from cloud.permissions import SCHEDULER_ROLE, instance_role
 from cloud.plan import Constraints
 from cloud.roles import ensure_roles
 from cloud.rows import Row, print_rows
@@ -185,13 +185,15 @@ def test_a_refused_look_names_the_permission(world, bucket, call, requirement, p
 def test_roles_that_are_not_there_yet_are_made_by_the_first_run(world, bucket):
     row = check(bucket)["roles"]
     assert row.state == "note"
-    assert INSTANCE_ROLE in row.found
+    assert instance_role(bucket) in row.found
     ensure_roles(bucket, REGION, "123456789012", "aws")
     other = world.new_bucket(**VIDEOS)
     row = check(other)["roles"]
     assert row.state == "note"
-    assert row.found == f"not there yet: policy {other}-us-east-1 in role {INSTANCE_ROLE}"
-    assert check(bucket)["roles"] == Row("ok", "roles", f"{INSTANCE_ROLE} and {SCHEDULER_ROLE}", "")
+    role = instance_role(other)
+    assert row.found == f"not there yet: role {role}, instance profile {role}"
+    found = f"{instance_role(bucket)} and {SCHEDULER_ROLE}"
+    assert check(bucket)["roles"] == Row("ok", "roles", found, "")
 
 
 def test_prepared_recordings_are_counted(world, bucket):

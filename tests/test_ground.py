@@ -11,8 +11,8 @@ from cloud import images
 from cloud.aws import AwsError, CloudError
 from cloud.images import find_image
 from cloud.network import GROUP, ensure_group, find_group, find_network
-from cloud.permissions import INSTANCE_ROLE, SCHEDULER_ROLE, policies
-from cloud.roles import ensure_roles, missing_roles
+from cloud.permissions import SCHEDULER_ROLE, instance_role, policies
+from cloud.roles import INSTANCE_POLICY, ensure_roles, missing_roles
 from cloud.schedule import delete_schedule, list_schedules, schedule_end, schedule_name
 
 ACCOUNT = "123456789012"
@@ -64,29 +64,32 @@ def test_group_into_which_somebody_opened_a_way_is_refused(aws):
 
 
 def test_roles_are_made_once_with_the_policies_of_the_bucket(aws):
+    role = instance_role("my-bucket")
     missing = missing_roles("my-bucket", REGION)
-    assert missing[:2] == [f"role {INSTANCE_ROLE}", f"role {SCHEDULER_ROLE}"]
+    assert missing[:2] == [f"role {role}", f"role {SCHEDULER_ROLE}"]
     made = ensure_roles("my-bucket", REGION, ACCOUNT, "aws")
     assert len(made) == 5
     assert missing_roles("my-bucket", REGION) == []
-    other = f"policy another-{REGION} in role {INSTANCE_ROLE}"
-    assert missing_roles("another", REGION) == [other]
     assert ensure_roles("my-bucket", REGION, ACCOUNT, "aws") == []
     iam, expected = aws.client("iam"), policies("my-bucket", REGION, ACCOUNT)
-    trust = iam.get_role(RoleName=INSTANCE_ROLE)["Role"]["AssumeRolePolicyDocument"]
+    trust = iam.get_role(RoleName=role)["Role"]["AssumeRolePolicyDocument"]
     assert trust == expected["instance_trust"]
-    name = f"my-bucket-{REGION}"
-    found = iam.get_role_policy(RoleName=INSTANCE_ROLE, PolicyName=name)["PolicyDocument"]
+    found = iam.get_role_policy(RoleName=role, PolicyName=INSTANCE_POLICY)["PolicyDocument"]
     assert found == expected["instance"]
-    profile = iam.get_instance_profile(InstanceProfileName=INSTANCE_ROLE)["InstanceProfile"]
-    assert [role["RoleName"] for role in profile["Roles"]] == [INSTANCE_ROLE]
+    profile = iam.get_instance_profile(InstanceProfileName=role)["InstanceProfile"]
+    assert [role["RoleName"] for role in profile["Roles"]] == [instance_role("my-bucket")]
 
 
-def test_second_bucket_gets_a_policy_of_its_own_and_the_first_keeps_its(aws):
+def test_second_bucket_gets_a_role_of_its_own_and_the_first_keeps_its(aws):
     ensure_roles("bucket-one", REGION, ACCOUNT, "aws")
-    assert len(ensure_roles("bucket-two", REGION, ACCOUNT, "aws")) == 1
-    names = aws.client("iam").list_role_policies(RoleName=INSTANCE_ROLE)["PolicyNames"]
-    assert sorted(names) == [f"bucket-one-{REGION}", f"bucket-two-{REGION}"]
+    assert len(ensure_roles("bucket-two", REGION, ACCOUNT, "aws")) == 3  # and no other scheduler
+    for bucket, other in (("bucket-one", "bucket-two"), ("bucket-two", "bucket-one")):
+        role = instance_role(bucket)
+        (name,) = aws.client("iam").list_role_policies(RoleName=role)["PolicyNames"]
+        found = aws.client("iam").get_role_policy(RoleName=role, PolicyName=name)
+        text = json.dumps(found["PolicyDocument"])
+        assert bucket in text
+        assert other not in text
 
 
 def test_policy_that_somebody_widened_is_put_right(aws):
@@ -96,7 +99,9 @@ def test_policy_that_somebody_widened_is_put_right(aws):
         "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}],
     }
     aws.client("iam").put_role_policy(
-        RoleName=INSTANCE_ROLE, PolicyName=f"my-bucket-{REGION}", PolicyDocument=json.dumps(wide)
+        RoleName=instance_role("my-bucket"),
+        PolicyName=INSTANCE_POLICY,
+        PolicyDocument=json.dumps(wide),
     )
     assert len(ensure_roles("my-bucket", REGION, ACCOUNT, "aws")) == 1
 

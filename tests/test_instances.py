@@ -23,6 +23,7 @@ from cloud.instances import (
     wait_for_disks,
     wait_until_gone,
 )
+from cloud.permissions import instance_role
 from cloud.run_record import ON_DEMAND
 from cloud.user_data import user_data
 
@@ -46,7 +47,7 @@ def test_instance_is_closed_encrypted_tagged_and_gone_when_it_shuts_down(aws, ru
     (found,) = group["Instances"]
     assert found["MetadataOptions"]["HttpTokens"] == "required"
     assert found["MetadataOptions"]["HttpPutResponseHopLimit"] == 1
-    assert found["IamInstanceProfile"]["Arn"].endswith("/ad-game-classifier-instance")
+    assert found["IamInstanceProfile"]["Arn"].endswith(f"/{instance_role(run.plan.bucket)}")
     assert found["InstanceLifecycle"] == "spot"
     assert "KeyName" not in found
     tags = {tag["Key"]: tag["Value"] for tag in found["Tags"]}

@@ -16,10 +16,10 @@ from test_floor_plan import ROOT
 from cloud.aws import call, caller, pages
 from cloud.network import ensure_group, find_network
 from cloud.permissions import (
-    INSTANCE_ROLE,
     NAMES,
     PROJECT,
     SCHEDULER_ROLE,
+    instance_role,
     policies,
 )
 from cloud.prices import instance_types
@@ -139,7 +139,7 @@ def test_instances_are_started_only_as_ours_with_imdsv2_and_our_role():
         "aws:RequestTag/Project": PROJECT,
         "ec2:MetadataHttpTokens": "required",
     }
-    profile = f"arn:aws:iam::{ACCOUNT}:instance-profile/{INSTANCE_ROLE}"
+    profile = f"arn:aws:iam::{ACCOUNT}:instance-profile/{instance_role(BUCKET)}"
     assert started["ArnEquals"] == {"ec2:InstanceProfile": profile}
     patterns = started["StringLike"]["ec2:InstanceType"]
     as_regex = [re.escape(p).replace(r"\?", ".") for p in patterns]
@@ -193,7 +193,7 @@ def test_roles_are_passed_only_to_the_service_that_each_is_for():
             service = statement["Condition"]["StringEquals"]["iam:PassedToService"]
             passed[statement["Resource"].rpartition("/")[2]] = service
     assert passed == {
-        INSTANCE_ROLE: "ec2.amazonaws.com",
+        instance_role(BUCKET): "ec2.amazonaws.com",
         SCHEDULER_ROLE: "scheduler.amazonaws.com",
     }
     assert not any("iam:PassRole" in actions(name) for name in NAMES if name != "person")
@@ -202,7 +202,9 @@ def test_roles_are_passed_only_to_the_service_that_each_is_for():
 def test_roles_are_made_by_name_only_and_taken_on_by_their_service_only():
     for statement in statements("first_time"):
         for resource in as_list(statement["Resource"]):
-            assert resource.endswith((INSTANCE_ROLE, SCHEDULER_ROLE, "spot.amazonaws.com/*"))
+            assert resource.endswith(
+                (instance_role(BUCKET), SCHEDULER_ROLE, "spot.amazonaws.com/*")
+            )
     (instance,) = statements("instance_trust")
     assert instance["Principal"] == {"Service": "ec2.amazonaws.com"}
     (scheduler,) = statements("scheduler_trust")
@@ -279,13 +281,13 @@ def person_keys(world, bucket, *names):
 def instance_keys(world, bucket):
     """Of the role that instances have, with the policy of ours."""
     iam = world.client("iam")
-    documents = policies(bucket, REGION, ACCOUNT)
+    documents, role = policies(bucket, REGION, ACCOUNT), instance_role(bucket)
     with contextlib.suppress(iam.exceptions.EntityAlreadyExistsException):
         trust = json.dumps(documents["instance_trust"])
-        iam.create_role(RoleName=INSTANCE_ROLE, AssumeRolePolicyDocument=trust)
+        iam.create_role(RoleName=role, AssumeRolePolicyDocument=trust)
     document = of_moto(documents["instance"])
-    iam.put_role_policy(RoleName=INSTANCE_ROLE, PolicyName="of-run", PolicyDocument=document)
-    arn = f"arn:aws:iam::{ACCOUNT}:role/{INSTANCE_ROLE}"
+    iam.put_role_policy(RoleName=role, PolicyName="of-run", PolicyDocument=document)
+    arn = f"arn:aws:iam::{ACCOUNT}:role/{role}"
     keys = world.client("sts").assume_role(RoleArn=arn, RoleSessionName="i-0")["Credentials"]
     return {
         "AWS_ACCESS_KEY_ID": keys["AccessKeyId"],
@@ -334,7 +336,7 @@ def test_a_run_works_with_the_person_s_policies(world, bucket, monkeypatch):
             MinCount=1,
             MaxCount=1,
             ClientToken=bucket,
-            IamInstanceProfile={"Name": INSTANCE_ROLE},
+            IamInstanceProfile={"Name": instance_role(bucket)},
             SubnetId=next(iter(subnets.values())),
             SecurityGroupIds=[group],
             MetadataOptions={"HttpTokens": "required"},
@@ -374,7 +376,9 @@ def test_person_s_other_calls_are_refused(world, bucket, monkeypatch):
         assert refused(ec2.create_vpc, CidrBlock="10.0.0.0/16")
         assert refused(ec2.create_key_pair, KeyName="way-in")
         assert refused(iam.create_user, UserName="another")
-        assert refused(iam.create_role, RoleName=INSTANCE_ROLE, AssumeRolePolicyDocument="{}")
+        assert refused(
+            iam.create_role, RoleName=instance_role(bucket), AssumeRolePolicyDocument="{}"
+        )
 
 
 def test_instance_works_with_its_bucket(world, bucket, monkeypatch):
