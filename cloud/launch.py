@@ -332,7 +332,8 @@ def _start_again(run: Run, ground: Ground, screen: Screen) -> Attempt:
     """Tries for some time, since the last one may have been interrupted for want of instances."""
     seconds = run.plan.limits.capacity_minutes * 60
     pause_seconds = min(PAUSE_SECONDS, seconds / 4)
-    for looks_left in reversed(range(1 + int(seconds / pause_seconds))):
+    looks = 1 + (int(seconds / pause_seconds) if seconds else 0)
+    for looks_left in reversed(range(looks)):
         number = run.record.attempt_numbers()[-1] + 1
         screen.say("again", f"attempt {number}, from where it was")
         try:
