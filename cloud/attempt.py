@@ -41,6 +41,7 @@ PATIENCE_SECONDS = 300.0  # with an S3 that refuses, before anything was begun
 TRIES = 3  # of preparing or training, where S3 was what failed
 S3_TROUBLE = re.compile(r"S3 can't be reached|S3 is too busy|no AWS credentials")
 DISK_TROUBLE = re.compile(r"disk is full|No space left|Disk quota", re.IGNORECASE)
+ASKED_CODES = {128 + signal.SIGINT, 128 + signal.SIGTERM}  # 130 is a training's that has saved
 SEE_LINES = 6  # of the last ones printed, where the reason is looked for
 
 
@@ -132,6 +133,9 @@ class Course:
             if code == 0:
                 return None, 0
             if wish := wish or self._look():
+                return self._with_what_is_kept(wish), code
+            if code in ASKED_CODES:  # as when the system stops, which asks all at once
+                wish = Wish(INTERRUPTED, f"{self._stage} was asked to end from outside")
                 return self._with_what_is_kept(wish), code
             said = list(work.last_lines)[-SEE_LINES:]
             if not (tries_left and any(S3_TROUBLE.search(line) for line in said)):

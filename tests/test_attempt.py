@@ -100,6 +100,18 @@ def test_sigterm_saves_sends_and_says_so(small_instance):
     assert end.reason.endswith(f"saved after epoch {epoch} of 200")
 
 
+def test_training_that_is_asked_to_end_by_others_can_go_on_later(small_instance):
+    small_instance.begin(*LONG)
+
+    def terminate():
+        small_instance.wait_for_epoch(1)
+        small_instance.kill("work", signal.SIGTERM)
+
+    end = small_instance.run(during=terminate)
+    assert (end.state, end.exit_code) == (INTERRUPTED, 130)
+    assert end.reason.startswith("training was asked to end from outside; saved after epoch")
+
+
 def test_notice_of_ec2_ends_the_attempt_in_time(small_instance):
     service = MetadataService()
     small_instance.variables |= service.environment
