@@ -30,7 +30,7 @@ from cloud.run_record import (
     Heartbeat,
     utc_now,
 )
-from cloud.s3 import S3Error
+from cloud.s3 import S3Error, S3ObjectError
 from cloud.spot import Metadata, MetadataError
 from cloud.work import Work
 from cloud.workplace import Wish, Workplace, say
@@ -181,7 +181,8 @@ class Course:
             try:
                 return act()
             except S3Error as error:
-                if time.monotonic() > deadline or self._look():
+                gone = isinstance(error, S3ObjectError)
+                if gone or time.monotonic() > deadline or self._look():
                     raise
                 self._say(f"not yet: {error.filename}: {error.strerror}")
                 self._asked.wait(1.0)
@@ -273,13 +274,12 @@ class Course:
                     if folder is not None:
                         self._mirror.send(folder)
                     send_log(self._place)
-                    sent_state = state
                 except SupersededError as error:
                     self._ask(Wish(STOPPED, str(error)))
                     return
                 except OSError as error:  # S3's, or of a disk that is full
                     self._say(f"not sent yet: {error.filename}: {error.strerror}")
-                sent_at = time.monotonic()
+                sent_at, sent_state = time.monotonic(), state
                 if self._mirror.note != note:
                     note = self._mirror.note
                     self._say(note)

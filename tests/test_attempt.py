@@ -11,7 +11,8 @@ import pytest
 from imds import MetadataService
 from short_train import final_state
 
-from cloud.run_record import DONE, FAILED, INTERRUPTED, STOPPED
+from cloud import run_folder
+from cloud.run_record import DONE, FAILED, INTERRUPTED, STOPPED, Latest, utc_now
 from cloud.workplace import Wish
 
 LONG = ("--epochs", "200", "--epoch-seconds", "0.2")
@@ -51,6 +52,14 @@ def test_preparing_gets_the_flags_that_it_knows(small_instance):
         *("--price", "0.5", "--cache-dir", "cache", "--fps", "2"),
     ]
     assert "--fps" in small_instance.end.reason
+
+
+def test_names_of_files_and_flags_are_those_of_the_real_scripts():
+    from prepare_data import CONSTANTS
+    from training.run_progress import BEST
+
+    assert {*run_folder.OF_PREPARATION, "cache_dir"} == set(CONSTANTS)
+    assert run_folder.BEST == BEST
 
 
 @pytest.mark.slow
@@ -265,6 +274,16 @@ def test_end_is_on_s3_where_the_disk_has_no_room_for_it(small_instance, monkeypa
     assert end.reason.startswith("the disk is full: short_train.py ended with")
     assert not (small_instance.place.folder / "ballast").exists()
     assert small_instance.place.end is None
+
+
+def test_run_that_can_not_be_brought_back_is_not_begun_anew(small_instance):
+    record = small_instance.record
+    record.write_latest(Latest({"last.ckpt": {"sha256": "0" * 64, "size_bytes": 1}}, 0, utc_now()))
+    small_instance.begin(*LONG)
+    end = small_instance.run()
+    assert end.state == FAILED
+    assert "there is no such object" in end.reason
+    assert record.read_latest().attempt == 0
 
 
 # --- S3 that refuses
