@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -305,7 +306,7 @@ def fetch_results(run: Run, root: Path, screen: Screen) -> Path | None:
     return folder
 
 
-def say_how_to_go_on(run: Run, screen: Screen, *, attached: bool = False) -> None:
+def say_how_to_go_on(run: Run, screen: Screen) -> None:
     name = run.plan.run
     screen.say("", "the instance goes on without this machine, and ends by itself")
     for verb, what in (
@@ -353,7 +354,9 @@ def _conclude(run: Run, attempt: Attempt, end: AttemptEnd, root: Path, screen: S
         if end.state == FAILED:
             for line in log_tail(run.record, attempt.number):
                 screen.print(f"  | {line}")
-        fetch_results(run, root, screen)
+        folder = fetch_results(run, root, screen)
+        if folder and end.state == DONE:
+            _point_latest(folder)
         say_cost(run, screen)
     except OSError as error:  # of S3, or of the disk here
         screen.say("results", f"are safe in {run.record.url}, and could not be fetched: {error}")
@@ -375,6 +378,14 @@ def say_cost(run: Run, screen: Screen) -> None:
     dollars = money_spent(attempts, ends, utc_now())
     count = f"{len(attempts)} instance{'s' * (len(attempts) != 1)}"
     screen.say("cost", f"${dollars:.3f} for {count}, by times and prices; the bill has the taxes")
+
+
+def _point_latest(folder: Path) -> None:
+    """Makes runs/latest this one, as a training here does: labelling takes it from there."""
+    link = folder.with_name(f".latest-{os.getpid()}")
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.name)
+    os.replace(link, folder.with_name("latest"))
 
 
 def _say_not_restarted(run: Run, why: str, root: Path, screen: Screen) -> int:

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import pytest
 from aws_world import REGION
-from launching import QUICK, ROOT, Listener, make_ground, make_run
+from launching import QUICK, Listener, make_ground, make_run
 from machines import wait_for
 
 from cloud import launch
@@ -128,7 +128,8 @@ def test_dry_run_prints_every_call_that_a_run_makes_and_the_policies(aws, tmp_pa
     for document in documents.values():
         for line in json.dumps(document, indent=2).splitlines():
             assert line in text
-    run, ground = begin_run(planned, ROOT, screen)
+    (tmp_path / "cost_optimized_train.py").write_text("")
+    run, ground = begin_run(planned, tmp_path, screen)
     attempt = start_first(run, ground, screen)
     launch.close_attempt(run, attempt, screen)
     made = ("CreateRole", "PutRolePolicy", "CreateInstanceProfile", "AddRoleToInstanceProfile")
@@ -158,7 +159,7 @@ def test_begun_run_is_on_record_with_its_code_and_known_here(aws, screen, tmp_pa
 def test_script_that_is_not_there_is_noticed_before_anything_is_made(aws, screen, tmp_path):
     planned = plan_run(Order(aws.new_bucket(**VIDEOS), script="none.py"))
     with pytest.raises(CloudError, match=r"none\.py is no file"):
-        begin_run(planned, ROOT, screen)
+        begin_run(planned, tmp_path, screen)
     assert not aws.called("CreateRole")
 
 
@@ -178,6 +179,7 @@ def test_finished_run_is_fetched_priced_and_gone(aws, screen, tmp_path):
     run = run_whose_instances(aws, ending(aws, DONE))
     assert follow(run, tmp_path, screen) == OK
     assert (tmp_path / "runs" / run.plan.run / "report.html").read_text() == "report"
+    assert (tmp_path / "runs" / "latest" / "report.html").exists()
     assert screen.has("report.html")
     assert screen.has("is terminated")
     assert screen.has("$0.020 for 1 instance")
