@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cloud.ending import end_from_outside, power_off
-from cloud.machine import gpu_percent, memory_kills, session_seconds
+from cloud.machine import family_seconds, gpu_percent, memory_kills
 from cloud.run_record import FAILED, LIMIT
 from cloud.workplace import Wish, Workplace, say
 
@@ -122,7 +122,7 @@ class Guard:
 
     def _use(self, seconds: float) -> Use:
         work = self._place.process("work")
-        before, self._seconds = self._seconds, session_seconds(work) if work else 0.0
+        before, self._seconds = self._seconds, family_seconds(work) if work else 0.0
         cores = max(self._seconds - before, 0.0) / seconds
         output = self._place.output
         printed_bytes = output.stat().st_size if output.exists() else 0
