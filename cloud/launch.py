@@ -271,7 +271,7 @@ def see_through(run: Run, attempt: Attempt, root: Path, screen: Screen) -> int:
             return _say_not_restarted(run, f"after {begun} instances", root, screen)
         try:
             ground = ground or prepare_ground(run.choices, run.plan.bucket, run.plan.region)
-            attempt = _start_again(run, ground, screen)
+            attempt = _start_again(run, attempt.number, ground, screen)
         except CloudError as error:
             return _say_not_restarted(run, str(error), root, screen)
         except KeyboardInterrupt:
@@ -329,22 +329,33 @@ def _start(run: Run, number: int, ground: Ground, screen: Screen) -> Attempt:
     return attempt
 
 
-def _start_again(run: Run, ground: Ground, screen: Screen) -> Attempt:
-    """Tries for some time, since the last one may have been interrupted for want of instances."""
+def _start_again(run: Run, last: int, ground: Ground, screen: Screen) -> Attempt:
+    """The attempt after number `last`; tried for some time, for it may be the want of instances
+    that interrupted that one.
+    """
     seconds = run.plan.limits.capacity_minutes * 60
     pause_seconds = min(PAUSE_SECONDS, seconds / 4)
     looks = 1 + (int(seconds / pause_seconds) if seconds else 0)
     for looks_left in reversed(range(looks)):
-        number = run.record.attempt_numbers()[-1] + 1
-        screen.say("again", f"attempt {number}, from where it was")
         try:
-            return _start(run, number, ground, screen)
+            return _start_after(run, last, ground, screen)
         except NoCapacityError as error:
             if not looks_left:
                 raise
             screen.say("no room", f"{error}; next look in {pause_seconds:.0f} s")
         time.sleep(pause_seconds)
     raise AssertionError("the last look returns or raises")
+
+
+def _start_after(run: Run, last: int, ground: Ground, screen: Screen) -> Attempt:
+    """The next attempt that was not interrupted too; it may be another launcher's, and over."""
+    number = last + 1
+    while (end := run.record.read_end(number)) and end.state == INTERRUPTED:
+        number += 1
+    if end:
+        return run.record.read_attempt(number)[0]
+    screen.say("again", f"attempt {number}, from where it was")
+    return _start(run, number, ground, screen)
 
 
 def _conclude(run: Run, attempt: Attempt, end: AttemptEnd, root: Path, screen: Screen) -> int:

@@ -40,6 +40,7 @@ from cloud.run_record import (
     Latest,
     utc_now,
 )
+from cloud.start import Run
 from cloud.user_data import user_data
 
 VIDEOS = {"data/ads/a.mp4": b"a" * 1000, "data/games/b.mp4": b"b" * 1000}
@@ -195,6 +196,31 @@ def test_interrupted_run_goes_on_elsewhere(aws, screen, tmp_path):
     assert len(set(zones)) == 3
     assert run.record.read_end(2).state == INTERRUPTED
     assert aws.wait_until_empty(10)
+
+
+def test_two_launchers_that_follow_go_on_with_the_same_next_instance(aws, screen, tmp_path):
+    run = run_whose_instances(aws, lambda run, number, machine: None)
+    first = start_first(run, make_ground(run), screen)
+    aws.machines[0].vanish()
+    second = Run(run.plan, run.record)
+    found = []
+
+    def follow_on(one):
+        launch.Follower(one, first, Listener()).until_end()
+        found.append(launch._start_again(one, 1, make_ground(one), Listener()))
+
+    threads = [threading.Thread(target=follow_on, args=(one,)) for one in (run, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [attempt.number for attempt in found] == [2, 2]
+    assert len(aws.machines) == 2
+    run.record.write_end(2, AttemptEnd(DONE, "", 0, utc_now(), 0.0))
+    late = launch._start_again(second, 1, make_ground(run), screen)  # the other one saw it end
+    assert late.number == 2
+    assert see_through(second, late, tmp_path, screen) == OK
+    assert len(aws.machines) == 2
 
 
 def test_failed_run_is_not_started_again_and_shows_its_last_lines(aws, screen, tmp_path):
