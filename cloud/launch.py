@@ -50,7 +50,14 @@ from cloud.run_record import (
 from cloud.s3 import write_bytes
 from cloud.screen import Screen
 from cloud.snapshot import take_snapshot
-from cloud.start import Ground, NoCapacityError, Run, start_attempt
+from cloud.start import (
+    Ground,
+    NoCapacityError,
+    Run,
+    StrandedError,
+    start_attempt,
+    write_off_stale,
+)
 
 # Exit codes
 OK, FAILURE, ENDED_EARLY, NOT_RESTARTED, LEFT_RUNNING = 0, 1, 3, 4, 130
@@ -71,7 +78,7 @@ CALLS = (  # of AWS, in the order of a run
     ("ec2", "RunInstances", "one instance: this is what costs"),
     ("scheduler", "CreateSchedule", "its termination, in case all else fails"),
     ("s3", "GetObject", "heartbeat.json and so on, every few seconds, while this is attached"),
-    ("ec2", "DescribeInstances, TerminateInstances", "until it is seen to be gone"),
+    ("ec2", "DescribeInstances, TerminateInstances, DescribeVolumes", "until all is seen gone"),
     ("scheduler", "DeleteSchedule", "which is needed no more"),
 )
 
@@ -114,12 +121,11 @@ def plan_run(order: Order) -> Planned:
     with contextlib.suppress(AwsError):  # who may not see quotas learns of them when starting
         choices = within_quotas(choices, read_quotas(region, choices), region)
     limits = Limits.from_environment(
+        {"max_hours": round(hours_limit(choices), 2)},
         max_hours=order.constraints.max_hours,
         max_cost=order.constraints.max_cost,
         idle_minutes=order.idle_minutes,
     )
-    if order.constraints.max_hours is None and limits.max_hours == Limits().max_hours:
-        limits = replace(limits, max_hours=round(hours_limit(choices), 2))
     lines = describe_plan(order.bucket, videos, rates, prices, choices)
     money = f" or ${limits.max_cost:g}" if limits.max_cost is not None else ""
     lines.append(
@@ -128,10 +134,7 @@ def plan_run(order: Order) -> Planned:
         "--idle-minutes)"
     )
     disk_gb = disk_gigabytes(videos, rates)
-    return Planned(
-        order, region, account, partition, owner, choices, disk_gb=disk_gb, limits=limits,
-        lines=lines,
-    )  # fmt: skip
+    return Planned(order, region, account, partition, owner, choices, disk_gb, limits, lines)
 
 
 def dry_run_lines(planned: Planned) -> list[str]:
@@ -203,6 +206,8 @@ def start_first(run: Run, ground: Ground, screen: Screen) -> Attempt:
     """The first attempt with its instance. Raises CloudError; then none runs."""
     try:
         return _start(run, 1, ground, screen)
+    except StrandedError:
+        raise
     except BaseException:
         screen.say(
             "left", "no instance; roles, security group and the small files in S3 cost nothing"
@@ -236,7 +241,8 @@ def start_next(run: Run, screen: Screen) -> Attempt:
     ground = prepare_ground(run.choices, run.plan.bucket, run.plan.region, screen.say)
     numbers = run.record.attempt_numbers()
     number = numbers[-1] if numbers else 1
-    if numbers and run.record.read_end(number):
+    write_off_stale(run, number)
+    if run.record.read_end(number):
         number += 1
     return _start(run, number, ground, screen)
 
