@@ -114,15 +114,18 @@ class Guard:
 
     def _idle(self) -> Wish | None:
         now = time.monotonic()
-        if now - self._sampled_at >= self._sample_seconds:
+        if not self._place.has_begun("attempt"):
+            self._activity = Activity(now, now, now)
+        elif now - self._sampled_at >= self._sample_seconds:
             self._activity.note(self._use(now - self._sampled_at), now)
             self._sampled_at = now
         complaint = self._activity.complaint(self._place.limits.idle_minutes, now)
         return Wish(FAILED, complaint) if complaint else None
 
     def _use(self, seconds: float) -> Use:
-        work = self._place.process("work")
-        before, self._seconds = self._seconds, family_seconds(work) if work else 0.0
+        # The attempt itself, which sends heartbeats to the end, counts only where it has no work.
+        root = self._place.process("work") or self._place.process("attempt")
+        before, self._seconds = self._seconds, family_seconds(root) if root else 0.0
         cores = max(self._seconds - before, 0.0) / seconds
         output = self._place.output
         printed_bytes = output.stat().st_size if output.exists() else 0

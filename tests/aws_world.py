@@ -175,7 +175,6 @@ class World:
         self._lock = threading.Lock()
         self._tokens: dict[str, tuple[dict, bytes, list]] = {}
         self._schedules: dict[str, tuple[float, dict]] = {}  # time and target by name
-        self._schedules_seconds = 0.0  # to add to their times
         self._numbers = itertools.count()
         self._reset_moto()
         self._backend = DomainDispatcherApplication(create_backend_app)
@@ -286,7 +285,8 @@ class World:
         seconds = minutes * self.clock.minute_seconds
         for machine in self.machines:
             machine.timers_seconds -= seconds
-        self._schedules_seconds -= seconds
+        for name, (moment, target) in list(self._schedules.items()):
+            self._schedules[name] = (moment - seconds, target)
 
     def wait_until_empty(self, seconds: float) -> bool:
         return wait_for(lambda: not self.left(), seconds)
@@ -496,9 +496,10 @@ class World:
         """Does what EventBridge would, after the time that it was told, in scaled minutes."""
         while not self._closed.wait(0.1):
             for name, (moment, target) in list(self._schedules.items()):
-                if time.monotonic() < moment + self._schedules_seconds:
+                if time.monotonic() < moment:
                     continue
-                self._schedules.pop(name)
+                if not self._schedules.pop(name, None):
+                    continue
                 self.fired.append(name)
                 assert target["Arn"] == "arn:aws:scheduler:::aws-sdk:ec2:terminateInstances"
                 for machine in self.machines:

@@ -372,20 +372,20 @@ def test_kill_9_on_the_instance(trial, words, state, reason):
 
 
 def test_kill_9_of_all_on_the_instance(trial):
-    launcher = trial.start(overrides=("--epoch-seconds", "0.4"))
-    machine = trial.wait_for_epoch(2)
+    launcher = trial.start(overrides=("--epoch-seconds", "1"))
+    machine = trial.wait_for_saved(1)
     kill_all(machine)
     trial.world.pass_minutes(30)  # that the run may take
     said = finish(launcher)
     fault = "kill -9 of every process: the timer ends it, the next instance goes on"
-    trial.check(fault, said, code=0, finished=True, grace_seconds=1.5)
+    trial.check(fault, said, code=0, finished=True, grace_seconds=6)
     assert machine.asked[0][0] == "shutdown"
     assert machine.asked[1][0] == "systemd-run"
 
 
 def test_all_killed_and_timers_gone(trial):
-    launcher = trial.start(overrides=("--epoch-seconds", "0.4"))
-    machine = trial.wait_for_epoch(2)
+    launcher = trial.start(overrides=("--epoch-seconds", "1"))
+    machine = trial.wait_for_saved(1)
     kill(launcher)
     kill_all(machine)
     machine.forget_timers()
@@ -395,12 +395,12 @@ def test_all_killed_and_timers_gone(trial):
     assert machine.ended == "terminated: by its schedule"
     said = trial.resume()
     fault = "launcher and all processes killed, timers gone: EventBridge ends it"
-    trial.check(fault, said, code=0, finished=True, grace_seconds=1.5)
+    trial.check(fault, said, code=0, finished=True, grace_seconds=6)
 
 
 def test_reap_ends_what_nothing_else_does(trial):
-    launcher = trial.start(overrides=("--epoch-seconds", "0.4"))
-    machine = trial.wait_for_epoch(2)
+    launcher = trial.start(overrides=("--epoch-seconds", "1"))
+    machine = trial.wait_for_saved(1)
     kill(launcher)
     kill_all(machine)
     machine.forget_timers()
@@ -408,7 +408,7 @@ def test_reap_ends_what_nothing_else_does(trial):
         trial.world.client("scheduler").delete_schedule(Name=name)
     said = trial.laptop.run("reap", "--all")
     fault = "launcher and all processes killed, timers and EventBridge gone: reap ends it"
-    trial.check(fault, said, code=0, says="nothing of ours is billed", grace_seconds=1.5)
+    trial.check(fault, said, code=0, says="nothing of ours is billed", grace_seconds=6)
     assert machine.id in said[1]
 
 
@@ -416,8 +416,8 @@ def test_reap_ends_what_nothing_else_does(trial):
 def test_frozen_instance_is_given_up_and_the_next_goes_on(trial, which):
     trial.limit(silent_seconds=8)
     trial.world.clock.stop_seconds = 3
-    launcher = trial.start(overrides=("--epoch-seconds", "0.4"))
-    machine = trial.wait_for_epoch(2)
+    launcher = trial.start(overrides=("--epoch-seconds", "1"))
+    machine = trial.wait_for_saved(1)
     if which == "all":
         for process in machine.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -426,7 +426,7 @@ def test_frozen_instance_is_given_up_and_the_next_goes_on(trial, which):
         machine.signal(ATTEMPT, signal.SIGSTOP)
     said = finish(launcher)
     fault = f"frozen: {which} of the instance's processes"
-    trial.check(fault, said, code=0, finished=True, says="no heartbeat", grace_seconds=1.5)
+    trial.check(fault, said, code=0, finished=True, says="no heartbeat", grace_seconds=6)
 
 
 def test_shutdown_that_does_not_work_at_first(trial):
@@ -511,11 +511,11 @@ def test_interrupted_five_times_it_ends_where_an_unbroken_one_does(trial):
 
 
 def test_instance_that_vanishes_without_a_word(trial):
-    launcher = trial.start(overrides=("--epoch-seconds", "0.4"))
-    trial.wait_for_epoch(2).vanish()
+    launcher = trial.start(overrides=("--epoch-seconds", "1"))
+    trial.wait_for_saved(1).vanish()
     said = finish(launcher)
     fault = "the instance vanishes without a word"
-    trial.check(fault, said, code=0, finished=True, grace_seconds=1.5)
+    trial.check(fault, said, code=0, finished=True, grace_seconds=6)
 
 
 @pytest.mark.parametrize("how", ["terminate_instances", "stop_instances"])

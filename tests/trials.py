@@ -141,10 +141,20 @@ class Trial:
         assert machine.ended is None, (machine.ended, machine.console)
         return machine
 
+    def wait_for_saved(self, epoch: int, number: int = 1) -> Machine:
+        """The machine, once so many epochs of its training have arrived on S3."""
+        machine = self.wait_for_epoch(epoch, number)
+        assert wait_for(lambda: self.saved_epochs() >= epoch, 60), machine.console
+        return machine
+
+    def saved_epochs(self) -> int:
+        content = self.saved().get("last.ckpt")
+        return json.loads(content)["epoch"] if content else 0
+
     def record(self, name: str) -> dict | None:
         """A JSON object of the run on S3."""
-        content = self.world.objects(self.bucket, f"runs/{self.run_name}/{name}")
-        return json.loads(next(iter(content.values()))) if content else None
+        found = self.world.objects(self.bucket, f"runs/{self.run_name}/{name}")
+        return json.loads(next(iter(found.values()))) if found else None
 
     def saved(self) -> dict[str, bytes]:
         """The files that latest.json on S3 names, each whole."""
@@ -313,7 +323,7 @@ def kill_all(machine: Machine) -> None:
 
 def write_table(rows: list[Row]) -> None:
     """runs/benchmarks/aws_faults.json and .md; of each fault point the worst row counts."""
-    from benchmarks.figures import FOLDER, write_figures  # with torch, which takes seconds
+    from benchmarks import figures  # with torch, which takes seconds
 
     worst: dict[str, Row] = {}
     for row in rows:
@@ -321,7 +331,7 @@ def write_table(rows: list[Row]) -> None:
         if known is None or _badness(row) > _badness(known):
             worst[row.fault] = row
     points = list(worst.values())
-    write_figures(
+    figures.write_figures(
         "aws_faults",
         {
             "fault_points": len(points),
@@ -340,7 +350,7 @@ def write_table(rows: list[Row]) -> None:
             f"| {row.fault} | {code} | {row.epochs_done}, {row.epochs_lost} "
             f"| {row.instances_left}, {row.seconds:.0f} s | {words} |"
         )
-    write_whole(FOLDER / "aws_faults.md", "\n".join([*lines, ""]).encode())
+    write_whole(figures.FOLDER / "aws_faults.md", "\n".join([*lines, ""]).encode())
 
 
 def _badness(row: Row) -> tuple:
