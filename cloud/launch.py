@@ -327,11 +327,13 @@ def say_how_to_go_on(run: Run, screen: Screen) -> None:
 
 def _start(run: Run, number: int, ground: Ground, screen: Screen) -> Attempt:
     attempt = start_attempt(run, number, ground, screen.say)
-    screen.say(
-        "instance",
-        f"{attempt.instance_id} is there; it powers off after {attempt.max_minutes} min at the "
-        f"latest, and is terminated from outside at {attempt.deadline[:16].replace('T', ' ')} UTC",
-    )
+    if attempt.instance_id:
+        outside = attempt.deadline[:16].replace("T", " ")
+        screen.say(
+            "instance",
+            f"{attempt.instance_id} is there; it powers off after {attempt.max_minutes} min at "
+            f"the latest, and is terminated from outside at {outside} UTC",
+        )
     return attempt
 
 
@@ -390,10 +392,11 @@ def _conclude(run: Run, attempt: Attempt, end: AttemptEnd, root: Path, screen: S
 
 
 def say_cost(run: Run, screen: Screen) -> None:
-    attempts = [a for a in run.record.read_attempts() if a.launched]
+    attempts = run.record.read_attempts()
     ends = {a.number: end for a in attempts if (end := run.record.read_end(a.number))}
     dollars = money_spent(attempts, ends, utc_now())
-    count = f"{len(attempts)} instance{'s' * (len(attempts) != 1)}"
+    begun = sum(bool(a.launched or (a.number in ends and ends[a.number].dollars)) for a in attempts)
+    count = f"{begun} instance{'s' * (begun != 1)}"
     screen.say("cost", f"${dollars:.3f} for {count}, by times and prices; the bill has the taxes")
 
 

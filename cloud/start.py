@@ -80,6 +80,7 @@ def start_attempt(
 ) -> Attempt:
     """The attempt with its instance, which this launcher has started, or another one.
 
+    Without an instance_id where that one was killed, and the instance has come to its end since.
     Raises NoCapacityError, SpentError, AwsError. What was started here and can't be kept track of
     is terminated before anything is raised, on Ctrl-C too.
     """
@@ -92,7 +93,7 @@ def start_attempt(
     try:
         if claimed:
             claimed, etag = _wait_or_take_over(run, claimed, etag)
-            if claimed.instance_id:
+            if claimed.instance_id or run.record.read_end(number):
                 return claimed
             say("start", f"attempt {number}, which another launcher had begun")
             started = _try(run, claimed, etag, ground, tried)
@@ -268,7 +269,7 @@ def _find(run: Run, attempt: Attempt) -> list[Instance]:
 
 
 def _wait_or_take_over(run: Run, claimed: Attempt, etag: str) -> tuple[Attempt, str]:
-    """The attempt once another launcher has started it, or ours to start, with its ETag.
+    """The attempt once another launcher has started it, or it is over, or it is ours to start.
 
     Raises S3ChangedError where a third one was faster.
     """
@@ -279,10 +280,7 @@ def _wait_or_take_over(run: Run, claimed: Attempt, etag: str) -> tuple[Attempt, 
         if now_etag != etag:
             claimed, etag, end = now, now_etag, time.monotonic() + TAKE_OVER_SECONDS
         if run.record.read_end(claimed.number):
-            raise CloudError(
-                f"attempt {claimed.number} of {run.plan.run} could not be started by another "
-                f"launcher: ./run_training.sh resume {run.plan.run}"
-            )
+            return claimed, etag
     if claimed.instance_id:
         return claimed, etag
     claimed = replace(claimed, launcher=run.launcher)

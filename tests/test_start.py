@@ -156,6 +156,15 @@ def test_attempt_of_a_launcher_that_was_killed_is_taken_over(
         killed.record.write_attempt(claim, etag)
 
 
+def test_attempt_that_ended_while_nobody_looked_is_not_started_again(aws, run, ground):
+    killed = Run(run.plan, run.record)
+    claim = start._new_attempt(killed, 1, CHOICES[0], [], {})
+    killed.record.write_attempt(claim, None)  # it started its instance, and was killed
+    run.record.write_end(1, AttemptEnd(DONE, "", 0, utc_now(), 0.1))
+    assert start_attempt(run, 1, ground, nothing) == claim
+    assert aws.machines == []
+
+
 def test_taken_over_attempt_goes_on_with_the_next_choice_where_its_own_is_full(
     aws, run, ground, monkeypatch
 ):
