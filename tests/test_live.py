@@ -21,6 +21,7 @@ from test_streams import GOP, FakeClock, FastClock
 from torch import nn
 
 from models.late_fusion import LateFusionClassifier
+from models.lrcn import LrcnClassifier
 from models.mobilenet_v2 import EMBEDDING_SIZE
 from models.runtime import TrunkRuntime
 from timeline.changes import ChangeSettings
@@ -267,9 +268,10 @@ def test_memory_does_not_grow_over_days():
     assert all(size - sizes[3] < 50_000 for size in sizes[4:]), np.diff(sizes)
 
 
-def test_the_network_itself_judges_windows_of_embeddings():
+@pytest.mark.parametrize("kind", [LateFusionClassifier, LrcnClassifier])
+def test_the_network_itself_judges_windows_of_embeddings(kind):
     torch.manual_seed(0)
-    network = LateFusionClassifier(3, SPEC.mfcc.n_mfcc).eval()
+    network = kind(3, SPEC.mfcc.n_mfcc).eval()
     nn.init.normal_(network.video_head.weight)
     classes = ("ads", "games", "studio")
     trunk = TrunkRuntime(network.video_encoder, engine="torch")

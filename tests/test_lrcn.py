@@ -89,7 +89,6 @@ def test_order_of_the_frames_counts_where_there_is_an_lstm(kind):
 def test_answer_is_the_mean_of_the_answers_after_each_frame():
     model = make_model(fuse_sound=False)
     batch = make_batch(model, [(6, 1)])
-    each = []
     with torch.inference_mode():
         states, _ = model.lstm(model.project(batch[0]))
         each = model.video_head(states[0])

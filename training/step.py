@@ -92,8 +92,8 @@ class Step:
         which all the step's clips share, and how many of its clips were right.
 
         `position` seeds the step; `batch` holds its clips from `first_row` on, None where this
-        process has none of them. Nothing waits for the device. Raises TrainingError where a single
-        clip exceeds the memory.
+        process has none of them. Nothing waits for the device, but an LSTM for the lengths of its
+        sequences. Raises TrainingError where a single clip exceeds the memory.
         """
         totals = self._share(batch)
         result = None
