@@ -17,6 +17,7 @@ and the exit code is then 1.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -244,14 +245,15 @@ def prepare_archive(source: Source, model: Model, options: argparse.Namespace) -
         print(f"note: labels are not used: {error}", file=sys.stderr)
     # In one group, of no class: copies are kept, and any number may be unreadable.
     plain = {replace(video, group=""): video for video in videos}
-    prepared = prepare_recordings(
-        list(plain),
-        source,
-        model.embedder.spec,
-        options.cache_dir,
-        workers=options.workers,
-        max_rejected=1.0,
-    )
+    with contextlib.redirect_stdout(sys.stderr):  # standard output is the answer's
+        prepared = prepare_recordings(
+            list(plain),
+            source,
+            model.embedder.spec,
+            options.cache_dir,
+            workers=options.workers,
+            max_rejected=1.0,
+        )
     keys = {}
     for recording, key in prepared.keys.items():
         named = labelled.get(recording.name, plain[recording])
