@@ -214,7 +214,7 @@ def test_answers_can_be_of_one_class(indexed, search, spot):
 def test_table_names_recording_and_time(indexed, search, spot):
     done = search("query", spot, "--same", "-k", 1)
     lines = done.out.splitlines()
-    assert lines[0] == "the same ran 3 times elsewhere"
+    assert lines[0] == "The same ran 3 times elsewhere."
     assert re.search(r"^1  0\.\d{3}  same (picture|sound)  games +0:0\d\.\d - 0:1\d\.\d ", lines[2])
     assert lines[2].endswith("archive/games/one.mp4")
 
@@ -286,6 +286,20 @@ def test_folder_of_no_classes_is_searched_too(archive, search, spot, tmp_path):
     assert "labels are not used" in done.err
     found = answer(search("query", spot, "--json", "-k", 3))["similar"]
     assert {place["label"] for place in found} == {None}
+
+
+def test_feature_store_is_indexed_without_the_recordings(archive, search, cache, spot):
+    assert search("index", archive).code == 0
+    (version,) = answer(search("list", "--json"))["models"]
+    names = set(answer(search("list", "--json"))["models"][version])
+    search("forget", version)
+    shutil.rmtree(archive)
+    (store,) = (cache / "features").iterdir()
+    changes = answer(search("index", store, "--json"))
+    assert changes["embedded"] > 0
+    assert set(answer(search("list", "--json"))["models"][version]) == names
+    found = answer(search("query", spot, "--json", "-k", 3, "--label", "games"))["similar"]
+    assert any(overlap(place, "one.mp4", 8, 14) for place in found)
 
 
 def test_unreadable_recordings_are_listed_and_the_others_searched(archive, search, spot):
