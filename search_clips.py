@@ -1,6 +1,7 @@
 """Finds clips again: what looks like them, and where the same spot ran.
 
-    python search_clips.py index data/              a folder, a list of files, s3://bucket/prefix
+    python search_clips.py index data/              a folder, a list of files, s3://bucket/prefix,
+                                                    or a feature store, cache/features/<id>
     python search_clips.py query spot.mp4           the ten places most like a file
     python search_clips.py query game.ts --start 12 --end 20 -k 5 --label ads
     python search_clips.py query spot.mp4 --same    the same spot first, by its fingerprint
@@ -9,8 +10,8 @@
     python search_clips.py list                     what is in the store
     python search_clips.py forget MODEL             removes the clips of a model
 
-Answers are recordings and times. Clips are compared by the network that runs/latest/ holds, or
-another --checkpoint; without any by the ImageNet trunk. They are kept in cache/clips.sqlite, or in
+Answers are recordings and times. Clips are compared by the network in runs/latest/ or by another
+--checkpoint, without any by the ImageNet trunk. They are kept in cache/clips.sqlite, or in
 MongoDB where MONGODB_URL is set (MONGODB_USERNAME, MONGODB_PASSWORD). Ctrl-C and the same command
 goes on; what did not change is not read again. Recordings that can't be read are listed at the end,
 and the exit code is then 1.
@@ -18,10 +19,9 @@ and the exit code is then 1.
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -38,11 +38,28 @@ from search.embeddings import (
     storable,
     store_clips,
 )
-from search.finder import Finder, Runs, small_pictures
+from search.finder import Finder, small_pictures
+from search.holdings import (
+    Holdings,
+    is_feature_store,
+    place_of,
+    prepare_holdings,
+    read_holdings,
+)
 from search.page import Card, Line, write_page
 from search.places import Place
 from search.stretch import Stretch, read_stretch
 from search.vector_index import KINDS, open_index
+from search.wording import (
+    clock,
+    how_often,
+    how_similar,
+    place_card,
+    place_lines,
+    spot_card,
+    spot_lines,
+    times,
+)
 from training.checkpoint import load_checkpoint
 from training.device import choose_device, return_freed_memory
 from training.weights import find_weights, new_model
@@ -50,17 +67,14 @@ from utils.config import make_config, read_constants
 from utils.errors import UserError, run_main
 from utils.fetching import FETCHED
 from utils.media import MediaError
-from utils.preparation import prepare_recordings
-from utils.prepared_set import PreparedSet, open_feature_store
-from utils.recordings import VIDEO_SUFFIXES, DataError, Recording, find_recordings, find_videos
-from utils.sources import Source, open_source
+from utils.prepared_set import open_feature_store
+from utils.sources import open_source
 
 ROOT = Path(__file__).resolve().parent
 SCRIPT = ROOT / "cost_optimized_train.py"  # its constants say how clips are read without a model
 CACHE_DIR = Path("cache")
 CHECKPOINT = Path("runs/latest/best.safetensors")
 SEARCH = "search"  # folder in the cache: an index for each model, and what repeats
-SEEN = {"picture": "same picture", "sound": "same sound", "similar": "similar"}
 
 
 @dataclass(frozen=True)
@@ -90,11 +104,9 @@ def index(options: argparse.Namespace, store: ClipStore) -> int:
     rejected: list[tuple[str, str]] = []
     changes = Changes()
     for text in options.sources:
-        source = open_source(text, options.cache_dir / FETCHED, S3Folder)
-        place = _place(source.name, source.is_remote)
-        prepared = prepare_archive(source, model, options)
-        rejected += [(f"{place}/{item.recording.name}", item.reason) for item in prepared.rejected]
-        changes += embed_archive(store, model, prepared, place)
+        holdings = open_holdings(text, model, options)
+        rejected += holdings.rejected
+        changes += embed_holdings(store, model, holdings)
     found = open_index(
         store,
         _index_folder(options, model),
@@ -141,7 +153,7 @@ def query(options: argparse.Namespace, store: ClipStore) -> int:
     spans = asked.spans(model.clip_seconds, model.clip_seconds / 2)
     vectors = model.embedder.embed(asked.frames, asked.mfcc, spans)
     itself = (
-        storable(_place(str(options.file), False)),
+        storable(place_of(str(options.file))),
         asked.start_seconds,
         asked.end_seconds,
     )
@@ -164,9 +176,9 @@ def airings(options: argparse.Namespace, store: ClipStore) -> int:
     if options.json:
         print(json.dumps([asdict(spot) for spot in runs], indent=2))
     else:
-        print("\n".join(_spot_lines(runs)) or "nothing ran more than once")
+        print("\n".join(spot_lines(runs)) or "nothing ran more than once")
     if options.html:
-        cards = [_spot_card(number, spot, finder) for number, spot in enumerate(runs, 1)]
+        cards = [spot_card(number, spot, finder) for number, spot in enumerate(runs, 1)]
         lead = f"{len(runs)} spots ran more than once, the most often run first."
         write_page(options.html, title="What ran more than once", lead=lead, cards=cards)
         print(f"written {options.html}", file=sys.stderr)
@@ -230,53 +242,39 @@ def load_model(options: argparse.Namespace) -> Model:
     return model
 
 
-def prepare_archive(source: Source, model: Model, options: argparse.Namespace) -> PreparedSet:
-    """All videos of a source with their features; labels are those that the model knows."""
-    videos = find_videos(source)
-    if not videos:
-        raise DataError(
-            f"{source.name} has no video ({' '.join(VIDEO_SUFFIXES)}): name a folder with some"
-        )
-    labelled: dict[str, Recording] = {}
-    try:
-        labelled = {r.name: r for r in find_recordings(source, say=lambda line: None)}
-    except UserError as error:
-        print(f"note: labels are not used: {error}", file=sys.stderr)
-    # In one group, of no class: copies are kept, and any number may be unreadable.
-    plain = {replace(video, group=""): video for video in videos}
-    prepared = prepare_recordings(
-        list(plain),
+def open_holdings(text: str, model: Model, options: argparse.Namespace) -> Holdings:
+    """The recordings of a source, or of a feature store."""
+    spec = model.embedder.spec
+    if is_feature_store(Path(text)):
+        return read_holdings(Path(text), spec, classes=model.classes)
+    source = open_source(text, options.cache_dir / FETCHED, S3Folder)
+    return prepare_holdings(
         source,
-        model.embedder.spec,
+        spec,
         options.cache_dir,
+        classes=model.classes,
         workers=options.workers,
-        max_rejected=1.0,
+        say=lambda line: print(f"note: {line}", file=sys.stderr),
     )
-    keys = {}
-    for recording, key in prepared.keys.items():
-        named = labelled.get(recording.name, plain[recording])
-        spans = tuple(s for s in named.spans if not model.classes or s.label in model.classes)
-        keys[replace(named, spans=spans)] = key
-    return replace(prepared, keys=keys)
 
 
-def embed_archive(store: ClipStore, model: Model, prepared: PreparedSet, place: str) -> Changes:
-    """Brings the store to what a source holds: what is not there any more is deleted."""
+def embed_holdings(store: ClipStore, model: Model, holdings: Holdings) -> Changes:
+    """Brings the store to what is held now: what is not there any more is deleted."""
+    prepared = holdings.prepared
     planned = list(
         plan_clips(
             prepared,
             model.version,
             clip_seconds=model.clip_seconds,
             hop_seconds=model.clip_seconds / 2,
-            name_of=lambda recording: f"{place}/{recording.name}",
         )
     )
     names = {clip.recording for clip in planned}
     frames = sum(prepared.store.num_rows(key, "frames") for key in prepared.keys.values())
     with _bar(frames, "embed", "frame") as bar:
         changes = store_clips(store, model.embedder, prepared.store, planned, report=bar.update)
-    for name in store.recordings(model_version=model.version):
-        if name.startswith(f"{storable(place)}/") and name not in names:
+    for name in store.recordings(model_version=model.version) if holdings.prefix else ():
+        if name.startswith(storable(holdings.prefix)) and name not in names:
             deleted = store.delete(recording=name, model_version=model.version)
             changes += Changes(deleted=deleted)
     return changes
@@ -304,9 +302,6 @@ def open_finder(options: argparse.Namespace, store: ClipStore, model: Model) -> 
     return finder
 
 
-# What is said
-
-
 def say_places(
     options: argparse.Namespace,
     asked: Stretch,
@@ -315,7 +310,7 @@ def say_places(
     finder: Finder,
 ) -> None:
     """Prints the answers, and writes the page if one is wanted."""
-    when = _span(asked.start_seconds, asked.end_seconds)
+    when = times(asked.start_seconds, asked.end_seconds)
     if options.json:
         document = {
             "file": str(options.file),
@@ -327,102 +322,23 @@ def say_places(
         print(json.dumps(document, indent=2))
     else:
         if options.same:
-            print(f"the same ran {len(same)} times elsewhere" if same else "the same ran nowhere")
-        print("\n".join(_place_lines([*same, *similar])))
+            print(how_often(len(same)))
+        print("\n".join(place_lines([*same, *similar])))
     if options.html:
         places = [*same, *similar]
         picture = small_pictures(asked.frames, asked.aspect_ratio)
         write_page(
             options.html,
             title=f"Like {options.file.name}",
-            lead=f"{len(same)} airings of the same and {len(similar)} places that are similar."
-            if options.same
-            else f"The {len(similar)} most similar places.",
-            cards=[_place_card(number, place, finder) for number, place in enumerate(places, 1)],
+            lead=" ".join([how_often(len(same))] * options.same + [how_similar(len(similar))]),
+            cards=[place_card(number, place, finder) for number, place in enumerate(places, 1)],
             asked=Card("Asked for", picture, (Line(str(options.file), when),)),
         )
         print(f"written {options.html}", file=sys.stderr)
 
 
-def clock(seconds: float) -> str:
-    """Such as 1:02:03.4 or 2:03.4."""
-    minutes, rest = divmod(round(seconds, 1), 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
-
-
-def _span(start_seconds: float, end_seconds: float) -> str:
-    return f"{clock(start_seconds)} - {clock(end_seconds)}"
-
-
-def _place_lines(places: Sequence[Place]) -> list[str]:
-    """A table; no line where there is no place."""
-    rows = [("", "score", "found by", "label", "time", "recording")] + [
-        (
-            str(number),
-            f"{place.score:.3f}",
-            SEEN[place.by],
-            place.label or "-",
-            _span(place.start_seconds, place.end_seconds),
-            place.recording,
-        )
-        for number, place in enumerate(places, 1)
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    right = (True, True, False, False, True, False)
-    return [
-        "  ".join(
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(row, widths, right, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def _spot_lines(runs: Sequence[Runs]) -> list[str]:
-    lines = []
-    for number, spot in enumerate(runs, 1):
-        lines.append(
-            f"{number}. {spot.label or 'unlabelled'}, {spot.seconds:.0f} s, "
-            f"ran {len(spot.places)} times in "
-            f"{len({place.recording for place in spot.places})} recordings"
-        )
-        lines += [
-            f"    {_span(place.start_seconds, place.end_seconds):>21}  {place.recording}"
-            for place in spot.places
-        ]
-    return lines
-
-
-def _place_card(number: int, place: Place, finder: Finder) -> Card:
-    span = place.start_seconds, place.end_seconds
-    pictures = finder.thumbnails(place.recording_key, *span)
-    lines = (Line(place.recording, _span(*span)),)
-    return Card(f"{number}. {SEEN[place.by]}", pictures, lines, place.label, place.score)
-
-
-def _spot_card(number: int, spot: Runs, finder: Finder) -> Card:
-    first = spot.places[0]
-    pictures = finder.thumbnails(first.recording_key, first.start_seconds, first.end_seconds)
-    lines = tuple(
-        Line(place.recording, _span(place.start_seconds, place.end_seconds))
-        for place in spot.places
-    )
-    title = f"{number}. {spot.seconds:.0f} s, ran {len(spot.places)} times"
-    return Card(title, pictures, lines, spot.label)
-
-
 def _index_folder(options: argparse.Namespace, model: Model) -> Path:
     return options.cache_dir / SEARCH / model.version
-
-
-def _place(text: str, is_remote: bool) -> str:
-    """The same name for the same folder or file, however it was written."""
-    if is_remote:
-        return text.rstrip("/")
-    path = os.path.abspath(text)
-    relative = os.path.relpath(path)
-    return path if relative.startswith("..") else relative
 
 
 def _overlap(place: Place, stretch: tuple[str, float, float]) -> bool:

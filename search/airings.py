@@ -167,7 +167,7 @@ def _airings_in(
     key: str,
     by: str,
 ) -> list[Airing]:
-    """Where the hashes of one recording go like those asked for, the longest first.
+    """Where the hashes of one recording go like those asked for, the best first.
 
     `asked` are hashes of the same, each begun a little later.
     """
@@ -177,12 +177,15 @@ def _airings_in(
         first = asked[phase]
         low, high = max(0, offset - around), max(0, offset + len(first) + around)
         for run in follow(first, there[low:high], offset - low, rate, likeness):
-            start = low + run.second_start
             one = first[run.first_start : run.first_start + run.length]
+            start = low + run.second_start
             bits = np.bitwise_count(one ^ there[start : start + run.length])
-            same = float(1 - bits.mean() / BITS)
-            found.append(Airing(key, start / rate, (start + run.length) / rate, by, same))
-    return sorted(found, key=lambda airing: airing.start_seconds - airing.end_seconds)
+            near = np.flatnonzero(bits <= likeness.bits)  # a run is blurred at both ends
+            span = slice(near[0], near[-1] + 1)
+            seconds = (start + span.start) / rate, (start + span.stop) / rate
+            found.append(Airing(key, *seconds, by, float(1 - bits[span].mean() / BITS)))
+    # A step too early or late is nearly as long, and less alike.
+    return sorted(found, key=lambda a: a.likeness * (a.start_seconds - a.end_seconds))
 
 
 def _offsets(

@@ -70,8 +70,8 @@ class _Found:
     end_seconds: float
     similarities: dict[int, float] = field(default_factory=dict)  # by clip of the question
 
-    def overlaps(self, clip: EmbeddedClip) -> bool:
-        return clip.start_seconds < self.end_seconds and self.start_seconds < clip.end_seconds
+    def overlaps(self, start_seconds: float, end_seconds: float) -> bool:
+        return start_seconds < self.end_seconds and self.start_seconds < end_seconds
 
     def goes_on_with(self, clip: EmbeddedClip, zero_seconds: float) -> bool:
         """Whether the clip lies where the question goes on, give or take a clip's length."""
@@ -80,8 +80,12 @@ class _Found:
     def take(self, clip: EmbeddedClip, number: int, similarity: float) -> None:
         if number not in self.similarities:
             self.similarities[number] = similarity
-            self.start_seconds = min(self.start_seconds, clip.start_seconds)
-            self.end_seconds = max(self.end_seconds, clip.end_seconds)
+            self.start_seconds, self.end_seconds = self.with_clip(clip)
+
+    def with_clip(self, clip: EmbeddedClip) -> tuple[float, float]:
+        """Start and end in seconds, had it the clip."""
+        start = min(self.start_seconds, clip.start_seconds)
+        return start, max(self.end_seconds, clip.end_seconds)
 
     def place(self, floors: Sequence[float]) -> Place:
         all_clips = [self.similarities.get(number, floor) for number, floor in enumerate(floors)]
@@ -114,13 +118,13 @@ def _gather(
         clip = clips[id]
         zero = clip.start_seconds - spans[number][0]
         there = by_recording.setdefault(clip.recording, [])
-        over = [place for place in there if place.overlaps(clip)]
         fits = next((place for place in there if place.goes_on_with(clip, zero)), None)
-        if fits is not None and over in ([], [fits]):
-            fits.take(clip, number, -distance)
-        elif fits is None and not over:
-            place = _Found(clip, zero, clip.start_seconds, clip.end_seconds)
-            place.take(clip, number, -distance)
-            there.append(place)
-            places.append(place)
+        span = fits.with_clip(clip) if fits else (clip.start_seconds, clip.end_seconds)
+        if any(place.overlaps(*span) for place in there if place is not fits):
+            continue
+        if fits is None:
+            fits = _Found(clip, zero, *span)
+            there.append(fits)
+            places.append(fits)
+        fits.take(clip, number, -distance)
     return places

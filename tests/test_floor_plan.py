@@ -204,7 +204,7 @@ TESTED_THROUGH = {
     "tracks": "streams",
     "sqlite_store|mongo_store": "clip_store",
     "trees": "vector_index",
-    "finder|page|places|stretch": "search_clips",
+    "finder|holdings|page|places|stretch|wording": "search_clips",
 }
 
 

@@ -25,6 +25,7 @@ from utils.recordings import VALIDATION_FOLDER, DataError, Recording
 from utils.rejects import Rejects, write_list
 from utils.sources import Source
 
+CONTENT_HASHES = "fingerprints.json"  # in the cache folder, of all sources
 AHEAD = 2  # recordings or parts that are fetched and waiting, beside one for each worker
 LOOK_SECONDS = 0.2  # between two looks at what got ready
 
@@ -97,7 +98,7 @@ def prepare_recordings(
 
 
 def content_hashes(cache_dir: str | Path, source: Source) -> ContentHashes:
-    return ContentHashes(Path(cache_dir, "fingerprints.json"), source)
+    return ContentHashes(Path(cache_dir, CONTENT_HASHES), source)
 
 
 def known_outcome(
