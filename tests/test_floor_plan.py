@@ -194,6 +194,8 @@ TESTED_THROUGH = {
     "overlays": "annotation",
     r"progress|scores|statistics": "loop",
     "tracks": "streams",
+    "indexing|ingest|judging|preparing|profile|source|steps|training": "run_pipeline",
+    "probing|settings": "validation",
 }
 
 
