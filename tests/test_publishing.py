@@ -7,48 +7,24 @@ import shutil
 from pathlib import Path
 
 import pytest
-from mlflow_server import make_database
-from pipelines import RUN_VARIABLE, pipeline_flags, run_pipe, write_training
+from pipelines import OUTSIDE, RUN_VARIABLE, pipeline_flags, run_pipe
 from s3_server import one_after
 
 from cloud import s3 as s3_module
 from search.clip_store import open_clip_store
+from training.checkpoint import load_checkpoint, save_checkpoint
 from training.registry import MODEL, Registry
 
 PREFIX = "store/pipeline"
 
 
-@pytest.fixture(scope="module")
-def script(tmp_path_factory) -> Path:
-    return write_training(tmp_path_factory.mktemp("script"))
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory) -> Path:
-    return make_database(tmp_path_factory.mktemp("mlflow") / "mlflow.db")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, clips_folder, trained_run, database, script) -> Path:
-    """The folder of a pipeline that ran once, without S3; not to be changed."""
-    folder = tmp_path_factory.mktemp("finished")
-    (folder / "runs").mkdir()
-    shutil.copy(database, folder / "runs" / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("MONGODB_URL", "S3_BUCKET_NAME", "ADGAME_BUCKET", "MLFLOW_TRACKING_URI"):
-            patch.delenv(name, raising=False)
-        patch.setenv(RUN_VARIABLE, str(trained_run))
-        outcome = run_pipe(folder, pipeline_flags(clips_folder, script))
-    assert outcome.code == 0, outcome.err
-    return folder
-
-
 @pytest.fixture
-def folder(finished, tmp_path, monkeypatch, trained_run) -> Path:
-    for name in ("MONGODB_URL", "ADGAME_BUCKET", "MLFLOW_TRACKING_URI"):
+def folder(finished_pipeline, tmp_path, monkeypatch, trained_run) -> Path:
+    """A copy of a pipeline that ran once, without S3."""
+    for name in set(OUTSIDE) - {"S3_BUCKET_NAME"}:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(RUN_VARIABLE, str(trained_run))
-    return Path(shutil.copytree(finished, tmp_path / "copy", symlinks=True))
+    return Path(shutil.copytree(finished_pipeline, tmp_path / "copy", symlinks=True))
 
 
 @pytest.fixture
@@ -61,9 +37,9 @@ def bucket(s3, monkeypatch) -> str:
 
 
 @pytest.fixture
-def run(folder, script, clips_folder):
+def run(folder, copying_script, clips_folder):
     def run(*more: object, place: Path = folder):
-        return run_pipe(place, pipeline_flags(clips_folder, script), *more)
+        return run_pipe(place, pipeline_flags(clips_folder, copying_script), *more)
 
     return run
 
@@ -88,8 +64,6 @@ def crown_another(folder: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "another"
     shutil.copytree((folder / "runs" / "champion").resolve(), run_dir)
     (run_dir / "version.json").unlink()
-    from training.checkpoint import load_checkpoint, save_checkpoint
-
     checkpoint = load_checkpoint(run_dir / MODEL)
     save_checkpoint(run_dir / MODEL, checkpoint.model, {**checkpoint.recipe, "note": "another"})
     registry = Registry(folder / "runs")
@@ -169,12 +143,12 @@ def test_alias_that_somebody_moved_is_moved_back(s3, bucket, run):
 
 
 def test_fresh_machine_begins_with_the_published_champion(
-    s3, bucket, folder, run, tmp_path, database
+    s3, bucket, folder, run, tmp_path, mlflow_database
 ):
     assert run().code == 0
     fresh = tmp_path / "fresh"
     (fresh / "runs").mkdir(parents=True)
-    shutil.copy(database, fresh / "runs" / "mlflow.db")
+    shutil.copy(mlflow_database, fresh / "runs" / "mlflow.db")
     outcome = run("--only", "ingest", place=fresh)
     assert outcome.code == 0, outcome.err
     there, here = (Registry(place / "runs").champion for place in (folder, fresh))
@@ -185,7 +159,9 @@ def test_fresh_machine_begins_with_the_published_champion(
     assert "is the champion" not in outcome.err
 
 
-def test_published_champion_that_is_damaged_is_not_taken(s3, bucket, run, tmp_path, database):
+def test_published_champion_that_is_damaged_is_not_taken(
+    s3, bucket, run, tmp_path, mlflow_database
+):
     assert run().code == 0
     file = release_of(s3, bucket)["files"][MODEL]
     key = f"{PREFIX}/objects/{file['sha256']}/{MODEL}"
@@ -194,7 +170,7 @@ def test_published_champion_that_is_damaged_is_not_taken(s3, bucket, run, tmp_pa
     s3.client.put_object(Bucket=bucket, Key=key, Body=bytes(content))
     fresh = tmp_path / "fresh"
     (fresh / "runs").mkdir(parents=True)
-    shutil.copy(database, fresh / "runs" / "mlflow.db")
+    shutil.copy(mlflow_database, fresh / "runs" / "mlflow.db")
     outcome = run("--only", "ingest", place=fresh)
     assert outcome.code == 1
     assert "damaged" in outcome.last
