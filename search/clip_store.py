@@ -98,8 +98,12 @@ class ClipStore(ABC):
         label: str | None = None,
         recording: str | None = None,
         model_version: str | None = None,
+        vectors: bool = True,
     ) -> Iterator[EmbeddedClip]:
-        """The clips that fit, sorted by id. The store is not to be changed meanwhile."""
+        """The clips that fit, sorted by id, with empty vectors if those are not wanted.
+
+        The store is not to be changed meanwhile.
+        """
 
     @abstractmethod
     def digests(
@@ -114,6 +118,10 @@ class ClipStore(ABC):
     @abstractmethod
     def recordings(self, *, model_version: str | None = None) -> dict[str, str]:
         """The keys of all recordings that have clips, by name, sorted."""
+
+    @abstractmethod
+    def models(self) -> dict[str, int]:
+        """How many clips there are of each model version, sorted."""
 
     @abstractmethod
     def delete(

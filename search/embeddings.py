@@ -66,14 +66,16 @@ class TrunkModel(nn.Module):
 class ClipEmbedder:
     """Vectors of clips by one model: what its last layer is given, brought to length 1.
 
-    `version` says which model that is (`model_version`); vectors of two are never compared.
+    `version` says which model that is (`model_version`), where there is no checkpoint the trunk's
+    weights and how features are made: vectors of two are never compared.
     """
 
-    def __init__(self, model: nn.Module, spec: FeatureSpec, version: str):
+    def __init__(self, model: nn.Module, spec: FeatureSpec, version: str | None = None):
         self.spec = spec
-        self.version = version
         self._model = model.eval()
         self._trunk = TrunkRuntime(model.video_encoder)
+        text = f"{self._trunk.id} {spec.id}"
+        self.version = version or hashlib.sha256(text.encode()).hexdigest()[:VERSION_DIGITS]
 
     @torch.inference_mode()
     def embed(
@@ -176,7 +178,8 @@ def store_clips(
 
     Recordings whose clips are all there are not embedded again; where only a label or group is
     another, that is all that is written. What else is there of them goes. Each recording is put in
-    one piece: whatever ends this, calling it again goes on from there.
+    one piece: whatever ends this, calling it again goes on from there. `report` is told how many
+    more frames are done.
     """
     changes = Changes()
     for recording, clips in groupby(planned, key=lambda clip: clip.recording):
@@ -189,6 +192,8 @@ def store_clips(
         odd = [id for id in known if id not in clips]
         if missing:
             store.put(embed_clips(embedder, features, missing, report=report))
+        else:
+            report(features.num_rows(next(iter(clips.values())).recording_key, "frames"))
         if changed:
             found = store.get_many(changed)
             store.put(replace(clips[id], vector=found[id].vector) for id in changed)

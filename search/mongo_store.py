@@ -89,9 +89,11 @@ class MongoClipStore(ClipStore):
         label: str | None = None,
         recording: str | None = None,
         model_version: str | None = None,
+        vectors: bool = True,
     ) -> Iterator[EmbeddedClip]:
         query = _query(label=label, recording=recording, model_version=model_version)
-        yield from map(_clip, self._pages(query, None, PAGE_CLIPS))
+        fields, size = (None, PAGE_CLIPS) if vectors else ({"vector": False}, PAGE_DIGESTS)
+        yield from map(_clip, self._pages(query, fields, size))
 
     def digests(
         self,
@@ -101,7 +103,7 @@ class MongoClipStore(ClipStore):
         model_version: str | None = None,
     ) -> dict[str, str]:
         query = _query(label=label, recording=recording, model_version=model_version)
-        documents = self._pages(query, ["_id", "digest"], PAGE_DIGESTS)
+        documents = self._pages(query, {"digest": True}, PAGE_DIGESTS)
         return {document["_id"]: document["digest"] for document in documents}
 
     def recordings(self, *, model_version: str | None = None) -> dict[str, str]:
@@ -109,6 +111,11 @@ class MongoClipStore(ClipStore):
         steps = [{"$match": _query(model_version=model_version)}, {"$group": {"_id": both}}]
         found = self._tried(lambda: list(self._clips.aggregate(steps)))
         return dict(sorted((row["_id"]["recording"], row["_id"]["key"]) for row in found))
+
+    def models(self) -> dict[str, int]:
+        steps = [{"$group": {"_id": "$model_version", "clips": {"$sum": 1}}}]
+        found = self._tried(lambda: list(self._clips.aggregate(steps)))
+        return dict(sorted((row["_id"], row["clips"]) for row in found))
 
     def delete(
         self,
@@ -133,7 +140,7 @@ class MongoClipStore(ClipStore):
     def close(self) -> None:
         self._client.close()
 
-    def _pages(self, query: dict, fields: list[str] | None, size: int) -> Iterator[dict]:
+    def _pages(self, query: dict, fields: dict[str, bool] | None, size: int) -> Iterator[dict]:
         """Documents sorted by id, each page asked for by itself: a lost connection costs one."""
         last = ""
         while True:
@@ -225,5 +232,5 @@ def _clip(document: dict) -> EmbeddedClip:
         document["label"],
         document["group"],
         document["model_version"],
-        np.frombuffer(document["vector"], "<f4"),
+        np.frombuffer(document.get("vector", b""), "<f4"),
     )

@@ -88,10 +88,12 @@ class SqliteClipStore(ClipStore):
         label: str | None = None,
         recording: str | None = None,
         model_version: str | None = None,
+        vectors: bool = True,
     ) -> Iterator[EmbeddedClip]:
         where, values = _where(label=label, recording=recording, model_version=model_version)
+        select = _SELECT if vectors else _SELECT_WITHOUT_VECTORS
         with self._errors():
-            rows = self._db.execute(f"{_SELECT} {where} ORDER BY id", values)
+            rows = self._db.execute(f"{select} {where} ORDER BY id", values)
             while some := rows.fetchmany(ROWS):
                 yield from map(_clip, some)
 
@@ -113,6 +115,11 @@ class SqliteClipStore(ClipStore):
         statement = f"SELECT DISTINCT recording, recording_key FROM clips {where} ORDER BY 1, 2"
         with self._errors():
             return dict(self._db.execute(statement, values))
+
+    def models(self) -> dict[str, int]:
+        statement = "SELECT model_version, count(*) FROM clips GROUP BY 1 ORDER BY 1"
+        with self._errors():
+            return dict(self._db.execute(statement))
 
     def delete(
         self,
@@ -182,6 +189,7 @@ class SqliteClipStore(ClipStore):
 
 
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM clips"
+_SELECT_WITHOUT_VECTORS = f"SELECT {', '.join(COLUMNS[:-1])}, x'' FROM clips"
 _CURES = {
     sqlite3.SQLITE_BUSY: "another process writes it: wait for that to end",
     sqlite3.SQLITE_LOCKED: "another process writes it: wait for that to end",

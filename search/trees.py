@@ -7,10 +7,21 @@ import numpy as np
 
 TARGET_RECALL = 0.99  # part of the true neighbours that must be among those found
 RECALL_AT = 10  # neighbours
-PROJECTED = 256  # dimensions in which trees are grown; candidates are compared in all of them
+PROJECTED = 128  # dimensions in which trees are grown; candidates are compared in all of them
 CANDIDATES = 10  # of the trees for each wanted neighbour
 TREE_COUNTS = (16, 32, 64, 128)
-NODES = (500, 1000, 2000, 4000, 8000, 16000, 32000)  # search_k: looked at, in all trees together
+NODES = (
+    500,
+    1000,
+    2000,
+    3000,
+    4000,
+    6000,
+    8000,
+    12000,
+    16000,
+    32000,
+)  # search_k: looked at, in all trees together
 SAMPLE = 200  # vectors that the settings are chosen on, and as many others that judge them
 MIN_VECTORS = 1000  # fewer are compared one by one sooner
 BLOCK = 4096  # vectors projected at a time

@@ -80,20 +80,21 @@ class VectorIndex:
 
         Raises ValueError for clips of another model.
         """
-        clips = list(clips)
-        strange = next((c for c in clips if c.model_version != self.model_version), None)
-        if strange is not None:
-            raise ValueError(f"{strange.id} is of {strange.model_version}, not of this model")
-        self.remove([clip.id for clip in clips])
-        if clips:
-            vectors = _unit(np.stack([clip.vector for clip in clips]))
-            more = _Part([c.id for c in clips], [c.digest for c in clips], vectors)
-            self._added = _join(self._added, more)
+        ids, digests, rows = [], [], []
+        for clip in clips:
+            if clip.model_version != self.model_version:
+                raise ValueError(f"{clip.id} is of {clip.model_version}, not of this model")
+            ids.append(clip.id)
+            digests.append(clip.digest)
+            rows.append(clip.vector)
+        self.remove(ids)
+        if ids:
+            self._added = _join(self._added, _Part(ids, digests, _stack_units(rows)))
 
     def remove(self, ids: Iterable[str]) -> None:
         for id in ids:
-            for part in (self._built, self._added):
-                part.rows.pop(id, None)
+            self._built.remove(id)
+            self._added.remove(id)
 
     def build(self, kind: str = "auto", *, target_recall: float = TARGET_RECALL) -> None:
         """Brings all clips into one part, sorted by id, and grows trees where they pay.
@@ -119,7 +120,8 @@ class VectorIndex:
 
         `among` names the clips that may be found; they are then compared one by one.
         """
-        queries = _unit(np.atleast_2d(vectors))
+        queries = np.atleast_2d(np.asarray(vectors, np.float32))
+        queries = queries / _lengths(queries)
         return [
             _merge(*found, k)
             for found in zip(
@@ -132,7 +134,7 @@ class VectorIndex:
     def save(self, folder: Path) -> None:
         """Writes what was built, whole or not at all; what an earlier one wrote goes."""
         folder = Path(folder)
-        if self._added.rows or len(self._built.rows) < len(self._built.ids):
+        if self._added.rows or not self._built.is_whole:
             raise ValueError("build() comes before save()")
         with _locked(folder):
             tag = f"{self.state}-{self.kind}"
@@ -245,6 +247,17 @@ class _Part:
         self._digests = digests or []
         self.vectors = np.zeros((0, 0), np.float32) if vectors is None else vectors  # (N, D), unit
         self.rows = {id: row for row, id in enumerate(self.ids)}
+        self._there = np.ones(len(self.ids), bool)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing was removed."""
+        return len(self.rows) == len(self.ids)
+
+    def remove(self, id: str) -> None:
+        row = self.rows.pop(id, None)
+        if row is not None:
+            self._there[row] = False
 
     @classmethod
     def read(cls, names: Path, vectors: Path) -> "_Part":
@@ -260,32 +273,34 @@ class _Part:
         ids = sorted(self.rows)
         rows = np.array([self.rows[id] for id in ids], np.int64)
         digests = [self._digests[row] for row in rows]
-        in_order = len(rows) == len(self.ids) and bool((np.diff(rows) > 0).all())
+        in_order = self.is_whole and bool((np.diff(rows) > 0).all())
         return _Part(ids, digests, self.vectors if in_order else self.vectors[rows])
 
     def nearest(
         self, queries: np.ndarray, k: int, among: Collection[str] | None
     ) -> list[list[Hit]]:
         """By comparing with each."""
-        ids = self.rows if among is None else self.rows.keys() & among
-        if not ids:
+        wanted, count = self._there, len(self.rows)
+        if among is not None:
+            rows = [self.rows[id] for id in self.rows.keys() & among]
+            wanted, count = np.zeros(len(self.ids), bool), len(rows)
+            wanted[rows] = True
+        if count == 0:
             return [[] for _ in queries]
-        hidden = np.ones(len(self.ids), bool)
-        hidden[[self.rows[id] for id in ids]] = False
-        k = min(k, len(ids))
-        found = []
+        found, k = [], min(k, count)
         at_once = max(1, MOST_PRODUCTS // len(self.ids))
         for start in range(0, len(queries), at_once):
             some = queries[start : start + at_once]
-            for query, similarity in zip(some, some @ self.vectors.T, strict=True):
-                similarity[hidden] = -np.inf
-                rows = np.argpartition(-similarity, k - 1)[:k]
+            for query, similarity in zip(some, (self.vectors @ some.T).T, strict=True):
+                if count < len(wanted):
+                    similarity[~wanted] = -np.inf
+                rows = np.argpartition(similarity, -k)[-k:]
                 found.append(self.hits(np.sort(rows), query))
         return found
 
     def hits(self, rows: np.ndarray, query: np.ndarray) -> list[Hit]:
         """The nearest first, without removed ones."""
-        rows = [row for row in rows.tolist() if self.rows.get(self.ids[row]) == row]
+        rows = rows[self._there[rows]]
         similarity = self.vectors[rows] @ query
         return [
             Hit(self.ids[rows[place]], float(similarity[place]))
@@ -304,7 +319,7 @@ def _join(one: _Part, other: _Part) -> _Part:
     parts = [part for part in (one, other) if part.rows]
     if len(parts) < 2:
         return parts[0] if parts else _Part()
-    one, other = (part.sorted() if len(part.rows) < len(part.ids) else part for part in parts)
+    one, other = (part if part.is_whole else part.sorted() for part in parts)
     vectors = np.concatenate([one.vectors, other.vectors])
     return _Part(one.ids + other.ids, one._digests + other._digests, vectors)
 
@@ -313,11 +328,19 @@ def _merge(first: list[Hit], second: list[Hit], k: int) -> list[Hit]:
     return sorted(first + second, key=lambda hit: (-hit.similarity, hit.id))[:k]
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """(n, D) float32 of length 1; what has no length stays so."""
-    vectors = np.asarray(vectors, np.float32)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+def _stack_units(rows: list[np.ndarray]) -> np.ndarray:
+    """(N, D) float32 of length 1; empties the list on the way, for memory."""
+    vectors = np.empty((len(rows), len(rows[0])), np.float32)
+    for place in range(len(rows)):
+        vectors[place], rows[place] = rows[place], None
+    vectors /= _lengths(vectors)
+    return vectors
+
+
+def _lengths(vectors: np.ndarray) -> np.ndarray:
+    """(N, 1); 1 of what has no length, so that dividing by it leaves it so."""
+    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+    return np.where(lengths > 0, lengths, 1)[:, None]
 
 
 def _check(folder: Path, info: dict, model_version: str, state: str | None) -> None:

@@ -71,6 +71,15 @@ def find_recordings(source: Source, say: Callable[[str], None] = print) -> list[
     return sorted(recordings)
 
 
+def find_videos(source: Source) -> list[Recording]:
+    """All videos of a source, sorted by name, as if nobody had labelled any."""
+    names = source.list_files()
+    known = set(names)
+    return [
+        Recording(name, _files_of(name, known), (), name, False) for name in names if is_video(name)
+    ]
+
+
 def class_names(recordings: list[Recording]) -> list[str]:
     """The classes in alphabetical order, which is the order of the model's outputs.
 

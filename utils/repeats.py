@@ -63,6 +63,14 @@ def find_runs(hashes: Sequence[np.ndarray], rate: float, likeness: Likeness) -> 
     return _best(runs, steps.count(BLUR_SECONDS))
 
 
+def follow(
+    first: np.ndarray, second: np.ndarray, offset: int, rate: float, likeness: Likeness
+) -> list[Run]:
+    """Where two sequences agree at one offset: second[i + offset] shows what first[i] does."""
+    steps = _Steps([first, second], rate, likeness)
+    return list(_follow(steps, 0, 1, offset, 0, len(first), likeness))
+
+
 class _Steps:
     """All hashes one after another, with the sequence of each and where that starts.
 

@@ -1,0 +1,154 @@
+"""Finder: the recordings of a clip store as one model sees them, and what is alike in them."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from search.airings import Airing, find_airings, group_spots
+from search.clip_store import ClipStore, EmbeddedClip
+from search.places import Place, find_places
+from search.stretch import Stretch
+from search.vector_index import VectorIndex
+from utils.duplicates import find_duplicates
+from utils.feature_store import FeatureStore
+from utils.features import FeatureSpec
+
+THUMBNAIL_HEIGHT, NUM_THUMBNAILS = 96, 4  # pixels, pictures
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A spot, and all places where it ran."""
+
+    seconds: float
+    label: str | None
+    places: tuple[Place, ...]
+
+
+class Finder:
+    """Answers with places; `features` are those on this machine, which hold the fingerprints."""
+
+    def __init__(
+        self, store: ClipStore, index: VectorIndex, features: FeatureStore, spec: FeatureSpec
+    ):
+        self._store = store
+        self._index = index
+        self._features = features
+        self._spec = spec
+        names: dict[str, list[str]] = {}
+        for name, key in store.recordings(model_version=index.model_version).items():
+            names.setdefault(key, []).append(name)
+        self._names = names  # by key
+        self._clips: dict[str, list[EmbeddedClip]] = {}  # by recording
+
+    @property
+    def keys(self) -> list[str]:
+        """Of the recordings whose features are here."""
+        return [key for key in self._names if key in self._features]
+
+    @property
+    def num_without_features(self) -> int:
+        """Recordings that only similar clips can be looked for in."""
+        return sum(len(names) for key, names in self._names.items() if key not in self._features)
+
+    def similar(
+        self,
+        vectors: np.ndarray,
+        spans: Sequence[tuple[float, float]],
+        k: int,
+        *,
+        label: str | None = None,
+        elsewhere: Iterable[tuple[str, float, float]] = (),
+    ) -> list[Place]:
+        """The `k` places most like a question, as `find_places` says.
+
+        None overlaps a stretch of a recording that is in `elsewhere`.
+        """
+        without = {id for stretch in elsewhere for id in self._clips_in(*stretch)}
+        return find_places(
+            self._index, self._store, vectors, spans, k, label=label, without=without
+        )
+
+    def same(
+        self,
+        asked: Stretch,
+        *,
+        label: str | None = None,
+        report: Callable[[int], None] = lambda recordings: None,
+    ) -> list[Place]:
+        """Where the same spot ran, by its fingerprints, in the order of recordings and times."""
+        airings = find_airings(
+            asked.frames, asked.mfcc, self._features, self._spec, self.keys, report=report
+        )
+        places = [place for airing in airings for place in self._places(airing)]
+        return list(_in_order(p for p in places if label in (None, p.label)))
+
+    def spots(self, cache_dir: Path, *, label: str | None = None) -> list[Runs]:
+        """All that ran more than once, the most often run first.
+
+        What repeats is kept in `cache_dir` until the recordings change.
+        """
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        found = find_duplicates(self._features, self._spec, self.keys, cache_dir)
+        runs = []
+        for spot in group_spots(found.repeats):
+            places = [place for airing in spot.airings for place in self._places(airing)]
+            labels = [place.label for place in places if place.label is not None]
+            said = max(sorted(set(labels)), key=labels.count) if labels else None
+            if label in (None, said):
+                runs.append(Runs(spot.seconds, said, _in_order(places)))
+        return runs
+
+    def thumbnails(self, key: str, start_seconds: float, end_seconds: float) -> np.ndarray:
+        """(n, h, w, 3) uint8 RGB: a few frames of a stretch; none where there are no features."""
+        if key not in self._features:
+            return np.zeros((0, THUMBNAIL_HEIGHT, 1, 3), np.uint8)
+        frames = self._features.get(key, "frames")
+        frames = frames[self._spec.frame_span(start_seconds, end_seconds)]
+        return small_pictures(frames, self._features.info(key)["aspect_ratio"])
+
+    def _places(self, airing: Airing) -> list[Place]:
+        """An airing in each recording of that content."""
+        span = airing.start_seconds, airing.end_seconds
+        return [
+            Place(name, airing.key, *span, label, airing.likeness, airing.by)
+            for name in self._names[airing.key]
+            for label in [self._label_at(name, sum(span) / 2)]
+        ]
+
+    def _label_at(self, recording: str, seconds: float) -> str | None:
+        """That of the clip whose middle is nearest."""
+        clips = self._clips_of(recording)
+        return min(clips, key=lambda c: abs(c.start_seconds + c.end_seconds - 2 * seconds)).label
+
+    def _clips_in(self, recording: str, start_seconds: float, end_seconds: float) -> list[str]:
+        return [
+            clip.id
+            for clip in self._clips_of(recording)
+            if clip.start_seconds < end_seconds and start_seconds < clip.end_seconds
+        ]
+
+    def _clips_of(self, recording: str) -> list[EmbeddedClip]:
+        """Without their vectors."""
+        if recording not in self._clips:
+            version = self._index.model_version
+            found = self._store.find(recording=recording, model_version=version, vectors=False)
+            self._clips[recording] = list(found)
+        return self._clips[recording]
+
+
+def small_pictures(frames: np.ndarray, aspect_ratio: float) -> np.ndarray:
+    """(n, h, w, 3) uint8 RGB: a few of (T, H, W, 3) frames, in the proportions of the picture."""
+    width = max(1, round(THUMBNAIL_HEIGHT * aspect_ratio))
+    if len(frames) == 0:
+        return np.zeros((0, THUMBNAIL_HEIGHT, width, 3), np.uint8)
+    rows = np.unique(np.linspace(0, len(frames) - 1, NUM_THUMBNAILS).round().astype(int))
+    size = (width, THUMBNAIL_HEIGHT)
+    return np.stack([np.asarray(Image.fromarray(frames[row]).resize(size)) for row in rows])
+
+
+def _in_order(places: Iterable[Place]) -> tuple[Place, ...]:
+    return tuple(sorted(places, key=lambda place: (place.recording, place.start_seconds)))

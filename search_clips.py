@@ -1,0 +1,493 @@
+"""Finds clips again: what looks like them, and where the same spot ran.
+
+    python search_clips.py index data/              a folder, a list of files, s3://bucket/prefix
+    python search_clips.py query spot.mp4           the ten places most like a file
+    python search_clips.py query game.ts --start 12 --end 20 -k 5 --label ads
+    python search_clips.py query spot.mp4 --same    the same spot first, by its fingerprint
+    python search_clips.py query spot.mp4 --html found.html
+    python search_clips.py airings                  how often and when each spot ran
+    python search_clips.py list                     what is in the store
+    python search_clips.py forget MODEL             removes the clips of a model
+
+Answers are recordings and times. Clips are compared by the network that runs/latest/ holds, or
+another --checkpoint; without any by the ImageNet trunk. They are kept in cache/clips.sqlite, or in
+MongoDB where MONGODB_URL is set (MONGODB_USERNAME, MONGODB_PASSWORD). Ctrl-C and the same command
+goes on; what did not change is not read again. Recordings that can't be read are listed at the end,
+and the exit code is then 1.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from cloud.s3 import S3Folder
+from search.clip_store import ClipStore, open_clip_store
+from search.embeddings import (
+    CLIP_SECONDS,
+    Changes,
+    ClipEmbedder,
+    TrunkModel,
+    model_version,
+    plan_clips,
+    storable,
+    store_clips,
+)
+from search.finder import Finder, Runs, small_pictures
+from search.page import Card, Line, write_page
+from search.places import Place
+from search.stretch import Stretch, read_stretch
+from search.vector_index import KINDS, open_index
+from training.checkpoint import load_checkpoint
+from training.device import choose_device, return_freed_memory
+from training.weights import find_weights, new_model
+from utils.config import make_config, read_constants
+from utils.errors import UserError, run_main
+from utils.fetching import FETCHED
+from utils.media import MediaError
+from utils.preparation import prepare_recordings
+from utils.prepared_set import PreparedSet, open_feature_store
+from utils.recordings import VIDEO_SUFFIXES, DataError, Recording, find_recordings, find_videos
+from utils.sources import Source, open_source
+
+ROOT = Path(__file__).resolve().parent
+SCRIPT = ROOT / "cost_optimized_train.py"  # its constants say how clips are read without a model
+CACHE_DIR = Path("cache")
+CHECKPOINT = Path("runs/latest/best.safetensors")
+SEARCH = "search"  # folder in the cache: an index for each model, and what repeats
+SEEN = {"picture": "same picture", "sound": "same sound", "similar": "similar"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """What makes vectors of clips, and what is to be said about it."""
+
+    embedder: ClipEmbedder
+    clip_seconds: float
+    classes: tuple[str, ...]  # none where nothing was trained
+    note: str
+
+    @property
+    def version(self) -> str:
+        return self.embedder.version
+
+
+def main() -> int:
+    return_freed_memory()
+    options = _read_options()
+    with open_clip_store(options.store, cache_dir=options.cache_dir) as store:
+        return options.run(options, store)
+
+
+def index(options: argparse.Namespace, store: ClipStore) -> int:
+    """Embeds what the store does not hold yet, and builds the index."""
+    model = load_model(options)
+    rejected: list[tuple[str, str]] = []
+    changes = Changes()
+    for text in options.sources:
+        source = open_source(text, options.cache_dir / FETCHED, S3Folder)
+        place = _place(source.name, source.is_remote)
+        prepared = prepare_archive(source, model, options)
+        rejected += [(f"{place}/{item.recording.name}", item.reason) for item in prepared.rejected]
+        changes += embed_archive(store, model, prepared, place)
+    found = open_index(
+        store,
+        _index_folder(options, model),
+        model_version=model.version,
+        kind=options.index,
+        fresh=True,
+    )
+    others = [name for name in store.models() if name != model.version]
+    said = {
+        **asdict(changes),
+        "clips": len(found),
+        "index": found.kind,
+        "recall": found.trees.recall if found.trees else 1.0,
+        "store": store.name,
+        "model": model.version,
+        "rejected": [{"recording": name, "reason": reason} for name, reason in rejected],
+    }
+    if options.json:
+        print(json.dumps(said, indent=2))
+    else:
+        print(
+            f"clips       {changes.embedded} embedded, {changes.relabelled} relabelled, "
+            f"{changes.kept} there already, {changes.deleted} deleted"
+        )
+        print(f"store       {store.name}: {len(found)} clips of model {model.version}")
+        recall = f", recall@10 {said['recall']:.3f}" if found.trees else ""
+        print(f"index       {found.kind}{recall}{': ' * bool(found.note)}{found.note}")
+        if others:
+            print(f"older       clips of {', '.join(others)}: `forget` removes them")
+    for name, reason in rejected:
+        print(f"error: {name}: {reason}", file=sys.stderr)
+    return 1 if rejected else 0
+
+
+def query(options: argparse.Namespace, store: ClipStore) -> int:
+    """Finds what is like a file, or a part of it."""
+    model = load_model(options)
+    finder = open_finder(options, store, model)
+    spec = model.embedder.spec
+    try:
+        asked = read_stretch(options.file, spec, options.start, options.end)
+    except MediaError as error:
+        raise UserError(f"{options.file} can't be read ({error}): try another file") from error
+    spans = asked.spans(model.clip_seconds, model.clip_seconds / 2)
+    vectors = model.embedder.embed(asked.frames, asked.mfcc, spans)
+    itself = (
+        storable(_place(str(options.file), False)),
+        asked.start_seconds,
+        asked.end_seconds,
+    )
+    same: list[Place] = []
+    if options.same:
+        with _bar(len(finder.keys), "look for the same", "recording") as bar:
+            found = finder.same(asked, label=options.label, report=bar.update)
+        same = [place for place in found if not _overlap(place, itself)]
+    elsewhere = [itself, *((p.recording, p.start_seconds, p.end_seconds) for p in same)]
+    similar = finder.similar(vectors, spans, options.k, label=options.label, elsewhere=elsewhere)
+    say_places(options, asked, same, similar, finder)
+    return 0
+
+
+def airings(options: argparse.Namespace, store: ClipStore) -> int:
+    """Says how often and when each spot ran."""
+    model = load_model(options)
+    finder = open_finder(options, store, model)
+    runs = finder.spots(options.cache_dir / SEARCH, label=options.label)
+    if options.json:
+        print(json.dumps([asdict(spot) for spot in runs], indent=2))
+    else:
+        print("\n".join(_spot_lines(runs)) or "nothing ran more than once")
+    if options.html:
+        cards = [_spot_card(number, spot, finder) for number, spot in enumerate(runs, 1)]
+        lead = f"{len(runs)} spots ran more than once, the most often run first."
+        write_page(options.html, title="What ran more than once", lead=lead, cards=cards)
+        print(f"written {options.html}", file=sys.stderr)
+    return 0
+
+
+def list_store(options: argparse.Namespace, store: ClipStore) -> int:
+    """Says what the store holds, by model and recording."""
+    models = store.models()
+    found = {}
+    for version in models:
+        recordings: dict[str, dict] = {}
+        for clip in store.find(model_version=version, vectors=False):
+            entry = recordings.setdefault(clip.recording, {"clips": 0, "seconds": 0.0})
+            entry["clips"] += 1
+            entry["seconds"] = max(entry["seconds"], clip.end_seconds)
+        found[version] = dict(sorted(recordings.items()))
+    if options.json:
+        print(json.dumps({"store": store.name, "models": found}, indent=2))
+        return 0
+    print(f"store       {store.name}")
+    for version, recordings in found.items():
+        hours = sum(entry["seconds"] for entry in recordings.values()) / 3600
+        print(
+            f"model       {version}: {models[version]} clips, {len(recordings)} recordings, "
+            f"{hours:.2f} h"
+        )
+        for name, entry in recordings.items():
+            print(f"    {entry['clips']:6d} clips  {clock(entry['seconds']):>10}  {name}")
+    return 0
+
+
+def forget(options: argparse.Namespace, store: ClipStore) -> int:
+    """Removes the clips of a model, or of a recording."""
+    count = store.delete(model_version=options.name) or store.delete(recording=options.name)
+    if not count:
+        raise UserError(
+            f"{store.name} has no clip of a model or recording {options.name}: "
+            "python search_clips.py list names them"
+        )
+    print(f"{count} clips were removed")
+    return 0
+
+
+def load_model(options: argparse.Namespace) -> Model:
+    """The network of a checkpoint, or the trunk alone where there is none and none was named."""
+    path = options.checkpoint or CHECKPOINT
+    if options.checkpoint or path.exists():
+        checkpoint = load_checkpoint(path, choose_device())
+        embedder = ClipEmbedder(checkpoint.model, checkpoint.spec, model_version(path))
+        note = f"{checkpoint.model.config['name']} of {path}"
+        model = Model(embedder, checkpoint.clip_seconds, tuple(checkpoint.classes), note)
+    else:
+        config = make_config(read_constants(SCRIPT), {})
+        weights, source = find_weights(options.weights)
+        encoder = new_model(config, 2, weights).video_encoder.to(choose_device())
+        embedder = ClipEmbedder(TrunkModel(encoder), config.feature_spec)
+        note = f"the trunk alone, {source}: {path} is not there yet"
+        model = Model(embedder, CLIP_SECONDS, (), note)
+    print(f"model       {model.version}: {model.note}", file=sys.stderr)
+    return model
+
+
+def prepare_archive(source: Source, model: Model, options: argparse.Namespace) -> PreparedSet:
+    """All videos of a source with their features; labels are those that the model knows."""
+    videos = find_videos(source)
+    if not videos:
+        raise DataError(
+            f"{source.name} has no video ({' '.join(VIDEO_SUFFIXES)}): name a folder with some"
+        )
+    labelled: dict[str, Recording] = {}
+    try:
+        labelled = {r.name: r for r in find_recordings(source, say=lambda line: None)}
+    except UserError as error:
+        print(f"note: labels are not used: {error}", file=sys.stderr)
+    # In one group, of no class: copies are kept, and any number may be unreadable.
+    plain = {replace(video, group=""): video for video in videos}
+    with contextlib.redirect_stdout(sys.stderr):  # standard output is the answer's
+        prepared = prepare_recordings(
+            list(plain),
+            source,
+            model.embedder.spec,
+            options.cache_dir,
+            workers=options.workers,
+            max_rejected=1.0,
+        )
+    keys = {}
+    for recording, key in prepared.keys.items():
+        named = labelled.get(recording.name, plain[recording])
+        spans = tuple(s for s in named.spans if not model.classes or s.label in model.classes)
+        keys[replace(named, spans=spans)] = key
+    return replace(prepared, keys=keys)
+
+
+def embed_archive(store: ClipStore, model: Model, prepared: PreparedSet, place: str) -> Changes:
+    """Brings the store to what a source holds: what is not there any more is deleted."""
+    planned = list(
+        plan_clips(
+            prepared,
+            model.version,
+            clip_seconds=model.clip_seconds,
+            hop_seconds=model.clip_seconds / 2,
+            name_of=lambda recording: f"{place}/{recording.name}",
+        )
+    )
+    names = {clip.recording for clip in planned}
+    frames = sum(prepared.store.num_rows(key, "frames") for key in prepared.keys.values())
+    with _bar(frames, "embed", "frame") as bar:
+        changes = store_clips(store, model.embedder, prepared.store, planned, report=bar.update)
+    for name in store.recordings(model_version=model.version):
+        if name.startswith(f"{storable(place)}/") and name not in names:
+            deleted = store.delete(recording=name, model_version=model.version)
+            changes += Changes(deleted=deleted)
+    return changes
+
+
+def open_finder(options: argparse.Namespace, store: ClipStore, model: Model) -> Finder:
+    """What answers, as the store is now. Raises UserError where it holds nothing of this model."""
+    found = open_index(store, _index_folder(options, model), model_version=model.version)
+    if not len(found):
+        others = ", ".join(store.models()) or "none"
+        raise UserError(
+            f"{store.name} has no clip of model {model.version} (of others: {others}): "
+            "python search_clips.py index FOLDER first, or pass the --checkpoint of one of those"
+        )
+    if found.note:
+        print(f"note: {found.note}: every clip is compared", file=sys.stderr)
+    features = open_feature_store(options.cache_dir, model.embedder.spec)
+    finder = Finder(store, found, features, model.embedder.spec)
+    if finder.num_without_features:
+        print(
+            f"note: {finder.num_without_features} recordings have no features on this machine: "
+            "they have no pictures, and the same spot is not looked for in them",
+            file=sys.stderr,
+        )
+    return finder
+
+
+# What is said
+
+
+def say_places(
+    options: argparse.Namespace,
+    asked: Stretch,
+    same: Sequence[Place],
+    similar: Sequence[Place],
+    finder: Finder,
+) -> None:
+    """Prints the answers, and writes the page if one is wanted."""
+    when = _span(asked.start_seconds, asked.end_seconds)
+    if options.json:
+        document = {
+            "file": str(options.file),
+            "start_seconds": asked.start_seconds,
+            "end_seconds": asked.end_seconds,
+            "same": [asdict(place) for place in same],
+            "similar": [asdict(place) for place in similar],
+        }
+        print(json.dumps(document, indent=2))
+    else:
+        if options.same:
+            print(f"the same ran {len(same)} times elsewhere" if same else "the same ran nowhere")
+        print("\n".join(_place_lines([*same, *similar])))
+    if options.html:
+        places = [*same, *similar]
+        picture = small_pictures(asked.frames, asked.aspect_ratio)
+        write_page(
+            options.html,
+            title=f"Like {options.file.name}",
+            lead=f"{len(same)} airings of the same and {len(similar)} places that are similar."
+            if options.same
+            else f"The {len(similar)} most similar places.",
+            cards=[_place_card(number, place, finder) for number, place in enumerate(places, 1)],
+            asked=Card("Asked for", picture, (Line(str(options.file), when),)),
+        )
+        print(f"written {options.html}", file=sys.stderr)
+
+
+def clock(seconds: float) -> str:
+    """Such as 1:02:03.4 or 2:03.4."""
+    minutes, rest = divmod(round(seconds, 1), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
+
+
+def _span(start_seconds: float, end_seconds: float) -> str:
+    return f"{clock(start_seconds)} - {clock(end_seconds)}"
+
+
+def _place_lines(places: Sequence[Place]) -> list[str]:
+    """A table; no line where there is no place."""
+    rows = [("", "score", "found by", "label", "time", "recording")] + [
+        (
+            str(number),
+            f"{place.score:.3f}",
+            SEEN[place.by],
+            place.label or "-",
+            _span(place.start_seconds, place.end_seconds),
+            place.recording,
+        )
+        for number, place in enumerate(places, 1)
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    right = (True, True, False, False, True, False)
+    return [
+        "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _spot_lines(runs: Sequence[Runs]) -> list[str]:
+    lines = []
+    for number, spot in enumerate(runs, 1):
+        lines.append(
+            f"{number}. {spot.label or 'unlabelled'}, {spot.seconds:.0f} s, "
+            f"ran {len(spot.places)} times in "
+            f"{len({place.recording for place in spot.places})} recordings"
+        )
+        lines += [
+            f"    {_span(place.start_seconds, place.end_seconds):>21}  {place.recording}"
+            for place in spot.places
+        ]
+    return lines
+
+
+def _place_card(number: int, place: Place, finder: Finder) -> Card:
+    span = place.start_seconds, place.end_seconds
+    pictures = finder.thumbnails(place.recording_key, *span)
+    lines = (Line(place.recording, _span(*span)),)
+    return Card(f"{number}. {SEEN[place.by]}", pictures, lines, place.label, place.score)
+
+
+def _spot_card(number: int, spot: Runs, finder: Finder) -> Card:
+    first = spot.places[0]
+    pictures = finder.thumbnails(first.recording_key, first.start_seconds, first.end_seconds)
+    lines = tuple(
+        Line(place.recording, _span(place.start_seconds, place.end_seconds))
+        for place in spot.places
+    )
+    title = f"{number}. {spot.seconds:.0f} s, ran {len(spot.places)} times"
+    return Card(title, pictures, lines, spot.label)
+
+
+def _index_folder(options: argparse.Namespace, model: Model) -> Path:
+    return options.cache_dir / SEARCH / model.version
+
+
+def _place(text: str, is_remote: bool) -> str:
+    """The same name for the same folder or file, however it was written."""
+    if is_remote:
+        return text.rstrip("/")
+    path = os.path.abspath(text)
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
+
+
+def _overlap(place: Place, stretch: tuple[str, float, float]) -> bool:
+    recording, start, end = stretch
+    return place.recording == recording and place.start_seconds < end and start < place.end_seconds
+
+
+def _bar(total: int, title: str, unit: str) -> tqdm:
+    return tqdm(total=total, desc=title, unit=unit, delay=1, leave=False)
+
+
+# Options
+
+
+def _read_options() -> argparse.Namespace:
+    common = argparse.ArgumentParser(add_help=False)
+    add = common.add_argument
+    add("--checkpoint", type=Path, help=f"what a training left [{CHECKPOINT}]")
+    add("--weights", default="imagenet", help="of the trunk without a checkpoint [%(default)s]")
+    add("--cache-dir", type=Path, default=CACHE_DIR, help="what is remembered [%(default)s]")
+    add("--store", metavar="URL", help="mongodb:// or an SQLite file [MONGODB_URL, or the cache's]")
+    add("--json", action="store_true", help="print JSON instead of a table")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    parser = argparse.ArgumentParser(
+        prog="python search_clips.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+
+    def command(name: str, run: object, help: str) -> argparse.ArgumentParser:
+        found = commands.add_parser(name, parents=[common], help=help, description=help)
+        found.set_defaults(run=run)
+        return found
+
+    add = command(
+        "index", index, "bring recordings into the store, and build the index"
+    ).add_argument
+    add("sources", nargs="+", metavar="SOURCE", help="folder, list of files, s3://bucket/prefix")
+    add("--workers", type=int, default=0, help="decoding processes [one a core]")
+    add("--index", choices=KINDS, default="auto", help="how neighbours are found [%(default)s]")
+    add = command("query", query, "find what is like a file, or a part of it").add_argument
+    add("file", type=Path, metavar="FILE")
+    add("--start", type=float, default=0.0, metavar="S", help="seconds from the first picture")
+    add("--end", type=float, metavar="S")
+    add("-k", type=int, default=10, help="answers [%(default)s]")
+    add("--label", help="answers of this class alone")
+    add("--same", action="store_true", help="the same spot first, by its fingerprint")
+    add("--html", type=Path, metavar="FILE", help="write a page with pictures")
+    add = command("airings", airings, "say how often and when each spot ran").add_argument
+    add("--label", help="spots of this class alone")
+    add("--html", type=Path, metavar="FILE", help="write a page with pictures")
+    command("list", list_store, "say what the store holds")
+    add = command("forget", forget, "remove the clips of a model, or of a recording").add_argument
+    add("name", metavar="NAME", help="of a model or a recording, as `list` gives it")
+    options = parser.parse_args()
+    if getattr(options, "k", 1) < 1:
+        parser.error("-k is the number of answers: 1 or more")
+    end = getattr(options, "end", None)
+    if end is not None and end <= options.start:
+        parser.error("--end lies behind --start")
+    return options
+
+
+if __name__ == "__main__":
+    run_main(main)
