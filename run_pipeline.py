@@ -93,6 +93,8 @@ def roll_back(pipeline: Pipeline, name: str | None) -> int:
 
 def say_versions(registry: Registry) -> int:
     champion = registry.champion
+    if not registry.versions():
+        print("there is no model yet: run run_pipeline.py")
     for version in registry.versions():
         decision = version.facts.get("decision") or {}
         mark = "champion" if version == champion else ""
