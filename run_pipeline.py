@@ -29,7 +29,7 @@ from pipeline.training import Train
 from pipeline.validation import Validate
 from training.registry import Registry
 from training.run_log import check_writable
-from training.tracking import tracking_uri
+from training.tracking import TrackingError, tracking_uri
 from utils.config import FlagParser
 from utils.errors import run_main
 
@@ -70,10 +70,10 @@ def main() -> int:
         say_plan(pipeline, options.steps)
         return 0
     with only_one(pipeline.folder) as pipeline.lock:
-        if said := registry.finish():
-            pipeline.say("registry", said)
         if options.action == "rollback":
             return roll_back(pipeline, options.version)
+        if said := registry.finish():
+            pipeline.say("registry", said)
         run_steps(pipeline, options.steps)
     if registry.champion:
         pipeline.say("champion", f"{registry.champion.name} in {settings.runs_dir}/champion")
@@ -81,7 +81,11 @@ def main() -> int:
 
 
 def roll_back(pipeline: Pipeline, name: str | None) -> int:
-    version = pipeline.registry.rollback(name)
+    try:
+        version = pipeline.registry.rollback(name)
+    except TrackingError as error:  # it must not be in the way of going back
+        version = pipeline.registry.champion
+        pipeline.say("  WARNING", f"MLflow is told at the next start: {error}")
     pipeline.say("rollback", f"{version.name} is champion, {version.model}")
     pipeline.say("next", "python run_pipeline.py --from embed: search and S3 follow it")
     return 0
@@ -89,6 +93,8 @@ def roll_back(pipeline: Pipeline, name: str | None) -> int:
 
 def say_versions(registry: Registry) -> int:
     champion = registry.champion
+    if not registry.versions():
+        print("there is no model yet: run run_pipeline.py")
     for version in registry.versions():
         decision = version.facts.get("decision") or {}
         mark = "champion" if version == champion else ""

@@ -73,6 +73,7 @@ from utils.sources import open_source
 ROOT = Path(__file__).resolve().parent
 SCRIPT = ROOT / "cost_optimized_train.py"  # its constants say how clips are read without a model
 CACHE_DIR = Path("cache")
+CHAMPION = Path("runs/champion/best.safetensors")  # of run_pipeline.py; it comes first
 CHECKPOINT = Path("runs/latest/best.safetensors")
 SEARCH = "search"  # folder in the cache: an index for each model, and what repeats
 
@@ -225,7 +226,7 @@ def forget(options: argparse.Namespace, store: ClipStore) -> int:
 
 def load_model(options: argparse.Namespace) -> Model:
     """The network of a checkpoint, or the trunk alone where there is none and none was named."""
-    path = options.checkpoint or CHECKPOINT
+    path = options.checkpoint or (CHAMPION if CHAMPION.exists() else CHECKPOINT)
     if options.checkpoint or path.exists():
         checkpoint = load_checkpoint(path, choose_device())
         embedder = ClipEmbedder(checkpoint.model, checkpoint.spec, model_version(path))
@@ -356,7 +357,7 @@ def _bar(total: int, title: str, unit: str) -> tqdm:
 def _read_options() -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
     add = common.add_argument
-    add("--checkpoint", type=Path, help=f"what a training left [{CHECKPOINT}]")
+    add("--checkpoint", type=Path, help=f"what a training left [{CHAMPION}, {CHECKPOINT}]")
     add("--weights", default="imagenet", help="of the trunk without a checkpoint [%(default)s]")
     add("--cache-dir", type=Path, default=CACHE_DIR, help="what is remembered [%(default)s]")
     add("--store", metavar="URL", help="mongodb:// or an SQLite file [MONGODB_URL, or the cache's]")

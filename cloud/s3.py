@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import json
+import os
 import random
 import re
 import time
@@ -17,6 +18,8 @@ CONNECT_SECONDS, READ_SECONDS = 10, 60
 MAX_ATTEMPTS = 8  # of one request, with waits of up to 20 s: about a minute; or AWS_MAX_ATTEMPTS
 READ_ATTEMPTS = 5  # of a content that breaks off
 UPDATE_ATTEMPTS = 20  # of a change that others are faster with
+
+OTHER_NAMES = {"aws_access_key_id": "ACCESS_KEY_ID", "aws_secret_access_key": "AWS_SECRET_KEY"}
 
 ACTIONS = {  # where the permission is not called as the request is
     "HeadObject": "s3:GetObject",
@@ -343,7 +346,10 @@ def forget_connection() -> None:
 
 @functools.cache
 def _client():
-    """One for all threads; it asks for credentials as boto3 does, and renews them."""
+    """One for all threads; it asks for credentials as boto3 does, and renews them.
+
+    OTHER_NAMES of variables are taken where the usual ones are not set.
+    """
     import boto3
     import botocore.session
     from botocore.config import Config
@@ -357,7 +363,11 @@ def _client():
         max_pool_connections=4 * CONNECTIONS,
         tcp_keepalive=True,
     )
-    return boto3.Session(botocore_session=session).client("s3", config=config)
+    keys = {}
+    if not os.environ.get("AWS_ACCESS_KEY_ID"):
+        keys = {name: os.environ.get(variable) for name, variable in OTHER_NAMES.items()}
+    keys = keys if all(keys.values()) else {}
+    return boto3.Session(botocore_session=session, **keys).client("s3", config=config)
 
 
 def _transfers(smallest_in_parts: int):

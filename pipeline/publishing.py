@@ -8,6 +8,7 @@ A release is complete before the alias names it. One that breaks off leaves the 
 it names, as it was.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,8 +17,8 @@ from pathlib import Path
 from cloud.local_copy import Digests, digest_file, progress_bar
 from cloud.s3 import (
     DAMAGED,
+    S3ChangedError,
     S3DamagedError,
-    S3Error,
     S3Object,
     get_file,
     head,
@@ -151,12 +152,13 @@ def send_contents(url: str, files: dict[str, Path], digests: dict[str, Digests])
     total = sum(known.size_bytes for _, known in waiting.values())
     with progress_bar("publish", total) as on_bytes:
         for target, (path, known) in waiting.items():
-            for attempts_left in reversed(range(SENDS)):
-                put_file(path, target, on_bytes)
-                if _is_same(head(target), known, path):
-                    break
-                if not attempts_left:
-                    raise S3DamagedError(DAMAGED, target)
+            for _ in range(SENDS):
+                with contextlib.suppress(S3DamagedError):  # S3 refused it, so it is not there
+                    put_file(path, target, on_bytes)
+                    if _is_same(head(target), known, path):
+                        break
+            else:
+                raise S3DamagedError(DAMAGED, target)
     return len(waiting)
 
 
@@ -165,7 +167,7 @@ def put_manifest(url: str, manifest: dict) -> None:
     content = json.dumps(manifest, indent=1, sort_keys=True).encode()
     try:
         replace_bytes(url, content, None)
-    except S3Error:
+    except S3ChangedError:
         if read_bytes(url)[0] != content:
             raise
 

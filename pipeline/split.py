@@ -35,10 +35,10 @@ def choose_test_groups(
 ) -> frozenset[str]:
     """The groups that judge: those whose place, a fixed number in [0, 1), is below `fraction`.
 
-    So a group stays on its side whatever else is added, and no model is ever judged on what an
-    earlier one has learned. Where that leaves a class fewer than MIN_GROUPS to judge on, or fewer
-    than MIN_TRAIN_GROUPS to learn from, the next ones in the order of places change sides. Raises
-    PipelineError where that can't be had.
+    So a group stays on its side whatever else is added. Where that leaves a class fewer than
+    MIN_GROUPS to judge on, or fewer than MIN_TRAIN_GROUPS to learn from, the next ones in the order
+    of places change sides; what a champion has learned that way, `evaluate` leaves out. Raises
+    PipelineError where it can't be had.
     """
     if too_few := too_few_groups(groups_of):
         raise PipelineError(too_few[0])

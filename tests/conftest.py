@@ -1,6 +1,7 @@
 """Fixtures: made clips, a random trunk and one training on them, shared by all tests."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -126,3 +127,39 @@ def aws(tmp_path, monkeypatch):
     yield world
     world.close()
     forget()
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory) -> Path:
+    """A database of MLflow without a run, to be copied: making its tables takes seconds."""
+    from mlflow_server import make_database
+
+    return make_database(tmp_path_factory.mktemp("mlflow") / "mlflow.db")
+
+
+@pytest.fixture(scope="session")
+def copying_script(tmp_path_factory) -> Path:
+    """A training script that leaves the files of another run, in no time."""
+    from pipelines import write_training
+
+    return write_training(tmp_path_factory.mktemp("script"))
+
+
+@pytest.fixture(scope="session")
+def finished_pipeline(
+    tmp_path_factory, clips_folder, trained_run, mlflow_database, copying_script
+) -> Path:
+    """The folder of a pipeline that ran once, with what it `said`; not to be changed."""
+    from pipelines import OUTSIDE, RUN_VARIABLE, pipeline_flags, run_pipe
+
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "runs").mkdir()
+    shutil.copy(mlflow_database, folder / "runs" / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in OUTSIDE:
+            patch.delenv(name, raising=False)
+        patch.setenv(RUN_VARIABLE, str(trained_run))
+        outcome = run_pipe(folder, pipeline_flags(clips_folder, copying_script))
+    assert outcome.code == 0, outcome.err
+    (folder / "said").write_text(outcome.out)
+    return folder

@@ -28,6 +28,7 @@ from training.registry import MODEL, Registry
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN_VARIABLE = "TEST_RUN_TO_COPY"  # folder of the run whose files a copying training leaves
+OUTSIDE = ("MONGODB_URL", "S3_BUCKET_NAME", "ADGAME_BUCKET", "MLFLOW_TRACKING_URI")
 COPYING = '''
 
 def main():

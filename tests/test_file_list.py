@@ -8,6 +8,7 @@ from test_sources import make, write_list
 from trainings import flags, run_script
 
 import prepare_data
+from cloud.s3 import S3Folder
 from utils import urls
 from utils.file_list import FileList, ListError
 from utils.recordings import find_recordings
@@ -65,8 +66,8 @@ def test_comments_and_empty_lines_say_nothing_and_a_byte_order_mark_neither(tmp_
         ("https://host/.mp4\tads", "behind a tab"),
         ("x.mp4\t../ads", "behind a tab"),
         ("x.mp4\tads//y", "behind a tab"),
-        ("ftp://host/ads/x.mp4", "http://, https:// and paths"),
-        ("s3://bucket/ads/x.mp4", "http://, https:// and paths"),
+        ("ftp://host/ads/x.mp4", "http://, https://, s3:// and paths"),
+        ("s3://bucket/ads/x.mp4", "which is not read here"),
         ("https://me:secret@host/ads/x.mp4", "password"),
     ],
 )
@@ -192,3 +193,26 @@ def test_list_of_paths_and_urls_is_prepared(tmp_path, server, clips_folder):
     again = run_script(prepare_data, path, *small)
     assert "ready       3 recordings" in again.out
     assert [asked for _, asked in server.requests] == ["bytes=0-0"]
+
+
+def test_list_may_name_objects_on_s3(tmp_path, s3):
+    bucket = s3.new_bucket()
+    s3.put(bucket, **{"archive/ads/a.mp4": b"spot", "archive/x.mp4": b"match"})
+    lines = (f"s3://{bucket}/archive/ads/a.mp4", f"s3://{bucket}/archive/x.mp4\tgames")
+    source = open_source(str(write_list(tmp_path, *lines)), tmp_path / "work", S3Folder)
+    assert source.is_remote
+    assert source.list_files() == ["ads/a.mp4", "games/x.mp4"]
+    assert source.place("games/x.mp4") == f"s3://{bucket}/archive/x.mp4"
+    folder = S3Folder(f"s3://{bucket}/archive")
+    assert source.stamp("ads/a.mp4") == folder.stamp("ads/a.mp4")
+    assert source.read_bytes("ads/a.mp4") == b"spot"
+    with source.fetch(["ads/a.mp4", "games/x.mp4"]) as place:
+        assert (place / "games" / "x.mp4").read_bytes() == b"match"
+
+
+def test_files_lie_where_the_list_and_a_folder_say(tmp_path, monkeypatch):
+    make(tmp_path, "ads/a.mp4")
+    monkeypatch.chdir(tmp_path)
+    path = str(tmp_path / "ads" / "a.mp4")
+    assert Folder(".").place("ads/a.mp4") == path
+    assert FileList(write_list(tmp_path, "ads/a.mp4")).place("ads/a.mp4") == path

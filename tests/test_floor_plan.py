@@ -202,6 +202,8 @@ TESTED_THROUGH = {
     "rows": "account",
     r"progress|scores|statistics": "loop",
     "tracks": "streams",
+    "indexing|ingest|judging|preparing|profile|source|steps|training": "run_pipeline",
+    "probing|settings": "validation",
     "sqlite_store|mongo_store": "clip_store",
     "trees": "vector_index",
     "finder|holdings|page|places|stretch|wording": "search_clips",

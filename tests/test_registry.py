@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mlflow_server import MlflowServer, make_database
+from mlflow_server import MlflowServer
 
 from training import tracking
 from training.registry import MODEL, Registry, RegistryError, Version
@@ -182,15 +182,9 @@ def test_killed_at_any_write_a_promotion_is_finished_or_undone(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory) -> Path:
-    """One that is new: making its tables takes seconds."""
-    return make_database(tmp_path_factory.mktemp("database") / "mlflow.db")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory, database):
+def server(tmp_path_factory, mlflow_database):
     folder = tmp_path_factory.mktemp("mlflow")
-    shutil.copy(database, folder / "server.db")
+    shutil.copy(mlflow_database, folder / "server.db")
     server = MlflowServer(folder)
     yield server
     server.stop()
@@ -204,7 +198,7 @@ def uri(request, runs, monkeypatch, tmp_path) -> str:
     if request.param == "server":
         return request.getfixturevalue("server").url
     runs.mkdir()
-    shutil.copy(request.getfixturevalue("database"), runs / "mlflow.db")
+    shutil.copy(request.getfixturevalue("mlflow_database"), runs / "mlflow.db")
     return tracking.tracking_uri(runs, wanted=True)
 
 
@@ -245,7 +239,7 @@ def test_change_made_without_mlflow_is_told_to_it_and_not_undone(uri, runs, tmp_
     first, second = crown(registry, tmp_path, "a", "b")
     Registry(runs).rollback()
     assert in_mlflow(uri, tmp_path.name)["champion"] == second.name
-    assert registry.finish() is None
+    assert registry.finish() == f"MLflow is told that {first.name} is champion"
     assert registry.champion == first
     assert in_mlflow(uri, tmp_path.name)["champion"] == first.name
 
@@ -263,18 +257,21 @@ def test_promotion_while_the_server_is_away_is_finished_when_it_is_back(
         registry.rollback()
     assert Registry(runs).champion == first  # here it holds at once
     server.start(server.port)
-    assert registry.finish() == f"the promotion of {first.name}, which was broken off, is done now"
+    assert registry.finish() == f"MLflow is told that {first.name} is champion"
+    assert registry.finish() is None
     assert in_mlflow(server.url, tmp_path.name)["champion"] == first.name
     assert json.loads((runs / "models" / "champions.json").read_text())["pending"] is None
 
 
-def test_database_that_was_lost_is_told_the_champion_anew(runs, tmp_path, monkeypatch, database):
+def test_database_that_was_lost_is_told_the_champion_anew(
+    runs, tmp_path, monkeypatch, mlflow_database
+):
     for name, value in tracking.CLIENT_SETTINGS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv(tracking.NAME_VARIABLE, tmp_path.name)
     runs.mkdir()
     for name in ("first.db", "second.db"):
-        shutil.copy(database, runs / name)
+        shutil.copy(mlflow_database, runs / name)
     registry = Registry(runs, f"sqlite:///{runs}/first.db")
     champion = crown(registry, tmp_path, "a")[0]
     other = f"sqlite:///{runs}/second.db"

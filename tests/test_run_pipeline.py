@@ -9,23 +9,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from mlflow_server import make_database
 from mongo_server import MongoServer
 from pipelines import (
+    OUTSIDE,
     RUN_VARIABLE,
     pipeline_flags,
     run_pipe,
     state_of,
-    write_training,
 )
-from trainings import fill_heads, link_clips, write_clip
+from trainings import fill_heads, link_clips, make_config, write_clip
 
 import run_pipeline
+from cloud.s3 import S3Folder
 from pipeline.records import only_one
 from search.clip_store import open_clip_store
 from search.vector_index import VectorIndex
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.registry import MODEL, Registry, default_checkpoint
+from utils.training_data import load_training_data
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = [step.name for step in run_pipeline.STEPS]
@@ -33,47 +34,23 @@ NAMES = [step.name for step in run_pipeline.STEPS]
 
 @pytest.fixture(autouse=True)
 def _empty_environment(monkeypatch, trained_run):
-    for name in ("MONGODB_URL", "S3_BUCKET_NAME", "ADGAME_BUCKET", "MLFLOW_TRACKING_URI"):
+    for name in OUTSIDE:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(RUN_VARIABLE, str(trained_run))
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory) -> Path:
-    return make_database(tmp_path_factory.mktemp("mlflow") / "mlflow.db")
-
-
-@pytest.fixture(scope="module")
-def script(tmp_path_factory) -> Path:
-    return write_training(tmp_path_factory.mktemp("script"))
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, clips_folder, trained_run, database, script) -> Path:
-    """The folder of a pipeline that ran once; not to be changed."""
-    folder = tmp_path_factory.mktemp("finished")
-    (folder / "runs").mkdir()
-    shutil.copy(database, folder / "runs" / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(RUN_VARIABLE, str(trained_run))
-        outcome = run_pipe(folder, pipeline_flags(clips_folder, script))
-    assert outcome.code == 0, outcome.err
-    (folder / "said").write_text(outcome.out)
-    return folder
-
-
 @pytest.fixture
-def folder(finished, tmp_path) -> Path:
+def folder(finished_pipeline, tmp_path) -> Path:
     """A copy of it."""
-    return Path(shutil.copytree(finished, tmp_path / "copy", symlinks=True))
+    return Path(shutil.copytree(finished_pipeline, tmp_path / "copy", symlinks=True))
 
 
 @pytest.fixture
-def run(folder, script, clips_folder):
+def run(folder, copying_script, clips_folder):
     """Runs it there, on the same clips or others, and returns what it said."""
 
     def run(*more: object, clips: Path = clips_folder) -> str:
-        outcome = run_pipe(folder, pipeline_flags(clips, script), *more)
+        outcome = run_pipe(folder, pipeline_flags(clips, copying_script), *more)
         assert outcome.code == 0, outcome.err
         return outcome.out
 
@@ -95,16 +72,18 @@ def make_model(source: Path, folder: Path, value: float | None) -> Path:
     return folder
 
 
-def test_first_run_ends_with_a_champion_a_store_and_an_index(finished, clips_folder, trained_run):
-    said = (finished / "said").read_text()
+def test_first_run_ends_with_a_champion_a_store_and_an_index(
+    finished_pipeline, clips_folder, trained_run
+):
+    said = (finished_pipeline / "said").read_text()
     assert done(said) == NAMES
-    champion = Registry(finished / "runs").champion
+    champion = Registry(finished_pipeline / "runs").champion
     assert champion.model.read_bytes() == (trained_run / MODEL).read_bytes()
-    assert default_checkpoint(finished / "runs").samefile(champion.model)
-    with open_clip_store(cache_dir=finished / "cache") as store:
+    assert default_checkpoint(finished_pipeline / "runs").samefile(champion.model)
+    with open_clip_store(cache_dir=finished_pipeline / "cache") as store:
         state = store.state(model_version=champion.id)
         assert set(store.recordings()) == {str(path) for path in clips_folder.rglob("*.mp4")}
-    index = finished / "cache" / "search" / champion.id
+    index = finished_pipeline / "cache" / "search" / champion.id
     assert len(VectorIndex.load(index, model_version=champion.id, state=state)) > 10
     assert "publish     done in 0.0 s: skipped, no bucket is set (BUCKET or S3_BUCKET_NAME)" in said
 
@@ -117,16 +96,16 @@ def test_nothing_is_done_again_where_nothing_changed(folder, run):
     assert state_of(folder) == before
 
 
-def test_judging_groups_are_never_trained_on(finished, clips_folder):
-    rows = json.loads((finished / "runs" / "pipeline" / "snapshot.json").read_text())
+def test_judging_groups_are_never_trained_on(finished_pipeline, clips_folder):
+    rows = json.loads((finished_pipeline / "runs" / "pipeline" / "snapshot.json").read_text())
     sides = {row["group"]: row["side"] for row in rows}
     assert sorted(sides.values()) == ["test"] * 6 + ["train"] * 4
-    listed = next((finished / "runs" / "pipeline" / "lists").glob("*.txt")).read_text()
+    listed = next((finished_pipeline / "runs" / "pipeline" / "lists").glob("*.txt")).read_text()
     paths = {line.partition("\t")[0] for line in listed.splitlines()}
     assert paths == {str(clips_folder / r["name"]) for r in rows if r["side"] == "train"}
-    version = Registry(finished / "runs").champion
+    version = Registry(finished_pipeline / "runs").champion
     assert set(version.facts["trained_on"]) == {r["key"] for r in rows if r["side"] == "train"}
-    judged = json.loads((finished / "runs" / "pipeline" / "test_clips.json").read_text())
+    judged = json.loads((finished_pipeline / "runs" / "pipeline" / "test_clips.json").read_text())
     assert {clip[0] for clip in judged} == {r["name"] for r in rows if r["side"] == "test"}
 
 
@@ -141,8 +120,10 @@ def test_dry_run_says_what_would_run_and_why_and_does_nothing(folder, clips_fold
     assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
 
-def test_dry_run_before_anything_was_done(tmp_path, clips_folder, script):
-    said = run_pipe(tmp_path, pipeline_flags(clips_folder, script), "--dry-run").out.splitlines()
+def test_dry_run_before_anything_was_done(tmp_path, clips_folder, copying_script):
+    said = run_pipe(
+        tmp_path, pipeline_flags(clips_folder, copying_script), "--dry-run"
+    ).out.splitlines()
     assert all("would run: not done yet" in line for line in said)
 
 
@@ -206,8 +187,8 @@ def test_one_step_alone_and_from_a_step_on(folder, run):
     assert done(run("--from", "evaluate")) == ["index"]
 
 
-def test_step_that_needs_another_first_says_so(tmp_path, clips_folder, script):
-    outcome = run_pipe(tmp_path, pipeline_flags(clips_folder, script), "--only", "evaluate")
+def test_step_that_needs_another_first_says_so(tmp_path, clips_folder, copying_script):
+    outcome = run_pipe(tmp_path, pipeline_flags(clips_folder, copying_script), "--only", "evaluate")
     assert outcome.code == 1
     assert outcome.last == (
         "error: train was not done yet: run run_pipeline.py without --only, or --from"
@@ -227,12 +208,12 @@ def test_what_somebody_else_removed_is_made_again(folder, run):
     assert state_of(folder) == before
 
 
-def test_failures_stop_it_with_a_line_each(tmp_path, clips_folder, script):
+def test_failures_stop_it_with_a_line_each(tmp_path, clips_folder, copying_script):
     few = link_clips(clips_folder, tmp_path / "clips")
     for number in (1, 2):
         (few / "ads" / f"{number}.mp4").unlink()
     (few / "games" / "broken.mp4").write_bytes(b"no video")
-    outcome = run_pipe(tmp_path, pipeline_flags(few, script), "--min-class-minutes", "9")
+    outcome = run_pipe(tmp_path, pipeline_flags(few, copying_script), "--min-class-minutes", "9")
     assert outcome.code == 1
     assert "  WARNING   1 of 9 videos can't be read: games/broken.mp4 (" in outcome.out
     failures = [line for line in outcome.out.splitlines() if line.startswith("  FAILURE")]
@@ -242,29 +223,54 @@ def test_failures_stop_it_with_a_line_each(tmp_path, clips_folder, script):
     assert not (tmp_path / "runs" / "pipeline" / "validate.json").exists()
 
 
-def test_another_mixture_than_last_time_is_drift(folder, clips_folder, tmp_path, run, script):
+def test_another_mixture_than_last_time_is_drift(
+    folder, clips_folder, tmp_path, run, copying_script
+):
     run()
     new = link_clips(clips_folder, tmp_path / "clips")
     for number in range(20, 32):
         write_clip(new / "ads" / f"{number}.mp4", "ads", number, 6)
     more = ["--from", "ingest", "--max-class-drift"]
-    outcome = run_pipe(folder, pipeline_flags(new, script), *more, "0.2")
+    outcome = run_pipe(folder, pipeline_flags(new, copying_script), *more, "0.2")
     assert outcome.code == 1
     assert "of the time is of another class than in the last run" in outcome.last
 
 
-def test_two_pipelines_do_not_work_at_once(folder, clips_folder, script):
+def test_two_pipelines_do_not_work_at_once(folder, clips_folder, copying_script):
     with only_one(folder / "runs" / "pipeline"):
-        outcome = run_pipe(folder, pipeline_flags(clips_folder, script))
+        outcome = run_pipe(folder, pipeline_flags(clips_folder, copying_script))
     assert outcome.code == 1
     assert f"another pipeline (process {os.getpid()}) works in" in outcome.last
 
 
+def test_recordings_on_s3_are_prepared_and_listed_by_their_addresses(
+    tmp_path, clips_folder, copying_script, mlflow_database, s3, monkeypatch
+):
+    bucket = s3.new_bucket()
+    for path in clips_folder.rglob("*.mp4"):
+        s3.put(bucket, **{f"data/{path.relative_to(clips_folder)}": path.read_bytes()})
+    (tmp_path / "runs").mkdir()
+    shutil.copy(mlflow_database, tmp_path / "runs" / "mlflow.db")
+    arguments = pipeline_flags(f"s3://{bucket}/data", copying_script)
+    outcome = run_pipe(tmp_path, arguments)
+    assert outcome.code == 0, outcome.err
+    listed = next((tmp_path / "runs" / "pipeline" / "lists").glob("*.txt"))
+    places = [line.partition("\t")[0] for line in listed.read_text().splitlines()]
+    assert len(places) == 4
+    assert all(place.startswith(f"s3://{bucket}/data/") for place in places)
+    s3.requests.clear()
+    # What training reads is prepared already: nothing is fetched once more.
+    monkeypatch.chdir(tmp_path)
+    config = make_config(tmp_path, data_dir=listed.relative_to(tmp_path), cache_dir="cache")
+    assert len(load_training_data(config, S3Folder).keys) == 4
+    assert s3.count("GET", "data/") == 0
+
+
 def test_failed_training_is_said_and_begun_again(
-    folder, clips_folder, tmp_path, monkeypatch, script
+    folder, clips_folder, tmp_path, monkeypatch, copying_script
 ):
     monkeypatch.setenv(RUN_VARIABLE, str(tmp_path / "nowhere"))
-    arguments = pipeline_flags(clips_folder, script)
+    arguments = pipeline_flags(clips_folder, copying_script)
     outcome = run_pipe(folder, arguments, "--from", "train", "--again")
     assert outcome.code == 1
     assert "train: " in outcome.last
@@ -273,7 +279,7 @@ def test_failed_training_is_said_and_begun_again(
 
 
 def test_mongodb_that_goes_away_is_said_and_what_was_put_is_kept(
-    folder, clips_folder, monkeypatch, run, script
+    folder, clips_folder, monkeypatch, run, copying_script
 ):
     server = MongoServer()
     monkeypatch.setenv("MONGODB_URL", server.url)
@@ -285,7 +291,7 @@ def test_mongodb_that_goes_away_is_said_and_what_was_put_is_kept(
 
     server.fault = lose
     monkeypatch.setattr("search.mongo_store.FIRST_WAIT_SECONDS", 0.01)
-    outcome = run_pipe(folder, pipeline_flags(clips_folder, script))
+    outcome = run_pipe(folder, pipeline_flags(clips_folder, copying_script))
     assert outcome.code == 1
     assert outcome.last.startswith("error: ")
     assert "127.0.0.1" in outcome.last

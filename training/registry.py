@@ -6,9 +6,9 @@
 
 MLflow's model registry shows the same, with the aliases `champion` and `challenger`; where somebody
 moves the first one there, that is followed. What counts is the folder: a promotion is (1) written
-down in champions.json as under way, (2) done with the link, (3) done in MLflow, (4) written down as
-done. Each is one whole write. A process that is killed in between, or a server that is away, leaves
-it under way, and the next `Registry` that is opened for work finishes it.
+down in champions.json as under way, (2) done with the link, (3) written down as done, (4) told to
+MLflow, (5) written down as told. Each is one whole write. What a killed process has left half done,
+or a server that was away was not told, `finish` finishes.
 """
 
 import contextlib
@@ -143,22 +143,21 @@ class Registry:
         Returns what was done in one line. Raises TrackingError where MLflow does not answer.
         """
         with self._changing():
-            known = self._read_history()
-            pending = known["pending"]
-            if pending is not None:
-                self._carry_out(Reign(**pending))
-                return f"the promotion of {pending['version']}, which was broken off, is done now"
+            was_broken_off = self._settle()
             champion = self.champion
+            if was_broken_off:
+                said = f"the promotion of {champion.name}, which was broken off, is done now"
+                self._tell(champion)
+                return said
             if champion is None or self._mirror is None:
                 return None
             wanted = self._mirror.champion()
             if wanted == champion.name:
                 return None
             # Nobody chose it there: it is as we left it, or another database than before.
-            if wanted in (None, known["mirrored"]):
-                self._mirror.register(champion, CHAMPION)
-                self._write_history(mirrored=champion.name)
-                return None
+            if wanted in (None, self._read_history()["mirrored"]):
+                self._tell(champion)
+                return f"MLflow is told that {champion.name} is champion"
             if wanted not in {version.name for version in self.versions()}:
                 return None  # of another machine
             self._take_over(self.find(wanted), "chosen in MLflow")
@@ -180,7 +179,10 @@ class Registry:
             return version
 
     def promote(self, version: Version, why: str) -> None:
-        """Makes a version the champion, unless it is. Raises RegistryError for damaged files."""
+        """Makes a version the champion, unless it is. Raises RegistryError for damaged files.
+
+        It is done here where TrackingError is raised, as MLflow does not answer.
+        """
         version.check()
         with self._changing():
             if self.champion != version:
@@ -190,8 +192,10 @@ class Registry:
         """Makes an earlier champion the champion again, and returns it.
 
         Without a name it is the one from which the present champion first took over. Raises
-        RegistryError where there is none.
+        RegistryError where there is none, and else as `promote` does.
         """
+        with self._changing():
+            self._settle()
         champion, reigns = self.champion, self.history()
         if champion is None:
             raise RegistryError("there is no champion yet: run run_pipeline.py")
@@ -237,23 +241,29 @@ class Registry:
         return _read_version(self.folder / name)
 
     def _take_over(self, version: Version, why: str) -> None:
+        self._settle()
         champion = self.champion
         reign = Reign(version.name, champion.name if champion else None, _now(), why)
         self._write_history(pending=asdict(reign))
-        self._carry_out(reign)
+        self._settle()
+        self._tell(version)
 
-    def _carry_out(self, reign: Reign) -> None:
-        """Everything behind the first write; each part may have been done before."""
-        version = self.find(reign.version)
+    def _settle(self) -> bool:
+        """Whether something was under way; it is done then, as far as this machine goes."""
+        known = self._read_history()
+        if known["pending"] is None:
+            return False
         link = self._link.with_name(f".{CHAMPION}.partial")
         link.unlink(missing_ok=True)
-        link.symlink_to(Path(MODELS, version.name))
+        link.symlink_to(Path(MODELS, known["pending"]["version"]))
         os.replace(link, self._link)
+        self._write_history(reigns=[*known["reigns"], known["pending"]], pending=None)
+        return True
+
+    def _tell(self, champion: Version) -> None:
         if self._mirror:
-            self._mirror.register(version, CHAMPION)
-        mirrored = {"mirrored": version.name} if self._mirror else {}
-        reigns = [*self._read_history()["reigns"], asdict(reign)]
-        self._write_history(reigns=reigns, pending=None, **mirrored)
+            self._mirror.register(champion, CHAMPION)
+            self._write_history(mirrored=champion.name)
 
     def _read_history(self) -> dict:
         path = self.folder / HISTORY
