@@ -144,8 +144,12 @@ def order_choices(
 ) -> list[Choice]:
     """In the order to try: as planned, but where an instance was interrupted, later.
 
-    On spot first, until that was interrupted PATIENCE times.
+    On spot first, until that was interrupted PATIENCE times. What was begun with a GPU goes on with
+    one, and what was begun without goes on without: other parts of the network learn there.
     """
+    kinds = {choice.instance_type: bool(choice.gpu) for choice in choices}
+    begun = next((kinds[a.instance_type] for a in attempts if a.launched), None)
+    choices = [c for c in choices if begun is None or bool(c.gpu) == begun]
     lost = [
         (a.instance_type, a.zone, a.market)
         for a in attempts

@@ -238,6 +238,16 @@ def test_interrupted_places_come_later_and_on_demand_after_a_few():
     assert order() == [on_demand, first, second, other]
 
 
+@pytest.mark.parametrize("gpu", ["", "T4"])
+def test_run_goes_on_with_the_kind_of_processor_that_it_was_begun_on(gpu):
+    choices = [choice(), replace(choice("g4dn.xlarge"), gpu="T4")]
+    begun = next(c for c in choices if c.gpu == gpu)
+    attempt, end = lost(1, begun)
+    assert order_choices(choices, [attempt], {1: end}) == [begun]
+    never_started = replace(attempt, launched=None, instance_id=None)
+    assert order_choices(choices, [never_started], {1: end}) == choices
+
+
 def test_attempt_that_ended_well_is_no_reason_to_go_elsewhere():
     attempt, end = lost(1, CHOICES[0])
     assert order_choices(CHOICES, [attempt], {1: replace(end, state=DONE)}) == CHOICES
