@@ -77,7 +77,8 @@ class Course:
         for name, act in (
             ("heartbeat", self._beat),
             ("mirror", self._send),
-            ("watch", self._watch),
+            ("look at S3", self._watch_laptop),
+            ("look for notices", self._watch_notices),
         ):
             threading.Thread(target=self._run_thread, args=(name, act), daemon=True).start()
         try:
@@ -120,7 +121,7 @@ class Course:
         """(None, 0) where it went well, else why the attempt ends now, and the exit code."""
         for tries_left in reversed(range(TRIES)):
             if wish := self._look():
-                return wish, 0
+                return self._with_what_is_kept(wish), 128 + number
             kills = memory_kills()
             work = Work(command(self._place), self._place, self._say)
             while (code := work.wait(LOOK_SECONDS)) is None:
@@ -131,7 +132,7 @@ class Course:
             if code == 0:
                 return None, 0
             if wish := wish or self._look():
-                return Wish(wish.state, f"{wish.reason}; {self._kept_words()}", wish.by), code
+                return self._with_what_is_kept(wish), code
             said = list(work.last_lines)[-SEE_LINES:]
             if not (tries_left and any(S3_TROUBLE.search(line) for line in said)):
                 break
@@ -143,6 +144,9 @@ class Course:
         if wish.by is None:
             return self._limits.save_seconds
         return max(min(self._limits.save_seconds, (wish.by - time.time()) / 2), 1.0)
+
+    def _with_what_is_kept(self, wish: Wish) -> Wish:
+        return Wish(wish.state, f"{wish.reason}; {self._kept_words()}", wish.by)
 
     def _kept_words(self) -> str:
         folder = self._place.run_folder
@@ -204,31 +208,41 @@ class Course:
             traceback.print_exc()
             self._ask(Wish(FAILED, f"the {name} broke: {type(error).__name__}: {error}"))
 
-    def _watch(self) -> None:
-        """Looks for a notice of EC2, and for the laptop's wish to stop."""
-        metadata = Metadata() if self._place.attempt.market == SPOT else None
-        rebalanced = said = None
-        while not self._asked.wait(self._limits.poll_seconds) and self._stage != "ended":
+    def _watch_laptop(self) -> None:
+        said = False
+        while self._goes_on():
             try:
                 reason = self._place.record.stop_reason(self._number)
                 if reason is not None:
                     self._ask(Wish(STOPPED, reason or "stopped from the laptop"))
+                said = False
             except S3Error as error:
-                self._say(f"can't look for a wish to stop: {error.strerror}")
-            if metadata is None:
-                continue
+                if not said:
+                    self._say(f"can't look for a wish to stop: {error.strerror}")
+                said = True
+
+    def _watch_notices(self) -> None:
+        """In a thread of its own: a notice leaves no time to wait for an S3 that is slow."""
+        if self._place.attempt.market != SPOT:
+            return
+        metadata, rebalanced, said = Metadata(), None, False
+        while self._goes_on():
             try:
                 if notice := metadata.spot_notice():
                     by = notice.time.timestamp()
                     self._ask(Wish(INTERRUPTED, notice.describe(), by))
                 # No reason to end: many are never followed by a notice, and checkpoints are sent
-                # as they are written. What a notice would cost then is at most its two minutes.
+                # as they are written. Where one comes, there are still its two minutes.
                 if not rebalanced and (rebalanced := metadata.rebalance_time()):
                     self._say(f"EC2 said at {rebalanced} that it may take the instance back")
             except MetadataError as error:
                 if not said:
-                    said = str(error)
-                    self._say(f"no notices of an interruption can be had: {said}")
+                    self._say(f"no notices of an interruption can be had: {error}")
+                said = True
+
+    def _goes_on(self) -> bool:
+        """Waits for the next look, and says whether there is still something to look for."""
+        return not self._asked.wait(self._limits.poll_seconds) and self._stage != "ended"
 
     def _beat(self) -> None:
         failed = False

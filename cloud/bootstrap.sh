@@ -25,6 +25,8 @@ export PLACE="$ADGAME_HOME/on-aws" # cloud/workplace.py
 export LOG="$PLACE/log"
 export PYTHON="$ADGAME_HOME/.venv/bin/python"
 export PYTHONUNBUFFERED=1
+export AWS_METADATA_SERVICE_NUM_ATTEMPTS=5 # of boto3, for the keys of the role
+ATTEMPT=""
 STATE=failed
 REASON="the start script ended early"
 
@@ -50,7 +52,8 @@ main() {
   kill "$beat" 2>/dev/null
   setsid bash -c "until '$PYTHON' -m cloud.guard; do sleep 1; done" guard 3>&- &
   "$PYTHON" -m cloud.attempt 3>&- &
-  wait $!
+  ATTEMPT=$!
+  wait "$ATTEMPT"
   REASON="the process that ran the attempt ended with code $?, without a word"
 }
 
@@ -81,6 +84,7 @@ leave() {
 be_ended() {
   STATE=interrupted
   REASON="SIG$1: the instance is shut down, or was asked to"
+  [[ -z "$ATTEMPT" ]] || kill "$ATTEMPT" # it has not much time: Python takes a second to start
   exit 143
 }
 
@@ -111,7 +115,9 @@ last_words() {
   send "$LOG" "attempts/$ADGAME_ATTEMPT.log"
   printf '{"state": "%s", "reason": "%s", "exit_code": 1, "ended": "%s", "dollars": %s}\n' \
     "$1" "$(plain <<<"$2")" "$(now)" "$dollars" >"$PLACE/end.json"
-  send "$PLACE/end.json" "attempts/$ADGAME_ATTEMPT-end.json"
+  # The first end that is written is the one that counts.
+  timeout 30 aws s3 ls "$RUN_URL/attempts/$ADGAME_ATTEMPT-end.json" >/dev/null \
+    || send "$PLACE/end.json" "attempts/$ADGAME_ATTEMPT-end.json"
 }
 
 # --- the steps

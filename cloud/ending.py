@@ -40,6 +40,7 @@ def finish(
 
     It takes no longer than is allowed; what did not get through by then is said in the end.
     """
+    place.drop_ballast()
     seconds = _allowed_seconds(place, wish)
     deadline = time.monotonic() + seconds
     # So much is left for the end itself, where the files can't be sent.

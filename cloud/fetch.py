@@ -41,7 +41,7 @@ def _fetch(record: RunRecord, latest: Latest, folder: Path) -> Copied:
     with progress_bar("fetch", total) as on_bytes:
         for path, (url, file) in wanted.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f".{path.name}.partial")
+            partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
             try:
                 for _ in range(TRIES):
                     get_file(head(url), partial, on_bytes)

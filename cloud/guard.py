@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cloud.ending import end_from_outside, power_off
-from cloud.machine import gpu_percent, memory_kills, session_seconds
+from cloud.machine import family_seconds, gpu_percent, memory_kills
 from cloud.run_record import FAILED, LIMIT
 from cloud.workplace import Wish, Workplace, say
 
@@ -121,8 +121,9 @@ class Guard:
         return Wish(FAILED, complaint) if complaint else None
 
     def _use(self, seconds: float) -> Use:
-        work = self._place.process("work")
-        before, self._seconds = self._seconds, session_seconds(work) if work else 0.0
+        # The attempt itself, which sends heartbeats to the end, counts only where it has no work.
+        root = self._place.process("work") or self._place.process("attempt")
+        before, self._seconds = self._seconds, family_seconds(root) if root else 0.0
         cores = max(self._seconds - before, 0.0) / seconds
         output = self._place.output
         printed_bytes = output.stat().st_size if output.exists() else 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -49,7 +50,14 @@ from cloud.run_record import (
 from cloud.s3 import write_bytes
 from cloud.screen import Screen
 from cloud.snapshot import take_snapshot
-from cloud.start import Ground, NoCapacityError, Run, start_attempt
+from cloud.start import (
+    Ground,
+    NoCapacityError,
+    Run,
+    StrandedError,
+    start_attempt,
+    write_off_stale,
+)
 
 # Exit codes
 OK, FAILURE, ENDED_EARLY, NOT_RESTARTED, LEFT_RUNNING = 0, 1, 3, 4, 130
@@ -70,7 +78,7 @@ CALLS = (  # of AWS, in the order of a run
     ("ec2", "RunInstances", "one instance: this is what costs"),
     ("scheduler", "CreateSchedule", "its termination, in case all else fails"),
     ("s3", "GetObject", "heartbeat.json and so on, every few seconds, while this is attached"),
-    ("ec2", "DescribeInstances, TerminateInstances", "until it is seen to be gone"),
+    ("ec2", "DescribeInstances, TerminateInstances, DescribeVolumes", "until all is seen gone"),
     ("scheduler", "DeleteSchedule", "which is needed no more"),
 )
 
@@ -113,12 +121,11 @@ def plan_run(order: Order) -> Planned:
     with contextlib.suppress(AwsError):  # who may not see quotas learns of them when starting
         choices = within_quotas(choices, read_quotas(region, choices), region)
     limits = Limits.from_environment(
+        {"max_hours": round(hours_limit(choices), 2)},
         max_hours=order.constraints.max_hours,
         max_cost=order.constraints.max_cost,
         idle_minutes=order.idle_minutes,
     )
-    if order.constraints.max_hours is None and limits.max_hours == Limits().max_hours:
-        limits = replace(limits, max_hours=round(hours_limit(choices), 2))
     lines = describe_plan(order.bucket, videos, rates, prices, choices)
     money = f" or ${limits.max_cost:g}" if limits.max_cost is not None else ""
     lines.append(
@@ -127,10 +134,7 @@ def plan_run(order: Order) -> Planned:
         "--idle-minutes)"
     )
     disk_gb = disk_gigabytes(videos, rates)
-    return Planned(
-        order, region, account, partition, owner, choices, disk_gb=disk_gb, limits=limits,
-        lines=lines,
-    )  # fmt: skip
+    return Planned(order, region, account, partition, owner, choices, disk_gb, limits, lines)
 
 
 def dry_run_lines(planned: Planned) -> list[str]:
@@ -202,6 +206,8 @@ def start_first(run: Run, ground: Ground, screen: Screen) -> Attempt:
     """The first attempt with its instance. Raises CloudError; then none runs."""
     try:
         return _start(run, 1, ground, screen)
+    except StrandedError:
+        raise
     except BaseException:
         screen.say(
             "left", "no instance; roles, security group and the small files in S3 cost nothing"
@@ -235,7 +241,8 @@ def start_next(run: Run, screen: Screen) -> Attempt:
     ground = prepare_ground(run.choices, run.plan.bucket, run.plan.region, screen.say)
     numbers = run.record.attempt_numbers()
     number = numbers[-1] if numbers else 1
-    if numbers and run.record.read_end(number):
+    write_off_stale(run, number)
+    if run.record.read_end(number):
         number += 1
     return _start(run, number, ground, screen)
 
@@ -270,7 +277,7 @@ def see_through(run: Run, attempt: Attempt, root: Path, screen: Screen) -> int:
             return _say_not_restarted(run, f"after {begun} instances", root, screen)
         try:
             ground = ground or prepare_ground(run.choices, run.plan.bucket, run.plan.region)
-            attempt = _start_again(run, ground, screen)
+            attempt = _start_again(run, attempt.number, ground, screen)
         except CloudError as error:
             return _say_not_restarted(run, str(error), root, screen)
         except KeyboardInterrupt:
@@ -305,7 +312,7 @@ def fetch_results(run: Run, root: Path, screen: Screen) -> Path | None:
     return folder
 
 
-def say_how_to_go_on(run: Run, screen: Screen, *, attached: bool = False) -> None:
+def say_how_to_go_on(run: Run, screen: Screen) -> None:
     name = run.plan.run
     screen.say("", "the instance goes on without this machine, and ends by itself")
     for verb, what in (
@@ -320,29 +327,43 @@ def say_how_to_go_on(run: Run, screen: Screen, *, attached: bool = False) -> Non
 
 def _start(run: Run, number: int, ground: Ground, screen: Screen) -> Attempt:
     attempt = start_attempt(run, number, ground, screen.say)
-    screen.say(
-        "instance",
-        f"{attempt.instance_id} is there; it powers off after {attempt.max_minutes} min at the "
-        f"latest, and is terminated from outside at {attempt.deadline[:16].replace('T', ' ')} UTC",
-    )
+    if attempt.instance_id:
+        outside = attempt.deadline[:16].replace("T", " ")
+        screen.say(
+            "instance",
+            f"{attempt.instance_id} is there; it powers off after {attempt.max_minutes} min at "
+            f"the latest, and is terminated from outside at {outside} UTC",
+        )
     return attempt
 
 
-def _start_again(run: Run, ground: Ground, screen: Screen) -> Attempt:
-    """Tries for some time, since the last one may have been interrupted for want of instances."""
+def _start_again(run: Run, last: int, ground: Ground, screen: Screen) -> Attempt:
+    """The attempt after number `last`; tried for some time, for it may be the want of instances
+    that interrupted that one.
+    """
     seconds = run.plan.limits.capacity_minutes * 60
     pause_seconds = min(PAUSE_SECONDS, seconds / 4)
-    for looks_left in reversed(range(1 + int(seconds / pause_seconds))):
-        number = run.record.attempt_numbers()[-1] + 1
-        screen.say("again", f"attempt {number}, from where it was")
+    looks = 1 + (int(seconds / pause_seconds) if seconds else 0)
+    for looks_left in reversed(range(looks)):
         try:
-            return _start(run, number, ground, screen)
+            return _start_after(run, last, ground, screen)
         except NoCapacityError as error:
             if not looks_left:
                 raise
             screen.say("no room", f"{error}; next look in {pause_seconds:.0f} s")
         time.sleep(pause_seconds)
     raise AssertionError("the last look returns or raises")
+
+
+def _start_after(run: Run, last: int, ground: Ground, screen: Screen) -> Attempt:
+    """The next attempt that was not interrupted too; it may be another launcher's, and over."""
+    number = last + 1
+    while (end := run.record.read_end(number)) and end.state == INTERRUPTED:
+        number += 1
+    if end:
+        return run.record.read_attempt(number)[0]
+    screen.say("again", f"attempt {number}, from where it was")
+    return _start(run, number, ground, screen)
 
 
 def _conclude(run: Run, attempt: Attempt, end: AttemptEnd, root: Path, screen: Screen) -> int:
@@ -352,7 +373,9 @@ def _conclude(run: Run, attempt: Attempt, end: AttemptEnd, root: Path, screen: S
         if end.state == FAILED:
             for line in log_tail(run.record, attempt.number):
                 screen.print(f"  | {line}")
-        fetch_results(run, root, screen)
+        folder = fetch_results(run, root, screen)
+        if folder and end.state == DONE:
+            _point_latest(folder)
         say_cost(run, screen)
     except OSError as error:  # of S3, or of the disk here
         screen.say("results", f"are safe in {run.record.url}, and could not be fetched: {error}")
@@ -369,11 +392,20 @@ def _conclude(run: Run, attempt: Attempt, end: AttemptEnd, root: Path, screen: S
 
 
 def say_cost(run: Run, screen: Screen) -> None:
-    attempts = [a for a in run.record.read_attempts() if a.launched]
+    attempts = run.record.read_attempts()
     ends = {a.number: end for a in attempts if (end := run.record.read_end(a.number))}
     dollars = money_spent(attempts, ends, utc_now())
-    count = f"{len(attempts)} instance{'s' * (len(attempts) != 1)}"
+    begun = sum(bool(a.launched or (a.number in ends and ends[a.number].dollars)) for a in attempts)
+    count = f"{begun} instance{'s' * (begun != 1)}"
     screen.say("cost", f"${dollars:.3f} for {count}, by times and prices; the bill has the taxes")
+
+
+def _point_latest(folder: Path) -> None:
+    """Makes runs/latest this one, as a training here does: labelling takes it from there."""
+    link = folder.with_name(f".latest-{os.getpid()}")
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.name)
+    os.replace(link, folder.with_name("latest"))
 
 
 def _say_not_restarted(run: Run, why: str, root: Path, screen: Screen) -> int:

@@ -40,11 +40,20 @@ def gpu_percent() -> float | None:
         return None
 
 
-def session_seconds(session: int) -> float:
-    """Processor time of all processes of a session, and of those of theirs that are gone."""
-    ticks = sum(
-        sum(map(int, fields[11:15])) for fields in _processes() if fields[3] == str(session)
-    )
+def family(process: int) -> dict[int, str]:
+    """A process and all that descend from it, with when each began, as `process_start` says it."""
+    found = {number: fields for number, fields in _processes()}
+    members, new = {}, {process} & found.keys()
+    while new:
+        members |= {number: found[number][19] for number in new}
+        new = {number for number, fields in found.items() if int(fields[1]) in new}
+    return members
+
+
+def family_seconds(process: int) -> float:
+    """Processor time of a process and its descendants, and of those of theirs that are gone."""
+    members = family(process)
+    ticks = sum(sum(map(int, f[11:15])) for number, f in _processes() if number in members)
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
@@ -74,8 +83,8 @@ def _ticks() -> tuple[int, int]:
     return busy, busy + idle + waiting
 
 
-def _processes() -> Iterator[list[str]]:
-    """The fields of /proc/PID/stat behind the name: state, parent, group, session and so on."""
+def _processes() -> Iterator[tuple[int, list[str]]]:
+    """Each with the fields of /proc/PID/stat behind its name: state, parent, and so on."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # gone meanwhile
-            yield path.read_text().rpartition(")")[2].split()
+            yield int(path.parent.name), path.read_text().rpartition(")")[2].split()

@@ -77,9 +77,8 @@ def reap(looked: Sequence[Looked]) -> list[Found]:
         if found.kind == INSTANCE:
             _attempt(lambda f=found: terminate(f.place, f.name))
     ended = [replace(found, ended=_end(found)) for found in due]
-    for region, run in {
-        (found.place, found.run) for found in ended if found.run and found.ended in GONE
-    }:
+    gone = [found for found in ended if found.kind == INSTANCE and found.ended in GONE]
+    for region, run in {(found.place, found.run) for found in gone}:
         _attempt(lambda r=region, name=run: wait_for_disks(r, name))
     return ended
 

@@ -1,5 +1,6 @@
 """Run folder: how far a training is, and what it is called with, for who runs it on an instance."""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -65,7 +66,7 @@ def read_progress(folder: Path | None) -> dict[str, Any]:
 def flag_value(arguments: list[str], flag: str) -> str | None:
     """The last value of `--flag value` or `--flag=value`, or None."""
     value = None
-    for word, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for word, following in itertools.pairwise([*arguments, None]):
         if word == flag:
             value = following
         elif word.startswith(f"{flag}="):

@@ -70,8 +70,10 @@ class Limits:
     capacity_minutes: float = 30.0  # to look for another instance after an interruption
 
     @classmethod
-    def from_environment(cls, **given: float | None) -> "Limits":
-        """The defaults, changed by ADGAME_LIMITS and by what is given and not None.
+    def from_environment(
+        cls, defaults: Mapping[str, float] | None = None, **given: float | None
+    ) -> "Limits":
+        """The defaults, changed by ADGAME_LIMITS and then by what is given and not None.
 
         Raises RecordError for a variable that is no JSON object of numbers by these names.
         """
@@ -87,7 +89,8 @@ class Limits:
             raise RecordError(
                 f"{LIMITS_VARIABLE} is {text!r}: write a JSON object of numbers by any of {names}"
             ) from error
-        return cls(**{**values, **{k: v for k, v in given.items() if v is not None}})
+        known_values = {name: value for name, value in given.items() if value is not None}
+        return cls(**{**(defaults or {}), **values, **known_values})
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,16 @@ from cloud.schedule import schedule_end
 
 DEADLINE_MARGIN = timedelta(minutes=10)  # of what ends an instance from outside, after its own end
 PATIENCE = 3  # interruptions on spot, before an instance on demand is tried first
+STALE_SECONDS = 600.0  # after which a claim without an instance is not taken over, but written off
 TAKE_OVER_SECONDS = 60.0  # a claim that stays without a result for so long is another's no more
 
 
 class NoCapacityError(CloudError):
     """None of the choices could be had."""
+
+
+class StrandedError(CloudError):
+    """An instance may run that could be neither kept track of nor terminated."""
 
 
 class SpentError(CloudError):
@@ -75,6 +80,7 @@ def start_attempt(
 ) -> Attempt:
     """The attempt with its instance, which this launcher has started, or another one.
 
+    Without an instance_id where that one was killed, and the instance has come to its end since.
     Raises NoCapacityError, SpentError, AwsError. What was started here and can't be kept track of
     is terminated before anything is raised, on Ctrl-C too.
     """
@@ -83,10 +89,11 @@ def start_attempt(
     choices = order_choices(run.choices, attempts, ends)
     claimed, etag = run.record.read_attempt(number)
     tried: list[str] = []
+    spent: SpentError | None = None
     try:
         if claimed:
             claimed, etag = _wait_or_take_over(run, claimed, etag)
-            if claimed.instance_id:
+            if claimed.instance_id or run.record.read_end(number):
                 return claimed
             say("start", f"attempt {number}, which another launcher had begun")
             started = _try(run, claimed, etag, ground, tried)
@@ -94,7 +101,11 @@ def start_attempt(
                 return started
             etag = run.record.read_attempt(number)[1]
         for choice in choices:
-            attempt = _new_attempt(run, number, choice, attempts, ends)
+            try:
+                attempt = _new_attempt(run, number, choice, attempts, ends)
+            except SpentError as error:
+                spent = spent or error  # another choice may be cheap enough
+                continue
             etag = run.record.write_attempt(attempt, etag)
             price = f"${choice.dollars_per_hour:.3f} an hour"
             say("start", f"{attempt.instance_type} {attempt.market} {choice.zone}, {price}")
@@ -103,12 +114,29 @@ def start_attempt(
                 return started
     except S3ChangedError:  # another launcher claimed it, and what we started is his: same token
         return start_attempt(run, number, ground, say)
-    end = AttemptEnd(INTERRUPTED, "no instance could be had", 1, utc_now(), 0.0)
-    run.record.write_end(number, end)
+    if etag:
+        end = AttemptEnd(INTERRUPTED, "no instance could be had", 1, utc_now(), 0.0)
+        run.record.write_end(number, end)
+    if spent and not tried:
+        raise spent
     raise NoCapacityError(
         f"AWS has none of the {len(choices)} instances just now ({'; '.join(tried[-3:])}): try "
         "again later, allow others (no --instance, --spot-only), or use a bucket in another region"
     )
+
+
+def write_off_stale(run: Run, number: int) -> None:
+    """Writes the end of an attempt that a launcher claimed some time ago and never started.
+
+    Its deadline is no good any more; and a call with its token might give an instance of then.
+    """
+    attempt = run.record.read_attempt(number)[0]
+    if attempt is None or attempt.instance_id or run.record.read_end(number):
+        return
+    left = seconds_between(utc_now(), attempt.deadline) - DEADLINE_MARGIN.total_seconds()
+    if attempt.max_minutes * 60 - left > STALE_SECONDS and not _find(run, attempt):
+        end = AttemptEnd(INTERRUPTED, "its launcher ended before it started", 1, utc_now(), 0.0)
+        run.record.write_end(number, end)
 
 
 def order_choices(
@@ -204,7 +232,7 @@ def _try(
         try:
             _undo(run, attempt, str(error) or type(error).__name__)
         except (AwsError, S3Error) as second:
-            raise CloudError(
+            raise StrandedError(
                 f"{error}; and what was started may still run ({second}): it ends by itself after "
                 f"{attempt.max_minutes} min, or now by ./run_training.sh reap --all"
             ) from error
@@ -241,7 +269,7 @@ def _find(run: Run, attempt: Attempt) -> list[Instance]:
 
 
 def _wait_or_take_over(run: Run, claimed: Attempt, etag: str) -> tuple[Attempt, str]:
-    """The attempt once another launcher has started it, or ours to start, with its ETag.
+    """The attempt once another launcher has started it, or it is over, or it is ours to start.
 
     Raises S3ChangedError where a third one was faster.
     """
@@ -252,10 +280,7 @@ def _wait_or_take_over(run: Run, claimed: Attempt, etag: str) -> tuple[Attempt, 
         if now_etag != etag:
             claimed, etag, end = now, now_etag, time.monotonic() + TAKE_OVER_SECONDS
         if run.record.read_end(claimed.number):
-            raise CloudError(
-                f"attempt {claimed.number} of {run.plan.run} could not be started by another "
-                f"launcher: ./run_training.sh resume {run.plan.run}"
-            )
+            return claimed, etag
     if claimed.instance_id:
         return claimed, etag
     claimed = replace(claimed, launcher=run.launcher)

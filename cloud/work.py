@@ -13,7 +13,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from cloud.workplace import Workplace, wait_until_gone
+from cloud.machine import family
+from cloud.workplace import Workplace, process_start, wait_until_gone
 
 LAST_LINES = 30
 READ_SECONDS = 0.2
@@ -55,7 +56,7 @@ class Work:
         except subprocess.TimeoutExpired:
             return None
         # What it left running would go on to use the machine, and the output.
-        _signal_group(self._process.pid, signal.SIGKILL)
+        _kill_group(self._process.pid)
         self._over.set()
         self._reader.join(KILLED_SECONDS)
         return code if code >= 0 else 128 - code
@@ -82,14 +83,19 @@ class Work:
 
 
 def stop_process(process: int, number: int, seconds: float) -> bool:
-    """Whether a process ended by a signal in time; the group that it leads is killed anyway."""
+    """Whether a process ended by a signal in time; what is left of it and its own is killed."""
+    members = family(process)  # torchrun's are in sessions of their own
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, number)
     ended = wait_until_gone(process, seconds)
-    _signal_group(process, signal.SIGKILL)
+    _kill_group(process)
+    for member, began in members.items():
+        if process_start(member) == began:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(member, signal.SIGKILL)
     return ended
 
 
-def _signal_group(group: int, number: int) -> None:
+def _kill_group(group: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, number)
+        os.killpg(group, signal.SIGKILL)

@@ -35,7 +35,6 @@ class Workplace:
         self.runs = home / "runs"
         self.log = self.folder / "log"  # all that is printed here
         self.output = self.folder / "output"  # of the work alone
-        self.ballast = self.folder / "ballast"
         self.plan = parse(RunPlan, self._read("plan.json"), str(self.folder / "plan.json"))
         self.attempt = parse(Attempt, self._read("attempt.json"), str(self.folder / "attempt.json"))
         self.record = RunRecord(self.plan.bucket, self.plan.run)
@@ -77,10 +76,14 @@ class Workplace:
 
     def ask_to_end(self, wish: Wish) -> Wish:
         """Returns what counts: the first wish, or this one where it is the first."""
-        self.ballast.unlink(missing_ok=True)  # on a full disk, what follows needs some room
-        with contextlib.suppress(FileExistsError):
+        self.drop_ballast()
+        with contextlib.suppress(OSError):
             _create(self.folder / "wish.json", asdict(wish))
         return self.wish or wish
+
+    def drop_ballast(self) -> None:
+        """On a full disk, what is still to be said needs some room."""
+        (self.folder / "ballast").unlink(missing_ok=True)
 
     @property
     def wish(self) -> Wish | None:
@@ -96,7 +99,7 @@ class Workplace:
         return AttemptEnd(**found) if found else None
 
     def keep_end(self, end: AttemptEnd) -> None:
-        with contextlib.suppress(FileExistsError):
+        with contextlib.suppress(OSError):  # there is one already, or no room for it
             _create(self.folder / "end.json", asdict(end))
 
     def new_end(self, wish: Wish, exit_code: int) -> AttemptEnd:

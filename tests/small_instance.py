@@ -95,7 +95,13 @@ class SmallInstance:
         hardware = Hardware("i-1", "g4dn.xlarge", "spot", "us-east-1a", False, "terminate")
         self.mark = str(folder)
         self.machine = Machine(
-            hardware, folder, Clock(), self.mark, lambda: None, lambda machine: None
+            hardware,
+            folder,
+            Clock(minute_seconds=1.0, stop_seconds=6.0),
+            self.mark,
+            credentials=lambda: None,
+            copy=lambda *_: None,
+            on_end=lambda _: None,
         )
         self.machine.make_folders()
         self.machine.add_tool("aws", AWS.format(python=sys.executable))
@@ -272,6 +278,11 @@ class SmallInstance:
         process = self.place.process(role)
         assert process is not None, self.log
         os.kill(process, number)
+
+    @property
+    def script(self) -> str:
+        """The word by which the process of the start script is known."""
+        return str(self.machine.folder / "user-data")
 
     def close(self) -> None:
         kill_marked(self.mark)

@@ -1,5 +1,6 @@
 """An attempt goes on where the last one was, loses no finished epoch, and says how it ended."""
 
+import errno
 import json
 import os
 import random
@@ -238,6 +239,20 @@ def test_work_is_tried_again_where_s3_was_in_the_way(small_instance):
     small_instance.begin("--epochs", "1")
     assert small_instance.run().state == DONE
     assert "once more" in small_instance.log
+
+
+def test_end_is_on_s3_where_the_disk_has_no_room_for_it(small_instance, monkeypatch):
+    def refuse(path, values):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    small_instance.begin("--epochs", "3", "--disk-full-at", "1")
+    (small_instance.place.folder / "ballast").write_bytes(b"room")
+    monkeypatch.setattr("cloud.workplace._create", refuse)
+    end = small_instance.run()
+    assert end.state == FAILED
+    assert end.reason.startswith("the disk is full: short_train.py ended with")
+    assert not (small_instance.place.folder / "ballast").exists()
+    assert small_instance.place.end is None
 
 
 # --- S3 that refuses

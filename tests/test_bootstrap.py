@@ -68,7 +68,7 @@ def test_attempt_runs_from_start_to_power_off(small_instance):
 def test_killed_script_is_followed_by_its_watcher(small_instance):
     small_instance.boot(*LONG)
     small_instance.wait_for_epoch(2)
-    assert small_instance.machine.kill("user-data")
+    assert small_instance.machine.signal(small_instance.script)
     wait_until_off(small_instance)
     assert small_instance.end.state == FAILED
     assert small_instance.end.reason.startswith("the start script was killed; saved after epoch")
@@ -88,8 +88,7 @@ def test_killed_attempt_is_told_by_the_script(small_instance):
 def test_script_that_is_asked_to_end_saves_first(small_instance):
     small_instance.boot(*LONG)
     small_instance.wait_for_epoch(1)
-    for process in small_instance.machine.processes("user-data"):
-        process.send_signal(signal.SIGTERM)
+    assert small_instance.machine.signal(small_instance.script, signal.SIGTERM)
     wait_until_off(small_instance)
     assert small_instance.end.state == INTERRUPTED
     assert small_instance.epochs_on_s3() >= 1
@@ -152,7 +151,7 @@ def test_script_killed_during_set_up_is_followed_by_its_watcher(small_instance):
     small_instance.launcher = "#!/bin/bash\nsleep 60\n"
     small_instance.boot()
     small_instance.wait_for(lambda: "setting up the environment" in small_instance.machine.console)
-    assert small_instance.machine.kill("user-data")
+    assert small_instance.machine.signal(small_instance.script)
     wait_until_off(small_instance)
     assert small_instance.end.reason == "the start script was killed"
 

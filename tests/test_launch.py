@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import pytest
 from aws_world import REGION
-from launching import QUICK, ROOT, Listener, make_ground, make_run
+from launching import QUICK, Listener, make_ground, make_run
 from machines import wait_for
 
 from cloud import launch
@@ -40,6 +40,7 @@ from cloud.run_record import (
     Latest,
     utc_now,
 )
+from cloud.start import Run
 from cloud.user_data import user_data
 
 VIDEOS = {"data/ads/a.mp4": b"a" * 1000, "data/games/b.mp4": b"b" * 1000}
@@ -128,7 +129,8 @@ def test_dry_run_prints_every_call_that_a_run_makes_and_the_policies(aws, tmp_pa
     for document in documents.values():
         for line in json.dumps(document, indent=2).splitlines():
             assert line in text
-    run, ground = begin_run(planned, ROOT, screen)
+    (tmp_path / "cost_optimized_train.py").write_text("")
+    run, ground = begin_run(planned, tmp_path, screen)
     attempt = start_first(run, ground, screen)
     launch.close_attempt(run, attempt, screen)
     made = ("CreateRole", "PutRolePolicy", "CreateInstanceProfile", "AddRoleToInstanceProfile")
@@ -158,7 +160,7 @@ def test_begun_run_is_on_record_with_its_code_and_known_here(aws, screen, tmp_pa
 def test_script_that_is_not_there_is_noticed_before_anything_is_made(aws, screen, tmp_path):
     planned = plan_run(Order(aws.new_bucket(**VIDEOS), script="none.py"))
     with pytest.raises(CloudError, match=r"none\.py is no file"):
-        begin_run(planned, ROOT, screen)
+        begin_run(planned, tmp_path, screen)
     assert not aws.called("CreateRole")
 
 
@@ -178,6 +180,7 @@ def test_finished_run_is_fetched_priced_and_gone(aws, screen, tmp_path):
     run = run_whose_instances(aws, ending(aws, DONE))
     assert follow(run, tmp_path, screen) == OK
     assert (tmp_path / "runs" / run.plan.run / "report.html").read_text() == "report"
+    assert (tmp_path / "runs" / "latest" / "report.html").exists()
     assert screen.has("report.html")
     assert screen.has("is terminated")
     assert screen.has("$0.020 for 1 instance")
@@ -193,6 +196,31 @@ def test_interrupted_run_goes_on_elsewhere(aws, screen, tmp_path):
     assert len(set(zones)) == 3
     assert run.record.read_end(2).state == INTERRUPTED
     assert aws.wait_until_empty(10)
+
+
+def test_two_launchers_that_follow_go_on_with_the_same_next_instance(aws, screen, tmp_path):
+    run = run_whose_instances(aws, lambda run, number, machine: None)
+    first = start_first(run, make_ground(run), screen)
+    aws.machines[0].vanish()
+    second = Run(run.plan, run.record)
+    found = []
+
+    def follow_on(one):
+        launch.Follower(one, first, Listener()).until_end()
+        found.append(launch._start_again(one, 1, make_ground(one), Listener()))
+
+    threads = [threading.Thread(target=follow_on, args=(one,)) for one in (run, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [attempt.number for attempt in found] == [2, 2]
+    assert len(aws.machines) == 2
+    run.record.write_end(2, AttemptEnd(DONE, "", 0, utc_now(), 0.0))
+    late = launch._start_again(second, 1, make_ground(run), screen)  # the other one saw it end
+    assert late.number == 2
+    assert see_through(second, late, tmp_path, screen) == OK
+    assert len(aws.machines) == 2
 
 
 def test_failed_run_is_not_started_again_and_shows_its_last_lines(aws, screen, tmp_path):

@@ -104,10 +104,11 @@ def test_unfinished_uploads_are_ended_when_they_are_old(aws, run, monkeypatch):
     bucket = run.plan.bucket
     s3.create_multipart_upload(Bucket=bucket, Key="store/x")
     s3.create_multipart_upload(Bucket=bucket, Key="elsewhere/x")
-    looked = look([], [bucket], Rule())
-    assert [len(one.found) for one in looked] == [1]
-    assert reap(looked) == []
-    monkeypatch.setattr(module, "OLD_UPLOAD_HOURS", -1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "OLD_UPLOAD_HOURS", 1e9)  # moto begins all in 2010
+        looked = look([], [bucket], Rule())
+        assert [len(one.found) for one in looked] == [1]
+        assert reap(looked) == []
     (ended,) = reap(look([], [bucket], Rule()))
     assert ended.ended == "aborted"
     assert proof_lines(look([], [bucket], Rule()))[1]

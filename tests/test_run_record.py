@@ -122,8 +122,11 @@ def test_names_of_runs_sort_by_time_and_differ():
 
 def test_limits_come_from_the_environment_and_what_is_given_wins(monkeypatch):
     monkeypatch.setenv(LIMITS_VARIABLE, '{"poll_seconds": 0.2, "max_hours": 9}')
-    limits = Limits.from_environment(max_hours=2, max_cost=None)
+    limits = Limits.from_environment({"max_hours": 5.0}, max_hours=2, max_cost=None)
     assert (limits.poll_seconds, limits.max_hours, limits.max_cost) == (0.2, 2, None)
+    assert Limits.from_environment({"max_hours": 5.0}).max_hours == 9
+    monkeypatch.delenv(LIMITS_VARIABLE)
+    assert Limits.from_environment({"max_hours": 5.0}).max_hours == 5
 
 
 @pytest.mark.parametrize("text", ["[", "[1]", '{"no_such": 1}', '{"max_hours": "long"}'])

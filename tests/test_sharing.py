@@ -210,6 +210,19 @@ def test_control_c_does_not_wait_for_downloads(s3, bucket, tmp_path):
     assert list((tmp_path / "fetched").iterdir()) == []
 
 
+def test_control_c_puts_what_is_done_by_then(s3, bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(content_hashes, "SAVE_SECONDS", 0)
+
+    def stop() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with s3.faulty(one_after(3, stop, "GET", ".mp4")):
+        assert prepare(bucket, tmp_path / "first").code == 130
+    s3.requests.clear()
+    assert prepare(bucket, tmp_path / "second").code == 0
+    assert 0 < len(set(fetched_videos(s3))) < len(VIDEOS)
+
+
 def test_recordings_of_a_folder_go_to_a_shared_store_too(s3, clips_folder, tmp_path):
     store = f"s3://{s3.new_bucket()}/store"
     folder = [clips_folder, "--store", store, *SMALL]

@@ -10,7 +10,15 @@ from cloud import start
 from cloud.aws import AwsError, CloudError
 from cloud.plan import ON_DEMAND, SPOT
 from cloud.run_record import DONE, INTERRUPTED, AttemptEnd, Limits, seconds_between, utc_now
-from cloud.start import NoCapacityError, Run, SpentError, order_choices, start_attempt
+from cloud.start import (
+    NoCapacityError,
+    Run,
+    SpentError,
+    StrandedError,
+    order_choices,
+    start_attempt,
+    write_off_stale,
+)
 
 FULL = "InsufficientInstanceCapacity"
 
@@ -111,7 +119,7 @@ def test_ctrl_c_while_it_starts_leaves_nothing(aws, run, ground, monkeypatch):
 def test_what_can_not_even_be_terminated_is_said(aws, run, ground):
     aws.fail("CreateSchedule", "denied", count=99)
     aws.fail("TerminateInstances", "denied", count=99)
-    with pytest.raises(CloudError, match="may still run.*ends by itself after 120 min.*reap --all"):
+    with pytest.raises(StrandedError, match="may still run.*after 120 min.*reap --all"):
         start_attempt(run, 1, ground, nothing)
 
 
@@ -148,6 +156,15 @@ def test_attempt_of_a_launcher_that_was_killed_is_taken_over(
         killed.record.write_attempt(claim, etag)
 
 
+def test_attempt_that_ended_while_nobody_looked_is_not_started_again(aws, run, ground):
+    killed = Run(run.plan, run.record)
+    claim = start._new_attempt(killed, 1, CHOICES[0], [], {})
+    killed.record.write_attempt(claim, None)  # it started its instance, and was killed
+    run.record.write_end(1, AttemptEnd(DONE, "", 0, utc_now(), 0.1))
+    assert start_attempt(run, 1, ground, nothing) == claim
+    assert aws.machines == []
+
+
 def test_taken_over_attempt_goes_on_with_the_next_choice_where_its_own_is_full(
     aws, run, ground, monkeypatch
 ):
@@ -176,6 +193,32 @@ def test_nothing_is_started_when_the_money_is_spent(aws, ground):
     with pytest.raises(SpentError, match=f"resume {NAME} --max-cost"):
         start_attempt(run, 2, ground, nothing)
     assert aws.machines == []
+
+
+def test_choice_above_the_money_left_is_passed_over(aws):
+    dear = replace(choice(), dollars_per_hour=60.0, dollars=60.0)
+    run = make_run(aws, [dear, CHOICES[1]], limits=replace(QUICK, max_cost=0.5))
+    assert start_attempt(run, 1, make_ground(run), nothing).zone == CHOICES[1].zone
+
+
+def test_claim_of_long_ago_that_never_started_is_written_off(aws, run, ground):
+    claim = start._new_attempt(run, 1, CHOICES[0], [], {})
+    etag = run.record.write_attempt(claim, None)
+    write_off_stale(run, 1)
+    assert run.record.read_end(1) is None  # it may be starting now
+    old = replace(claim, deadline="2026-01-01T00:00:00+00:00")
+    run.record.write_attempt(old, etag)
+    write_off_stale(run, 1)
+    assert run.record.read_end(1).state == INTERRUPTED
+
+
+def test_claim_of_long_ago_whose_instance_runs_is_not_written_off(aws, run, ground):
+    claim = start._new_attempt(run, 1, CHOICES[0], [], {})
+    old = replace(claim, deadline="2026-01-01T00:00:00+00:00")
+    run.record.write_attempt(old, None)
+    start.start_instance(run.plan, old, start._place(run, old, ground))
+    write_off_stale(run, 1)
+    assert run.record.read_end(1) is None
 
 
 def test_interrupted_places_come_later_and_on_demand_after_a_few():

@@ -66,7 +66,9 @@ def prepare_shared(
 
     try:
         prepared = prepare()
-    except UserError:  # too many recordings are bad; the good ones are worth keeping
+    except (UserError, KeyboardInterrupt):
+        # Too many recordings are bad, or it is stopped, as where a spot instance is taken back:
+        # what is done is worth keeping.
         sharing.put(retry_rejected)
         raise
     sharing.put(retry_rejected)
