@@ -30,7 +30,7 @@ from cloud.run_record import (
     Heartbeat,
     utc_now,
 )
-from cloud.s3 import S3Error
+from cloud.s3 import S3Error, S3ObjectError
 from cloud.spot import Metadata, MetadataError
 from cloud.work import Work
 from cloud.workplace import Wish, Workplace, say
@@ -41,6 +41,7 @@ PATIENCE_SECONDS = 300.0  # with an S3 that refuses, before anything was begun
 TRIES = 3  # of preparing or training, where S3 was what failed
 S3_TROUBLE = re.compile(r"S3 can't be reached|S3 is too busy|no AWS credentials")
 DISK_TROUBLE = re.compile(r"disk is full|No space left|Disk quota", re.IGNORECASE)
+ASKED_CODES = {128 + signal.SIGINT, 128 + signal.SIGTERM}  # 130 is a training's that has saved
 SEE_LINES = 6  # of the last ones printed, where the reason is looked for
 
 
@@ -133,6 +134,9 @@ class Course:
                 return None, 0
             if wish := wish or self._look():
                 return self._with_what_is_kept(wish), code
+            if code in ASKED_CODES:  # as when the system stops, which asks all at once
+                wish = Wish(INTERRUPTED, f"{self._stage} was asked to end from outside")
+                return self._with_what_is_kept(wish), code
             said = list(work.last_lines)[-SEE_LINES:]
             if not (tries_left and any(S3_TROUBLE.search(line) for line in said)):
                 break
@@ -177,7 +181,8 @@ class Course:
             try:
                 return act()
             except S3Error as error:
-                if time.monotonic() > deadline or self._look():
+                gone = isinstance(error, S3ObjectError)
+                if gone or time.monotonic() > deadline or self._look():
                     raise
                 self._say(f"not yet: {error.filename}: {error.strerror}")
                 self._asked.wait(1.0)
@@ -269,13 +274,12 @@ class Course:
                     if folder is not None:
                         self._mirror.send(folder)
                     send_log(self._place)
-                    sent_state = state
                 except SupersededError as error:
                     self._ask(Wish(STOPPED, str(error)))
                     return
                 except OSError as error:  # S3's, or of a disk that is full
                     self._say(f"not sent yet: {error.filename}: {error.strerror}")
-                sent_at = time.monotonic()
+                sent_at, sent_state = time.monotonic(), state
                 if self._mirror.note != note:
                     note = self._mirror.note
                     self._say(note)

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 
-from cloud.aws import CloudError
 from cloud.mirror import Mirror, SupersededError
 from cloud.run_folder import read_progress
 from cloud.run_record import (
@@ -160,8 +159,8 @@ def _bounded(act: Callable[[], None], seconds: float) -> str | None:
     def run() -> None:
         try:
             act()
-        except (OSError, CloudError) as error:
-            failures.append(" ".join(str(error).split()))
+        except Exception as error:  # said in the end, and on the instance's log
+            failures.append(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()

@@ -114,7 +114,9 @@ class Guard:
 
     def _idle(self) -> Wish | None:
         now = time.monotonic()
-        if now - self._sampled_at >= self._sample_seconds:
+        if not self._place.has_begun("attempt"):
+            self._activity = Activity(now, now, now)
+        elif now - self._sampled_at >= self._sample_seconds:
             self._activity.note(self._use(now - self._sampled_at), now)
             self._sampled_at = now
         complaint = self._activity.complaint(self._place.limits.idle_minutes, now)

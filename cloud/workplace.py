@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 
 from cloud.run_record import Attempt, AttemptEnd, Limits, RunPlan, RunRecord, parse, utc_now
@@ -15,6 +16,7 @@ HOME_VARIABLE, HOME = "ADGAME_HOME", "/opt/ad-game-classifier"
 FOLDER = "on-aws"  # below the home; bootstrap.sh knows it, too
 NVME = Path("/opt/dlami/nvme")  # the instance's own fast disk, where its image mounts one
 LOOK_SECONDS = 0.1
+LONGEST_BOOT_SECONDS = 300.0  # from the launch to the start script
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,14 @@ class Workplace:
         """When the start script began, in seconds since 1970."""
         return float((self.folder / "started").read_text())
 
-    def dollars(self, now: float | None = None) -> float:
-        """What this attempt cost until now."""
-        hours = ((time.time() if now is None else now) - self.started) / 3600
+    def dollars(self) -> float:
+        """What this attempt cost until now: EC2 counts from the launch, before any script runs."""
+        boot_seconds = 0.0
+        if self.attempt.launched:
+            boot_seconds = self.started - datetime.fromisoformat(self.attempt.launched).timestamp()
+        if not 0 <= boot_seconds <= LONGEST_BOOT_SECONDS:  # the laptop's clock is wrong
+            boot_seconds = 0.0
+        hours = (time.time() - self.started + boot_seconds) / 3600
         return max(hours, 0.0) * self.attempt.dollars_per_hour
 
     @property

@@ -268,10 +268,10 @@ class SmallInstance:
             return 0
         return json.loads(self.read("last.ckpt"))["epoch"]
 
-    def wait_for(self, condition: Callable[[], object], seconds: float = 20) -> None:
+    def wait_for(self, condition: Callable[[], object], seconds: float = 40) -> None:
         assert wait_for(condition, seconds), self.log
 
-    def wait_for_epoch(self, epoch: int, seconds: float = 20) -> None:
+    def wait_for_epoch(self, epoch: int, seconds: float = 40) -> None:
         self.wait_for(lambda: self.epochs_on_s3() >= epoch, seconds)
 
     def kill(self, role: str, number: int = signal.SIGKILL) -> None:

@@ -11,7 +11,8 @@ import pytest
 from imds import MetadataService
 from short_train import final_state
 
-from cloud.run_record import DONE, FAILED, INTERRUPTED, STOPPED
+from cloud import run_folder
+from cloud.run_record import DONE, FAILED, INTERRUPTED, STOPPED, Latest, utc_now
 from cloud.workplace import Wish
 
 LONG = ("--epochs", "200", "--epoch-seconds", "0.2")
@@ -51,6 +52,14 @@ def test_preparing_gets_the_flags_that_it_knows(small_instance):
         *("--price", "0.5", "--cache-dir", "cache", "--fps", "2"),
     ]
     assert "--fps" in small_instance.end.reason
+
+
+def test_names_of_files_and_flags_are_those_of_the_real_scripts():
+    from prepare_data import CONSTANTS
+    from training.run_progress import BEST
+
+    assert {*run_folder.OF_PREPARATION, "cache_dir"} == set(CONSTANTS)
+    assert run_folder.BEST == BEST
 
 
 @pytest.mark.slow
@@ -98,6 +107,18 @@ def test_sigterm_saves_sends_and_says_so(small_instance):
     epoch = json.loads(small_instance.read("last.ckpt"))["epoch"]
     assert epoch >= 2
     assert end.reason.endswith(f"saved after epoch {epoch} of 200")
+
+
+def test_training_that_is_asked_to_end_by_others_can_go_on_later(small_instance):
+    small_instance.begin(*LONG)
+
+    def terminate():
+        small_instance.wait_for_epoch(1)
+        small_instance.kill("work", signal.SIGTERM)
+
+    end = small_instance.run(during=terminate)
+    assert (end.state, end.exit_code) == (INTERRUPTED, 130)
+    assert end.reason.startswith("training was asked to end from outside; saved after epoch")
 
 
 def test_notice_of_ec2_ends_the_attempt_in_time(small_instance):
@@ -253,6 +274,16 @@ def test_end_is_on_s3_where_the_disk_has_no_room_for_it(small_instance, monkeypa
     assert end.reason.startswith("the disk is full: short_train.py ended with")
     assert not (small_instance.place.folder / "ballast").exists()
     assert small_instance.place.end is None
+
+
+def test_run_that_can_not_be_brought_back_is_not_begun_anew(small_instance):
+    record = small_instance.record
+    record.write_latest(Latest({"last.ckpt": {"sha256": "0" * 64, "size_bytes": 1}}, 0, utc_now()))
+    small_instance.begin(*LONG)
+    end = small_instance.run()
+    assert end.state == FAILED
+    assert "there is no such object" in end.reason
+    assert record.read_latest().attempt == 0
 
 
 # --- S3 that refuses

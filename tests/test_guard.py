@@ -3,6 +3,8 @@
 import os
 import signal
 import time
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -116,6 +118,19 @@ def test_money_of_earlier_attempts_counts(small_instance):
     assert guard.look() is None
     begun_before(second, 360)
     assert guard.look().state == LIMIT
+
+
+@pytest.mark.parametrize(("seconds_before", "dollars"), [(120, 0.5167), (-60, 0.5), (7200, 0.5)])
+def test_money_counts_from_the_launch_where_the_laptop_has_the_time(
+    small_instance, seconds_before, dollars
+):
+    # Half a dollar an hour; the third laptop is two hours late, and the second a minute early.
+    small_instance.begin()
+    begun_before(small_instance, 3600)
+    place = small_instance.place
+    launched = datetime.fromtimestamp(place.started - seconds_before, UTC).isoformat()
+    place.attempt = replace(place.attempt, launched=launched)
+    assert place.dollars() == pytest.approx(dollars, abs=1e-3)
 
 
 def test_attempt_that_never_begins_is_missed(small_instance, monkeypatch):

@@ -240,6 +240,13 @@ def test_training_waits_for_its_threads_passively_unless_told_otherwise(clone):
     assert last_line(told.stdout) == "ACTIVE"
 
 
+def test_set_up_alone_runs_nothing_else(clone):
+    done = clone.run("set-up")
+    assert done.returncode == 0, done.stderr
+    assert clone.is_ready()
+    assert "SCRIPT" not in done.stdout
+
+
 def test_changed_lock_is_synced(clone):
     clone.run("local")
     with (clone.folder / "Pipfile.lock").open("a") as file:
