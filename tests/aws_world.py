@@ -494,6 +494,7 @@ class World:
 
     def _fire_schedules(self) -> None:
         """Does what EventBridge would, after the time that it was told, in scaled minutes."""
+        backend = ec2_backends[DEFAULT_ACCOUNT_ID][REGION]
         while not self._closed.wait(0.1):
             for name, (moment, target) in list(self._schedules.items()):
                 if time.monotonic() < moment:
@@ -505,7 +506,9 @@ class World:
                 for machine in self.machines:
                     named = machine.id in json.loads(target["Input"])["InstanceIds"]
                     if named and machine.ended is None:
-                        self._show_leaving(machine)
+                        with self._lock:
+                            backend.terminate_instances([machine.id])
+                            self._show_leaving(machine)
                         machine.terminate("by its schedule")
 
     def _copy(self, machine: Machine, folder: Path, words: list[str]) -> None:

@@ -508,9 +508,9 @@ def test_notice_at_any_time(trial, seed):
 
 
 def test_interrupted_five_times_it_ends_where_an_unbroken_one_does(trial):
-    launcher = trial.start(overrides=("--epoch-seconds", "0.6"))
+    launcher = trial.start(overrides=("--epoch-seconds", "1.5"))
     for number in range(1, 6):
-        machine = trial.wait_for_epoch(number, number)
+        machine = trial.wait_for_epoch(number - 1, number)
         machine.interrupt(4)
     said = finish(launcher)
     trial.check("five interruptions in one run", said, code=0, finished=True)
