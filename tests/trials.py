@@ -1,18 +1,15 @@
 """Trials: a launcher, a bucket and machines, what is done to them, and what must then hold."""
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
 import time
 import uuid
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from aws_world import SECRET, Laptop, World
+from aws_world import SECRET, Laptop, Launcher, World
 from machines import Machine, kill_marked, wait_for
 from short_train import STEPS, final_state, next_state
 
@@ -105,13 +102,14 @@ class Trial:
         words = [word for word in words if word != "--any"]
         return [*words, "--", "--epochs", str(EPOCHS), *overrides]
 
-    def start(self, *options: str, overrides: tuple[str, ...] = ()) -> subprocess.Popen:
-        return self.laptop.start(*self.command(*options, overrides=overrides))
+    def start(self, *options: str, overrides: tuple[str, ...] = ()) -> Launcher:
+        self.launcher = self.laptop.start(*self.command(*options, overrides=overrides))
+        return self.launcher
 
     def run(
         self, *options: str, overrides: tuple[str, ...] = (), seconds: float = 300
     ) -> tuple[int, str]:
-        return finish(self.start(*options, overrides=overrides), seconds)
+        return self.start(*options, overrides=overrides).finish(seconds)
 
     def verb(self, verb: str, *options: str, seconds: float = 300) -> tuple[int, str]:
         """A verb that is about the run."""
@@ -130,7 +128,7 @@ class Trial:
     def machine(self, number: int = 1, seconds: float = 120) -> Machine:
         """The number-th that was started, once it is."""
         machines = self.world.machines
-        assert wait_for(lambda: len(machines) >= number, seconds), "no instance was started"
+        assert wait_for(lambda: len(machines) >= number, seconds), self.launcher.said
         return machines[number - 1]
 
     def wait_for_epoch(self, epoch: int, number: int = 1, seconds: float = 120) -> Machine:
@@ -279,23 +277,6 @@ def chain(epoch: int, step: int) -> str:
     for number in range(epoch * STEPS + step):
         state = next_state(state, *divmod(number, STEPS))
     return state
-
-
-def finish(process: subprocess.Popen, seconds: float = 300) -> tuple[int, str]:
-    """Exit code and output of a launcher; one that does not end is killed, and fails the test."""
-    try:
-        output, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        raise AssertionError(f"the launcher did not end within {seconds} s:\n{output}") from None
-    return process.returncode, output
-
-
-def kill(process: subprocess.Popen) -> tuple[None, str]:
-    """Ends a launcher with signal 9, and returns what it had said."""
-    os.killpg(process.pid, signal.SIGKILL)
-    return None, process.communicate()[0]
 
 
 def done_epochs(machine: Machine) -> int:
