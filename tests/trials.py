@@ -146,8 +146,8 @@ class Trial:
         return machine
 
     def saved_epochs(self) -> int:
-        content = self.saved().get("last.ckpt")
-        return json.loads(content)["epoch"] if content else 0
+        state = _parse_state(self.saved().get("last.ckpt"))
+        return state["epoch"] if state else 0
 
     def record(self, name: str) -> dict | None:
         """A JSON object of the run on S3."""
@@ -237,8 +237,8 @@ class Trial:
                 done = max(done, sum(row["time"] <= last for row in state["history"]))
         kept = [0]
         for content in (self.saved().get("last.ckpt"), self.fetched("last.ckpt")):
-            if content:
-                state = json.loads(content)
+            state = _parse_state(content)
+            if state:
                 assert state["state"] == chain(state["epoch"], state["step"]), "not exactly resumed"
                 kept.append(state["epoch"])
         return done, max(kept)
@@ -286,10 +286,14 @@ def done_epochs(machine: Machine) -> int:
 
 def _state_on(machine: Machine) -> dict | None:
     """The newest state of a short training on the disk of a machine."""
-    states = []
-    for path in (machine.home / "runs").glob("*/last.ckpt"):
-        states.append(json.loads(path.read_text()))
+    found = (machine.home / "runs").glob("*/last.ckpt")
+    states = [state for path in found if (state := _parse_state(path.read_bytes()))]
     return max(states, key=lambda state: (state["epoch"], state["step"]), default=None)
+
+
+def _parse_state(content: bytes | None) -> dict | None:
+    """None for what is not of a short training."""
+    return json.loads(content) if content and content.startswith(b"{") else None
 
 
 def _last_words(output: str) -> str:
