@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -614,23 +615,54 @@ class Laptop:
             "PYTHONUNBUFFERED": "1",
         }
 
-    def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "train_on_aws.py", *words],
-            cwd=self.folder,
-            env={**self.environment, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+    def start(self, *words: str, **environment: str) -> "Launcher":
+        return Launcher(words, self.folder, {**self.environment, **environment})
 
-    def run(self, *words: str, seconds: float = 60, **environment: str) -> tuple[int, str]:
+    def run(self, *words: str, seconds: float = 300, **environment: str) -> tuple[int, str]:
         """Exit code, and what it said."""
-        process = self.start(*words, **environment)
-        output, _ = process.communicate(timeout=seconds)
-        return process.returncode, output
+        return self.start(*words, **environment).finish(seconds)
+
+
+class Launcher:
+    """train_on_aws.py, started in a session of its own."""
+
+    def __init__(self, words: tuple[str, ...], folder: Path, environment: dict[str, str]):
+        handle, name = tempfile.mkstemp(dir=folder.parent, prefix="said-")
+        self._said = Path(name)
+        with open(handle, "wb") as said:
+            self._process = subprocess.Popen(
+                [sys.executable, "train_on_aws.py", *words],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
+
+    @property
+    def said(self) -> str:
+        return self._said.read_text(errors="replace")
+
+    def signal(self, number: int) -> None:
+        os.killpg(self._process.pid, number)
+
+    def finish(self, seconds: float = 300) -> tuple[int, str]:
+        """Exit code, and what it said; one that does not end is killed, and fails the test."""
+        try:
+            code = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.signal(signal.SIGKILL)
+            self._process.wait()
+            message = f"the launcher did not end within {seconds} s:\n{self.said}"
+            raise AssertionError(message) from None
+        return code, self.said
+
+    def kill(self) -> tuple[None, str]:
+        """Signal 9, and what it had said."""
+        self.signal(signal.SIGKILL)
+        self._process.wait()
+        return None, self.said
 
 
 @functools.cache

@@ -7,7 +7,6 @@ runs/benchmarks/aws_faults.md, and the counts in aws_faults.json, once all of it
 
 import contextlib
 import json
-import os
 import random
 import signal
 import time
@@ -17,7 +16,7 @@ import psutil
 import pytest
 from aws_world import INSTANCE, LAPTOP
 from machines import Machine
-from trials import EPOCHS, Book, Trial, finish, kill, kill_all, write_table
+from trials import EPOCHS, Book, Trial, kill_all, write_table
 
 EC2_CALLS = (
     *("DescribeInstanceTypeOfferings", "DescribeSpotPriceHistory", "DescribeImages"),
@@ -180,10 +179,10 @@ def test_refusal_that_no_other_choice_would_mend_stops_at_once(trial, code):
 )
 def test_killed_launcher_leaves_nothing_and_resume_goes_on(trial, name, part, how, stage):
     launchers = []
-    act = lambda: os.killpg(launchers[0].pid, signal.SIGKILL)  # noqa: E731
+    act = lambda: launchers[0].signal(signal.SIGKILL)  # noqa: E731
     trial.world.fail(name, how, part=part, side=LAPTOP, act=act)
     launchers.append(trial.start())
-    assert finish(launchers[0])[0] == -signal.SIGKILL
+    assert launchers[0].finish()[0] == -signal.SIGKILL
     fault = f"launcher killed {stage}"
     if not trial.run_name:
         trial.check(fault, (None, ""), code=None, bound_seconds=5)
@@ -196,7 +195,7 @@ def test_killed_launcher_leaves_nothing_and_resume_goes_on(trial, name, part, ho
 def test_launcher_killed_while_it_trains(trial, epoch):
     launcher = trial.start()
     trial.wait_for_epoch(epoch)
-    killed = kill(launcher)
+    killed = launcher.kill()
     fault = f"launcher killed in epoch {epoch + 1}"
     assert trial.world.wait_until_empty(60)
     assert killed[0] is None
@@ -208,7 +207,7 @@ def test_launcher_killed_while_it_trains(trial, epoch):
 def test_launcher_killed_and_the_instance_lost(trial):
     launcher = trial.start()
     machine = trial.wait_for_epoch(2)
-    kill(launcher)
+    launcher.kill()
     machine.interrupt(2)
     assert trial.world.wait_until_empty(60)
     said = trial.resume()
@@ -219,8 +218,8 @@ def test_launcher_killed_and_the_instance_lost(trial):
 def test_ctrl_c_leaves_it_running_and_says_so(trial):
     launcher = trial.start()
     trial.wait_for_epoch(1)
-    os.killpg(launcher.pid, signal.SIGINT)
-    said = finish(launcher)
+    launcher.signal(signal.SIGINT)
+    said = launcher.finish()
     trial.check("Ctrl-C of the launcher", said, code=130, says="resume")
     assert trial.verb("fetch")[0] == 0
 
@@ -229,7 +228,7 @@ def test_two_launchers_of_one_run_share_its_instance(trial):
     launcher = trial.start()
     trial.wait_for_epoch(1)
     second = trial.resume()
-    first = finish(launcher)
+    first = launcher.finish()
     assert second[0] == 0, second[1]
     trial.check("a second launcher for the same run", first, code=0, finished=True)
     assert len(trial.world.machines) == 1
@@ -247,7 +246,7 @@ def test_laptop_without_network(trial, until):
         if until == "end":
             assert machine.wait(90)
         time.sleep(2)
-    said = finish(launcher)
+    said = launcher.finish()
     fault = f"laptop without network for ten minutes, until {until}"
     trial.check(fault, said, code=0, finished=True)
     assert len(trial.world.machines) == 1
@@ -256,11 +255,11 @@ def test_laptop_without_network(trial, until):
 def test_laptop_asleep(trial):
     launcher = trial.start()
     machine = trial.wait_for_epoch(1)
-    os.killpg(launcher.pid, signal.SIGSTOP)
+    launcher.signal(signal.SIGSTOP)
     assert machine.wait(90)
     time.sleep(2)
-    os.killpg(launcher.pid, signal.SIGCONT)
-    trial.check("laptop asleep until the end", finish(launcher), code=0, finished=True)
+    launcher.signal(signal.SIGCONT)
+    trial.check("laptop asleep until the end", launcher.finish(), code=0, finished=True)
 
 
 # The start script
@@ -372,7 +371,7 @@ def test_kill_9_on_the_instance(trial, words, state, reason):
     script = str(machine.folder / "user-data")
     killed = [machine.signal(script if word == "user-data" else word) for word in words]
     assert all(killed), machine.console
-    said = finish(launcher)
+    said = launcher.finish()
     fault = f"kill -9 of {', '.join(words).replace('user-data', 'the start script')}"
     trial.check(fault, said, code=0 if state == "done" else 1, finished=state == "done")
     trial.check_end(state, reason)
@@ -383,7 +382,7 @@ def test_kill_9_of_all_on_the_instance(trial):
     machine = trial.wait_for_saved(1)
     kill_all(machine)
     trial.world.pass_minutes(30)  # that the run may take
-    said = finish(launcher)
+    said = launcher.finish()
     fault = "kill -9 of every process: the timer ends it, the next instance goes on"
     trial.check(fault, said, code=0, finished=True, grace_seconds=6)
     assert machine.asked[0][0] == "shutdown"
@@ -393,7 +392,7 @@ def test_kill_9_of_all_on_the_instance(trial):
 def test_all_killed_and_timers_gone(trial):
     launcher = trial.start(overrides=("--epoch-seconds", "1"))
     machine = trial.wait_for_saved(1)
-    kill(launcher)
+    launcher.kill()
     kill_all(machine)
     machine.forget_timers()
     assert not trial.world.wait_until_empty(1)
@@ -408,7 +407,7 @@ def test_all_killed_and_timers_gone(trial):
 def test_reap_ends_what_nothing_else_does(trial):
     launcher = trial.start(overrides=("--epoch-seconds", "1"))
     machine = trial.wait_for_saved(1)
-    kill(launcher)
+    launcher.kill()
     kill_all(machine)
     machine.forget_timers()
     for name in trial.world.schedules():
@@ -431,7 +430,7 @@ def test_frozen_instance_is_given_up_and_the_next_goes_on(trial, which):
                 process.suspend()
     else:
         machine.signal(ATTEMPT, signal.SIGSTOP)
-    said = finish(launcher)
+    said = launcher.finish()
     fault = f"frozen: {which} of the instance's processes"
     trial.check(fault, said, code=0, finished=True, says="no heartbeat", grace_seconds=6)
 
@@ -478,7 +477,7 @@ def test_stop_saves_and_resume_goes_on(trial):
     trial.wait_for_epoch(1)
     code, said = trial.verb("stop")
     assert code == 0, said
-    trial.check("stop from the laptop", finish(launcher), code=3, says="resume")
+    trial.check("stop from the laptop", launcher.finish(), code=3, says="resume")
     trial.check_end("stopped", "")
     code, said = trial.resume()
     assert code == 0, said
@@ -487,7 +486,7 @@ def test_stop_saves_and_resume_goes_on(trial):
 
 def test_stop_of_a_training_that_does_not_hear(trial):
     launcher = trial.start("--detach", overrides=("--hang-at", "2"))
-    assert finish(launcher)[0] == 0
+    assert launcher.finish()[0] == 0
     trial.wait_for_epoch(2)
     said = trial.verb("stop")
     trial.check("stop of a hung training", said, code=0)
@@ -503,16 +502,16 @@ def test_notice_at_any_time(trial, seed):
     machine = trial.machine()
     time.sleep(seconds)
     machine.interrupt(4)
-    said = finish(launcher)
+    said = launcher.finish()
     trial.check(f"spot notice, {seconds:.1f} s after the start", said, code=0, finished=True)
 
 
 def test_interrupted_five_times_it_ends_where_an_unbroken_one_does(trial):
-    launcher = trial.start(overrides=("--epoch-seconds", "1.5"))
+    launcher = trial.start("--spot-only", overrides=("--epoch-seconds", "1.5"))
     for number in range(1, 6):
         machine = trial.wait_for_epoch(number - 1, number)
         machine.interrupt(4)
-    said = finish(launcher)
+    said = launcher.finish()
     trial.check("five interruptions in one run", said, code=0, finished=True)
     assert len(trial.world.machines) == 6
 
@@ -520,7 +519,7 @@ def test_interrupted_five_times_it_ends_where_an_unbroken_one_does(trial):
 def test_instance_that_vanishes_without_a_word(trial):
     launcher = trial.start(overrides=("--epoch-seconds", "1"))
     trial.wait_for_saved(1).vanish()
-    said = finish(launcher)
+    said = launcher.finish()
     fault = "the instance vanishes without a word"
     trial.check(fault, said, code=0, finished=True, grace_seconds=6)
 
@@ -530,7 +529,7 @@ def test_ended_by_hand_in_the_console(trial, how):
     launcher = trial.start(overrides=("--epoch-seconds", "0.4"))
     machine = trial.wait_for_epoch(2)
     getattr(trial.world.client("ec2"), how)(InstanceIds=[machine.id])
-    said = finish(launcher)
+    said = launcher.finish()
     trial.check(f"{how} by hand", said, code=0, finished=True)
 
 
@@ -545,7 +544,7 @@ def test_s3_that_refuses_the_instance_for_a_while(trial, how):
     time.sleep(3)
     for fault in faults:
         fault.count = 0
-    trial.check(f"S3 refuses for a while ({how})", finish(launcher), code=0, finished=True)
+    trial.check(f"S3 refuses for a while ({how})", launcher.finish(), code=0, finished=True)
 
 
 def test_content_that_arrives_spoilt_is_sent_again(trial):

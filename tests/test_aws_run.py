@@ -14,7 +14,7 @@ from machines import Machine, wait_for
 from moto.iam.access_control import IAMRequestBase
 from safetensors.torch import load_file
 from trainings import SMALL, flags, run_script
-from trials import EPOCHS, Trial, finish
+from trials import EPOCHS, Trial
 
 import cost_optimized_train
 from benchmarks.figures import write_figures
@@ -52,7 +52,7 @@ def real_trial(tmp_path, clips_folder, trunk_file):
 
 
 def train(trial, **constants):
-    words = ("run", trial.bucket, "--yes", "--", *flags(**TRAINING, **constants))
+    words = ("run", trial.bucket, "--yes", "--spot-only", "--", *flags(**TRAINING, **constants))
     return trial.laptop.start(*words)
 
 
@@ -62,7 +62,7 @@ def test_whole_run_from_the_laptop_to_the_report(real_trial):
     code, said = trial.laptop.run("upload", trial.bucket)
     assert code == 0, said
     start = time.monotonic()
-    said = finish(train(trial, epochs=3, head_learning_rate=0.01), 240)
+    said = train(trial, epochs=3, head_learning_rate=0.01).finish()
     seconds = time.monotonic() - start
     trial.check("whole run", said, code=0, says="training · epoch", bound_seconds=5)
     write_figures("aws_run", {"whole_run_seconds": round(seconds, 1)})
@@ -96,7 +96,7 @@ def test_dry_run_tells_all_and_begins_nothing(trial):
 
 def test_run_that_is_left_is_watched_fetched_and_followed_again(trial):
     launcher = trial.start("--detach", overrides=("--epoch-seconds", "0.8"))
-    code, said = finish(launcher)
+    code, said = launcher.finish()
     assert code == 0, said
     trial.wait_for_epoch(1)
     assert wait_for(lambda: "epoch 1/5" in trial.verb("status")[1], 30)
@@ -174,7 +174,7 @@ def test_interrupted_five_times_its_weights_are_those_of_a_run_that_was_not(
         assert wait_for(lambda m=machine, r=rows: epochs_on(m) >= r or m.ended, 90)
         assert machine.ended is None, machine.console
         machine.interrupt(20)
-    said = finish(launcher, 240)
+    said = launcher.finish(240)
     trial.check("five interruptions", said, code=0, bound_seconds=5)
     assert len(trial.world.machines) == 6
     found = trial.laptop.folder / "runs" / trial.run_name

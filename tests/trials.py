@@ -1,18 +1,15 @@
 """Trials: a launcher, a bucket and machines, what is done to them, and what must then hold."""
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
 import time
 import uuid
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from aws_world import SECRET, Laptop, World
+from aws_world import SECRET, Laptop, Launcher, World
 from machines import Machine, kill_marked, wait_for
 from short_train import STEPS, final_state, next_state
 
@@ -105,13 +102,14 @@ class Trial:
         words = [word for word in words if word != "--any"]
         return [*words, "--", "--epochs", str(EPOCHS), *overrides]
 
-    def start(self, *options: str, overrides: tuple[str, ...] = ()) -> subprocess.Popen:
-        return self.laptop.start(*self.command(*options, overrides=overrides))
+    def start(self, *options: str, overrides: tuple[str, ...] = ()) -> Launcher:
+        self.launcher = self.laptop.start(*self.command(*options, overrides=overrides))
+        return self.launcher
 
     def run(
         self, *options: str, overrides: tuple[str, ...] = (), seconds: float = 300
     ) -> tuple[int, str]:
-        return finish(self.start(*options, overrides=overrides), seconds)
+        return self.start(*options, overrides=overrides).finish(seconds)
 
     def verb(self, verb: str, *options: str, seconds: float = 300) -> tuple[int, str]:
         """A verb that is about the run."""
@@ -130,7 +128,7 @@ class Trial:
     def machine(self, number: int = 1, seconds: float = 120) -> Machine:
         """The number-th that was started, once it is."""
         machines = self.world.machines
-        assert wait_for(lambda: len(machines) >= number, seconds), "no instance was started"
+        assert wait_for(lambda: len(machines) >= number, seconds), self.launcher.said
         return machines[number - 1]
 
     def wait_for_epoch(self, epoch: int, number: int = 1, seconds: float = 120) -> Machine:
@@ -148,8 +146,8 @@ class Trial:
         return machine
 
     def saved_epochs(self) -> int:
-        content = self.saved().get("last.ckpt")
-        return json.loads(content)["epoch"] if content else 0
+        state = _parse_state(self.saved().get("last.ckpt"))
+        return state["epoch"] if state else 0
 
     def record(self, name: str) -> dict | None:
         """A JSON object of the run on S3."""
@@ -239,8 +237,8 @@ class Trial:
                 done = max(done, sum(row["time"] <= last for row in state["history"]))
         kept = [0]
         for content in (self.saved().get("last.ckpt"), self.fetched("last.ckpt")):
-            if content:
-                state = json.loads(content)
+            state = _parse_state(content)
+            if state:
                 assert state["state"] == chain(state["epoch"], state["step"]), "not exactly resumed"
                 kept.append(state["epoch"])
         return done, max(kept)
@@ -281,23 +279,6 @@ def chain(epoch: int, step: int) -> str:
     return state
 
 
-def finish(process: subprocess.Popen, seconds: float = 300) -> tuple[int, str]:
-    """Exit code and output of a launcher; one that does not end is killed, and fails the test."""
-    try:
-        output, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        raise AssertionError(f"the launcher did not end within {seconds} s:\n{output}") from None
-    return process.returncode, output
-
-
-def kill(process: subprocess.Popen) -> tuple[None, str]:
-    """Ends a launcher with signal 9, and returns what it had said."""
-    os.killpg(process.pid, signal.SIGKILL)
-    return None, process.communicate()[0]
-
-
 def done_epochs(machine: Machine) -> int:
     state = _state_on(machine)
     return state["epoch"] if state else 0
@@ -305,10 +286,14 @@ def done_epochs(machine: Machine) -> int:
 
 def _state_on(machine: Machine) -> dict | None:
     """The newest state of a short training on the disk of a machine."""
-    states = []
-    for path in (machine.home / "runs").glob("*/last.ckpt"):
-        states.append(json.loads(path.read_text()))
+    found = (machine.home / "runs").glob("*/last.ckpt")
+    states = [state for path in found if (state := _parse_state(path.read_bytes()))]
     return max(states, key=lambda state: (state["epoch"], state["step"]), default=None)
+
+
+def _parse_state(content: bytes | None) -> dict | None:
+    """None for what is not of a short training."""
+    return json.loads(content) if content and content.startswith(b"{") else None
 
 
 def _last_words(output: str) -> str:
