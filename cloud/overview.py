@@ -82,7 +82,7 @@ def detail_lines(state: RunState) -> list[str]:
     ]
     if state.heartbeat:
         lines.append(f"heartbeat {state.heartbeat.time} {describe_heartbeat(state.heartbeat)}")
-        if state.heartbeat.line:
+        if state.heartbeat.line and state.heartbeat.stage != "ended":
             lines.append(f"          {state.heartbeat.line}")
     for attempt in state.attempts:
         what = f"{attempt.instance_type} {attempt.market} {attempt.zone}"
