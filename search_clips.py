@@ -173,7 +173,7 @@ def airings(options: argparse.Namespace, store: ClipStore) -> int:
     """Says how often and when each spot ran."""
     model = load_model(options)
     finder = open_finder(options, store, model)
-    runs = finder.spots(options.cache_dir / SEARCH, label=options.label)
+    runs = finder.spots(label=options.label)
     if options.json:
         print(json.dumps([asdict(spot) for spot in runs], indent=2))
     else:
@@ -293,7 +293,7 @@ def open_finder(options: argparse.Namespace, store: ClipStore, model: Model) -> 
     if found.note:
         print(f"note: {found.note}: every clip is compared", file=sys.stderr)
     features = open_feature_store(options.cache_dir, model.embedder.spec)
-    finder = Finder(store, found, features, model.embedder.spec)
+    finder = Finder(store, found, features, model.embedder.spec, options.cache_dir / SEARCH)
     if finder.num_without_features:
         print(
             f"note: {finder.num_without_features} recordings have no features on this machine: "

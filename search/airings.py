@@ -3,12 +3,14 @@
 import bisect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from utils.duplicates import Repeat
 from utils.feature_store import FeatureStore
 from utils.features import FeatureSpec
+from utils.files import write_whole
 from utils.fingerprints import SOUND_STEP, hash_pictures, hash_sounds
 from utils.repeats import PICTURES, SOUNDS, Likeness, follow
 
@@ -47,11 +49,13 @@ def find_airings(
     spec: FeatureSpec,
     keys: Sequence[str],
     *,
+    kept_in: Path | None = None,
     report: Callable[[int], None] = lambda recordings: None,
 ) -> list[Airing]:
     """Where the recordings with these keys show or sound the same as a stretch of another file.
 
-    At most one airing for each place, the longest first found out about: picture before sound.
+    At most one airing for each place, by the picture rather than by the sound. Hashes of the sound,
+    which take a third of a second for an hour, are kept in the folder `kept_in`.
     """
     pictures = [hash_pictures(frames)]
     # Hashes are so many rows apart, and an airing begins between two of them as a rule.
@@ -60,9 +64,10 @@ def find_airings(
     for key in keys:
         there = np.asarray(features.get(key, "picture_hashes"))
         airings = _airings_in(pictures, there, spec.fps, PICTURES, key, "picture")
-        if sounds and (heard := features.get(key, "mfcc")) is not None:
+        if sounds and features.num_rows(key, "mfcc"):
+            heard = _sound_hashes(features, key, kept_in)
             rate = spec.mfcc.frames_per_second / SOUND_STEP
-            airings += _airings_in(sounds, hash_sounds(heard), rate, SOUNDS, key, "sound")
+            airings += _airings_in(sounds, heard, rate, SOUNDS, key, "sound")
         found += _apart(airings)
         report(1)
     return found
@@ -157,6 +162,20 @@ def _root(parents: list[int], index: int) -> int:
         parents[index] = parents[parents[index]]
         index = parents[index]
     return index
+
+
+def _sound_hashes(features: FeatureStore, key: str, folder: Path | None) -> np.ndarray:
+    """(n,) uint64 of all of a recording."""
+    if folder is None:
+        return hash_sounds(features.get(key, "mfcc"))
+    path = folder / f"{key}.u64"
+    try:
+        return np.frombuffer(path.read_bytes(), "<u8")
+    except (OSError, ValueError):
+        hashes = hash_sounds(features.get(key, "mfcc"))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, hashes.astype("<u8").tobytes())
+        return hashes
 
 
 def _airings_in(

@@ -29,11 +29,20 @@ class Runs:
 
 
 class Finder:
-    """Answers with places; `features` are those on this machine, which hold the fingerprints."""
+    """Answers with places; `features` are those on this machine, which hold the fingerprints.
+
+    In `cache_dir` is kept what is found out about recordings on the way.
+    """
 
     def __init__(
-        self, store: ClipStore, index: VectorIndex, features: FeatureStore, spec: FeatureSpec
+        self,
+        store: ClipStore,
+        index: VectorIndex,
+        features: FeatureStore,
+        spec: FeatureSpec,
+        cache_dir: Path,
     ):
+        self._cache_dir = cache_dir
         self._store = store
         self._index = index
         self._features = features
@@ -81,18 +90,21 @@ class Finder:
     ) -> list[Place]:
         """Where the same spot ran, by its fingerprints, in the order of recordings and times."""
         airings = find_airings(
-            asked.frames, asked.mfcc, self._features, self._spec, self.keys, report=report
+            asked.frames,
+            asked.mfcc,
+            self._features,
+            self._spec,
+            self.keys,
+            kept_in=self._cache_dir / f"sounds-{self._spec.id}",
+            report=report,
         )
         places = [place for airing in airings for place in self._places(airing)]
         return list(_in_order(p for p in places if label in (None, p.label)))
 
-    def spots(self, cache_dir: Path, *, label: str | None = None) -> list[Runs]:
-        """All that ran more than once, the most often run first.
-
-        What repeats is kept in `cache_dir` until the recordings change.
-        """
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        found = find_duplicates(self._features, self._spec, self.keys, cache_dir)
+    def spots(self, *, label: str | None = None) -> list[Runs]:
+        """All that ran more than once, the most often run first."""
+        self._cache_dir.mkdir(parents=True, exist_ok=True)
+        found = find_duplicates(self._features, self._spec, self.keys, self._cache_dir)
         runs = []
         for spot in group_spots(found.repeats):
             places = [place for airing in spot.airings for place in self._places(airing)]

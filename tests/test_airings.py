@@ -77,6 +77,16 @@ def test_every_airing_is_found_with_its_time(archive, spec):
     assert all(0.8 < airing.likeness <= 1 for airing in found)
 
 
+def test_hashes_that_were_kept_give_the_same(archive, spec, tmp_path):
+    asked = film(1, 8), music(1, 8, spec), archive, spec, sorted(archive)
+    expected = find_airings(*asked)
+    assert find_airings(*asked, kept_in=tmp_path / "kept") == expected
+    (tmp_path / "kept" / "heard.u64").write_bytes(b"odd")  # damaged: made anew
+    assert find_airings(*asked, kept_in=tmp_path / "kept") == expected
+    assert find_airings(*asked, kept_in=tmp_path / "kept") == expected
+    assert (tmp_path / "kept" / "heard.u64").stat().st_size % 8 == 0
+
+
 def test_part_of_a_spot_finds_it_and_more_than_it_too(archive, spec):
     half = find_airings(film(1, 8)[2 * FPS : 7 * FPS], None, archive, spec, ["twice"])
     assert sorted((a.start_seconds, a.end_seconds) for a in half) == [(12.0, 17.0), (42.0, 47.0)]
