@@ -44,8 +44,8 @@ class Train(Step):
         return None if known or model.exists() else f"{model} is gone"
 
     def run(self, pipeline: Pipeline) -> tuple[dict, str]:
-        listed = pipeline.outputs("prepare")["list"]
-        done = pipeline.record(self.name).outputs["run"] if pipeline.again else None
+        listed, before = pipeline.outputs("prepare")["list"], pipeline.record(self.name)
+        done = before.outputs["run"] if before and pipeline.again else None
         found = [run for run in find_runs(pipeline, listed) if str(run) != done]
         run = found[-1] if found else None
         if run is None or not is_finished(run):

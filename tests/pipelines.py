@@ -10,6 +10,7 @@ the store and the index of the one that nothing broke. Prints one JSON object.
 import contextlib
 import importlib
 import json
+import math
 import os
 import random
 import re
@@ -134,10 +135,11 @@ def main() -> None:
         while code != 0:
             said = folder / f"said {runs} {tries}"
             child, tries = fork(place, arguments, said), tries + 1
-            if kills < wanted and tries <= 8:
-                time.sleep(chance.uniform(0, seconds))
-                os.kill(child, signal.SIGKILL)  # which is too late where it is done already
-            code = wait(child)
+            began = time.monotonic()
+            limit = chance.uniform(0, seconds) if kills < wanted and tries <= 8 else math.inf
+            code = wait(child, limit)
+            if code == 0:  # another program may have slowed the first one down
+                seconds = min(seconds, time.monotonic() - began)
             assert code in (0, -signal.SIGKILL), said.read_text()
             if code:
                 kills += 1
@@ -173,8 +175,16 @@ def fork(place: Path, arguments: list[str], said: Path) -> int:
     return child
 
 
-def wait(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def wait(child: int, limit_seconds: float = math.inf) -> int:
+    """How the process ended, by signal 9 where it takes longer."""
+    deadline = time.monotonic() + limit_seconds
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            ended = os.waitpid(child, 0)
+            break
+        time.sleep(0.01)
+    return os.waitstatus_to_exitcode(ended[1])
 
 
 if __name__ == "__main__":
