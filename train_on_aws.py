@@ -45,7 +45,8 @@ def main() -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    from cloud.launch import begin_run, dry_run_lines, plan_run, see_through, start_first
+    from cloud.launch import begin_run, see_through, start_first
+    from cloud.order import dry_run_lines, plan_run
     from cloud.screen import Screen
 
     screen = Screen()
@@ -266,7 +267,7 @@ def _positive(text: str) -> float:
 
 
 def _order(options: argparse.Namespace):
-    from cloud.launch import Order
+    from cloud.order import Order
     from cloud.plan import ON_DEMAND, SPOT, Constraints
 
     _check_overrides(options.script, options.overrides)

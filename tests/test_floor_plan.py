@@ -185,7 +185,7 @@ def test_step_benchmark_runs_where_only_torch_and_numpy_are():
 TESTED_THROUGH = {
     r"network|roles|images|schedule": "ground",
     "known_runs": "overview",
-    "screen": "launch",
+    "order|screen": "launch",
     "user_data": "run_record",
     "archive|classifier|copies": "label_recording",
     r"charts|curves|verdict": "report",

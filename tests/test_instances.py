@@ -136,7 +136,8 @@ def test_busy_service_is_asked_a_few_times_and_then_said(aws, run, place, monkey
 def test_ours_are_found_by_run_and_attempt_and_others_are_not(aws, run, place):
     started = start_instance(run.plan, ATTEMPT, place)
     ec2 = aws.client("ec2")
-    ec2.run_instances(ImageId=place.image.image_id, InstanceType="t3.micro", MinCount=1, MaxCount=1)
+    other = {"InstanceType": "t3.micro", "UserData": "#!/bin/bash\nsleep 60"}
+    ec2.run_instances(ImageId=place.image.image_id, MinCount=1, MaxCount=1, **other)
     assert [i.instance_id for i in find_instances(REGION)] == [started.instance_id]
     assert find_instances(REGION, run=run.plan.run, attempt=1)
     assert not find_instances(REGION, run=run.plan.run, attempt=2)

@@ -17,18 +17,17 @@ from cloud.launch import (
     FAILURE,
     NOT_RESTARTED,
     OK,
-    Order,
     begin_run,
     change_limits,
-    dry_run_lines,
     find_live,
     is_done,
-    plan_run,
     see_through,
     start_first,
     start_next,
     stop_run,
 )
+from cloud.order import Order, dry_run_lines, plan_run
+from cloud.permissions import policies
 from cloud.plan import SPOT, Constraints, PlanError
 from cloud.run_record import (
     DONE,
@@ -125,7 +124,7 @@ def test_dry_run_prints_every_call_that_a_run_makes_and_the_policies(aws, tmp_pa
     bucket = aws.new_bucket(**VIDEOS)
     planned = plan_run(Order(bucket))
     text = "\n".join(dry_run_lines(planned))
-    documents = launch.policies(bucket, REGION, planned.account)
+    documents = policies(bucket, REGION, planned.account)
     for document in documents.values():
         for line in json.dumps(document, indent=2).splitlines():
             assert line in text
