@@ -4,39 +4,39 @@ does not, and whose instances really run.
 Two addresses lead to it, the laptop's and the instances', so that the network of one can be cut.
 """
 
-import atexit
 import base64
-import compileall
 import contextlib
-import functools
 import itertools
 import json
 import os
 import re
-import shutil
-import signal
-import socket
-import struct
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
-from urllib.parse import parse_qs, unquote
-from xml.sax.saxutils import escape
 
 os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")  # nothing waits for 169.254.169.254
 os.environ.setdefault("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # three seconds; ours follow
 
 import boto3
+from aws_catalog import (
+    CPU_IMAGE,
+    DISK,
+    GPU_IMAGE,
+    IMAGES,
+    ON_DEMAND,
+    QUOTAS,
+    REGION,
+    SPOT_SHARE,
+    product_line,
+    quota,
+)
+from aws_front import Answer, Call, Door, cut, error, json_answer, name_call, refuse, xml
 from machines import (
     MARK,
-    ROOT,
     Clock,
     Hardware,
     Machine,
@@ -55,73 +55,10 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from moto.s3.models import s3_backends
 from moto.scheduler.models import scheduler_backends
 from moto.sts.models import sts_backends
-from s3_server import KEYS, QuietHandler
-from werkzeug.serving import make_server
+from s3_server import KEYS
 
-REGION = "us-east-1"
 LAPTOP, INSTANCE = "laptop", "instance"
 SECRET = "what-nobody-but-the-laptop-may-see"
-GPU_IMAGE, OLD_GPU_IMAGE, CPU_IMAGE = "ami-0000000000000d1a", "ami-0000000000000d10", "ami-a1202300"
-IMAGES = [
-    {
-        "ami_id": GPU_IMAGE,
-        "name": "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 24.04) 20261009",
-        "description": "Supported EC2 instances: G4dn, G5, G6. NVIDIA driver version: 595.91.05",
-        "creation_date": datetime(2026, 10, 9, tzinfo=UTC),
-    },
-    {
-        "ami_id": OLD_GPU_IMAGE,
-        "name": "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 24.04) 20250101",
-        "description": "Supported EC2 instances: G4dn, G5, G6. NVIDIA driver version: 550.127.05",
-        "creation_date": datetime(2025, 1, 1, tzinfo=UTC),
-    },
-    {
-        "ami_id": CPU_IMAGE,
-        "name": "al2023-ami-2023.9.20261101.0-kernel-6.12-x86_64",
-        "description": "Amazon Linux 2023 AMI 2023.9.20261101.0 x86_64 HVM kernel-6.12",
-        "creation_date": datetime(2026, 11, 1, tzinfo=UTC),
-    },
-]
-ON_DEMAND = {  # dollars an hour
-    "g4dn.xlarge": 0.526,
-    "g4dn.2xlarge": 0.752,
-    "g5.xlarge": 1.006,
-    "g5.2xlarge": 1.212,
-    "g6.xlarge": 0.8048,
-    "g6.2xlarge": 0.9776,
-    "c7i.2xlarge": 0.357,
-    "c7i.4xlarge": 0.714,
-    "c7i.8xlarge": 1.428,
-    "c7a.2xlarge": 0.41056,
-    "c7a.4xlarge": 0.82112,
-    "c7a.8xlarge": 1.64224,
-    "c6i.2xlarge": 0.34,
-    "c6i.4xlarge": 0.68,
-    "c6i.8xlarge": 1.36,
-}
-DISK = 0.08  # dollars a GB and month
-SPOT_SHARE = {"a": 0.42, "b": 0.40, "c": 0.45}  # of the price on demand, by the zone's letter
-QUOTAS = {  # vCPUs: G and VT on spot and on demand, standard on spot and on demand
-    "L-3819A6DF": 64.0,
-    "L-DB2E81BA": 64.0,
-    "L-34B43A08": 256.0,
-    "L-1216C47A": 256.0,
-}
-SCHEDULES = {"POST": "CreateSchedule", "PUT": "UpdateSchedule", "DELETE": "DeleteSchedule"}
-OBJECTS = {"GET": "GetObject", "PUT": "PutObject", "HEAD": "HeadObject", "DELETE": "DeleteObject"}
-XML = "text/xml"
-JSON = "application/x-amz-json-1.1"
-
-
-@dataclass(frozen=True)
-class Call:
-    """A request as a person would name it."""
-
-    side: str  # laptop or instance
-    service: str
-    name: str  # for example RunInstances, PutObject
-    detail: str  # bucket/key, or the parameters
-    parameters: dict = field(hash=False, compare=False, default_factory=dict)
 
 
 @dataclass
@@ -179,7 +116,7 @@ class World:
         self._numbers = itertools.count()
         self._reset_moto()
         self._backend = DomainDispatcherApplication(create_backend_app)
-        self._doors = {side: _Door(self._answer, side) for side in (LAPTOP, INSTANCE)}
+        self._doors = {side: Door(self._answer, side) for side in (LAPTOP, INSTANCE)}
         self._watch = keep_watch(self.mark)
         self._closed = threading.Event()
         threading.Thread(target=self._fire_schedules, daemon=True).start()
@@ -304,11 +241,11 @@ class World:
         # Always read whole: what is left of a request would be taken for the next one.
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         environ["wsgi.input"] = BytesIO(body)
-        call = _name_call(side, environ, body)
+        call = name_call(side, environ, body)
         if "tester/" in environ.get("HTTP_AUTHORIZATION", ""):
             return self._serve(call, environ).send(start_response)
         if self._doors[side].is_shut:
-            _cut(environ)
+            cut(environ)
         with self._lock:
             self.calls.append(call)
             fault = next((fault for fault in self.faults if fault.takes(call)), None)
@@ -316,21 +253,21 @@ class World:
         if fault and fault.act and how != "lost":
             fault.act()
         if how == "reset":
-            _cut(environ)
+            cut(environ)
         if how == "slow":
             self._closed.wait(12)
         if how == "spoilt":
             environ["wsgi.input"] = BytesIO(body[:-1] + bytes(byte ^ 1 for byte in body[-1:]))
         if how not in ("", "slow", "lost", "spoilt"):
-            return _refuse(start_response, call, how, fault.message)
+            return refuse(start_response, call, how, fault.message)
         answer = self._serve(call, environ)
         if how == "lost":
             if fault.act:
                 fault.act()
-            _cut(environ)
+            cut(environ)
         return answer.send(start_response)
 
-    def _serve(self, call: Call, environ: dict) -> "_Answer":
+    def _serve(self, call: Call, environ: dict) -> "Answer":
         own = getattr(self, f"_on_{call.name}", None)
         if own is not None:
             answer = own(call, environ)
@@ -338,12 +275,12 @@ class World:
                 return answer
         return self._ask_moto(environ)
 
-    def _ask_moto(self, environ: dict) -> "_Answer":
-        return _Answer.of(self._backend, environ)
+    def _ask_moto(self, environ: dict) -> "Answer":
+        return Answer.of(self._backend, environ)
 
     # What moto does not know
 
-    def _on_RunInstances(self, call: Call, environ: dict) -> "_Answer | None":
+    def _on_RunInstances(self, call: Call, environ: dict) -> "Answer | None":
         asked = call.parameters
         if asked.get("DryRun") == "true":
             return None
@@ -354,11 +291,11 @@ class World:
             if token in self._tokens:
                 known, *answer = self._tokens[token]
                 if known != asked:
-                    return _error(call, "IdempotentParameterMismatch", "other parameters")
-                return _Answer(*answer)
+                    return error(call, "IdempotentParameterMismatch", "other parameters")
+                return Answer(*answer)
             code = self.capacity(market, kind, zone)
             if code:
-                return _error(call, code, f"{kind} in {zone}")
+                return error(call, code, f"{kind} in {zone}")
             answer = self._ask_moto(environ)
             found = re.search(rb"<instanceId>(i-[0-9a-f]+)</instanceId>", answer.content)
             if not answer.status.startswith("200") or not found:
@@ -393,7 +330,7 @@ class World:
         machine.start(user_data, environment | self.environment_of_machines)
         return machine
 
-    def _on_TerminateInstances(self, call: Call, environ: dict) -> "_Answer":
+    def _on_TerminateInstances(self, call: Call, environ: dict) -> "Answer":
         with self._lock:
             answer = self._ask_moto(environ)
             if answer.status.startswith("200"):
@@ -408,7 +345,7 @@ class World:
         state = ec2_backends[DEFAULT_ACCOUNT_ID][REGION].get_instance(machine.id)._state
         state.name, state.code = "shutting-down", 32
 
-    def _on_StopInstances(self, call: Call, environ: dict) -> "_Answer":
+    def _on_StopInstances(self, call: Call, environ: dict) -> "Answer":
         with self._lock:
             answer = self._ask_moto(environ)
         for machine in self.machines:
@@ -431,7 +368,7 @@ class World:
             else:
                 backend.terminate_instances([machine.id])
 
-    def _on_DescribeSpotPriceHistory(self, call: Call, environ: dict) -> "_Answer":
+    def _on_DescribeSpotPriceHistory(self, call: Call, environ: dict) -> "Answer":
         items = [
             f"<item><instanceType>{kind}</instanceType>"
             "<productDescription>Linux/UNIX</productDescription>"
@@ -443,41 +380,43 @@ class World:
             for letter, share in SPOT_SHARE.items()
         ]
         content = f"<spotPriceHistorySet>{''.join(items)}</spotPriceHistorySet><nextToken/>"
-        return _xml("DescribeSpotPriceHistory", content)
+        return xml("DescribeSpotPriceHistory", content)
 
-    def _on_GetProducts(self, call: Call, environ: dict) -> "_Answer":
+    def _on_GetProducts(self, call: Call, environ: dict) -> "Answer":
         wanted = {item["Field"]: item["Value"] for item in call.parameters.get("Filters", [])}
         kind = wanted.get("instanceType")
         dollars = DISK if wanted.get("volumeApiName") == "gp3" else self.on_demand.get(kind)
-        products = [] if dollars is None else [json.dumps(_product(wanted, dollars))]
-        return _json({"FormatVersion": "aws_v1", "PriceList": products})
+        products = [] if dollars is None else [product_line(wanted, dollars)]
+        return json_answer({"FormatVersion": "aws_v1", "PriceList": products})
 
-    def _on_GetServiceQuota(self, call: Call, environ: dict) -> "_Answer":
+    def _on_GetServiceQuota(self, call: Call, environ: dict) -> "Answer":
         code = call.parameters.get("QuotaCode")
         if code not in self.quotas:
-            return _error(call, "NoSuchResourceException", f"no quota {code}")
-        return _json({"Quota": _quota(code, self.quotas[code])})
+            return error(call, "NoSuchResourceException", f"no quota {code}")
+        return json_answer({"Quota": quota(code, self.quotas[code])})
 
-    def _on_ListServiceQuotas(self, call: Call, environ: dict) -> "_Answer":
-        return _json({"Quotas": [_quota(code, value) for code, value in self.quotas.items()]})
+    def _on_ListServiceQuotas(self, call: Call, environ: dict) -> "Answer":
+        return json_answer({"Quotas": [quota(code, value) for code, value in self.quotas.items()]})
 
-    def _on_GetParameter(self, call: Call, environ: dict) -> "_Answer | None":
+    def _on_GetParameter(self, call: Call, environ: dict) -> "Answer | None":
         name = call.parameters.get("Name", "")
         if not name.startswith("/aws/service/"):
             return None
         image = self._image_of(name)
         if image is None:
-            return _error(call, "ParameterNotFound", "")
-        return _json({"Parameter": {"Name": name, "Type": "String", "Value": image, "Version": 1}})
+            return error(call, "ParameterNotFound", "")
+        return json_answer(
+            {"Parameter": {"Name": name, "Type": "String", "Value": image, "Version": 1}}
+        )
 
-    def _on_GetParameters(self, call: Call, environ: dict) -> "_Answer":
+    def _on_GetParameters(self, call: Call, environ: dict) -> "Answer":
         names = call.parameters.get("Names", [])
         found = {name: self._image_of(name) for name in names}
         values = [{"Name": n, "Type": "String", "Value": i} for n, i in found.items() if i]
         missing = [name for name, image in found.items() if image is None]
-        return _json({"Parameters": values, "InvalidParameters": missing})
+        return json_answer({"Parameters": values, "InvalidParameters": missing})
 
-    def _on_CreateSchedule(self, call: Call, environ: dict) -> "_Answer":
+    def _on_CreateSchedule(self, call: Call, environ: dict) -> "Answer":
         answer = self._ask_moto(environ)
         if answer.status.startswith("200"):
             moment = call.parameters["ScheduleExpression"].removeprefix("at(").removesuffix(")")
@@ -487,7 +426,7 @@ class World:
             self._schedules[name] = (time.monotonic() + seconds, call.parameters["Target"])
         return answer
 
-    def _on_DeleteSchedule(self, call: Call, environ: dict) -> "_Answer":
+    def _on_DeleteSchedule(self, call: Call, environ: dict) -> "Answer":
         answer = self._ask_moto(environ)
         if answer.status.startswith("200"):
             self._schedules.pop(environ["PATH_INFO"].rpartition("/")[2], None)
@@ -524,9 +463,9 @@ class World:
             "s3",
             endpoint_url=self._doors[INSTANCE].url,
             region_name=REGION,
-            aws_access_key_id=keys["keys"]["AccessKeyId"],
-            aws_secret_access_key=keys["keys"]["SecretAccessKey"],
-            aws_session_token=keys["keys"]["Token"],
+            aws_access_key_id=keys[0],
+            aws_secret_access_key=keys[1],
+            aws_session_token=keys[2],
         )
         if target.startswith("s3://"):
             bucket, _, key = target.removeprefix("s3://").partition("/")
@@ -563,7 +502,7 @@ class World:
         backend = ec2_backends[DEFAULT_ACCOUNT_ID][REGION]
         return backend.get_subnet(subnet).availability_zone if subnet else f"{REGION}a"
 
-    def _role_keys(self, profile: str) -> dict | None:
+    def _role_keys(self, profile: str) -> tuple[str, str, str] | None:
         """What the metadata service hands out for an instance profile; None where there is none."""
         if not profile:
             return None
@@ -571,16 +510,7 @@ class World:
         role = sts_backends[DEFAULT_ACCOUNT_ID]["aws"].assume_role(
             REGION, "i-session", found.arn, "", 3600, ""
         )
-        keys = {
-            "Code": "Success",
-            "Type": "AWS-HMAC",
-            "LastUpdated": f"{_now():%Y-%m-%dT%H:%M:%SZ}",
-            "AccessKeyId": role.access_key_id,
-            "SecretAccessKey": role.secret_access_key,
-            "Token": role.session_token,
-            "Expiration": f"{role.expiration:%Y-%m-%dT%H:%M:%SZ}",
-        }
-        return {"role": found.name, "keys": keys}
+        return role.access_key_id, role.secret_access_key, role.session_token
 
     def _reset_moto(self) -> None:
         ec2 = ec2_backends[DEFAULT_ACCOUNT_ID][REGION]
@@ -601,240 +531,6 @@ class World:
         }
         iam_backends[DEFAULT_ACCOUNT_ID]["aws"].reset()
         scheduler_backends[DEFAULT_ACCOUNT_ID][REGION].reset()
-
-
-class Laptop:
-    """A copy of the project from which the launcher is run, as a person would run it."""
-
-    def __init__(self, world: World, folder: Path, rooms: tuple[str, ...] = ("cloud", "utils")):
-        self.world, self.folder = world, folder
-        shutil.copytree(_clone(rooms), folder)
-        self.environment = {
-            **{key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ},
-            **world.environment,
-            "PYTHONUNBUFFERED": "1",
-        }
-
-    def start(self, *words: str, **environment: str) -> "Launcher":
-        return Launcher(words, self.folder, {**self.environment, **environment})
-
-    def run(self, *words: str, seconds: float = 300, **environment: str) -> tuple[int, str]:
-        """Exit code, and what it said."""
-        return self.start(*words, **environment).finish(seconds)
-
-
-class Launcher:
-    """train_on_aws.py, started in a session of its own."""
-
-    def __init__(self, words: tuple[str, ...], folder: Path, environment: dict[str, str]):
-        handle, name = tempfile.mkstemp(dir=folder.parent, prefix="said-")
-        self._said = Path(name)
-        with open(handle, "wb") as said:
-            self._process = subprocess.Popen(
-                [sys.executable, "train_on_aws.py", *words],
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
-                start_new_session=True,
-            )
-
-    @property
-    def said(self) -> str:
-        return self._said.read_text(errors="replace")
-
-    def signal(self, number: int) -> None:
-        os.killpg(self._process.pid, number)
-
-    def finish(self, seconds: float = 300) -> tuple[int, str]:
-        """Exit code, and what it said; one that does not end is killed, and fails the test."""
-        try:
-            code = self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.signal(signal.SIGKILL)
-            self._process.wait()
-            message = f"the launcher did not end within {seconds} s:\n{self.said}"
-            raise AssertionError(message) from None
-        return code, self.said
-
-    def kill(self) -> tuple[None, str]:
-        """Signal 9, and what it had said."""
-        self.signal(signal.SIGKILL)
-        self._process.wait()
-        return None, self.said
-
-
-@functools.cache
-def _clone(rooms: tuple[str, ...]) -> Path:
-    """The project, compiled once for all that copy it."""
-    folder = Path(tempfile.mkdtemp(prefix="clone-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for path in (*ROOT.glob("*.py"), *ROOT.glob("Pipfile*"), ROOT / "run_training.sh"):
-        shutil.copy2(path, folder)
-    for room in rooms:
-        without = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / room, folder / room, ignore=without)
-        compileall.compile_dir(folder / room, quiet=1)
-    return folder
-
-
-class _Door:
-    """An address of the world, which can be shut and opened again."""
-
-    def __init__(self, answer: Callable, side: str):
-        self._app = lambda environ, start_response: answer(side, environ, start_response)
-        self.is_shut = True
-        self._port = 0
-        self.reopen()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
-
-    def reopen(self) -> None:
-        self._server = make_server(
-            "127.0.0.1", self._port, self._app, threaded=True, request_handler=QuietHandler
-        )
-        self._server.daemon_threads = True
-        self._port = self._server.port
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.05,), daemon=True
-        )
-        self._thread.start()
-        self.is_shut = False
-
-    def shut(self) -> None:
-        self.is_shut = True
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    def close(self) -> None:
-        if not self.is_shut:
-            self.shut()
-
-
-@dataclass
-class _Answer:
-    """A whole answer, before anything of it is sent."""
-
-    status: str
-    content: bytes
-    headers: list[tuple[str, str]]
-
-    @classmethod
-    def of(cls, app: Callable, environ: dict) -> "_Answer":
-        begun = []
-        content = b"".join(
-            app(environ, lambda status, headers, *_: begun.append((status, headers)))
-        )
-        return cls(begun[0][0], content, begun[0][1])
-
-    def send(self, start_response: Callable) -> list[bytes]:
-        start_response(self.status, self.headers)
-        return [self.content]
-
-
-def _name_call(side: str, environ: dict, body: bytes) -> Call:
-    scope = re.search(r"Credential=[^/]+/\d+/[^/]+/([^/]+)/", environ.get("HTTP_AUTHORIZATION", ""))
-    service = scope[1] if scope else "s3"
-    path, method = unquote(environ["PATH_INFO"]), environ["REQUEST_METHOD"]
-    target = environ.get("HTTP_X_AMZ_TARGET", "")
-    if target:
-        parameters = json.loads(body or b"{}")
-        return Call(side, service, target.rpartition(".")[2], json.dumps(parameters), parameters)
-    if service == "scheduler":
-        name = SCHEDULES.get(method, "GetSchedule" if path.count("/") > 1 else "ListSchedules")
-        return Call(side, service, name, path, json.loads(body or b"{}"))
-    if service != "s3":
-        form = {key: values[0] for key, values in parse_qs(body.decode()).items()}
-        return Call(side, service, form.pop("Action", "?"), body.decode(), form)
-    query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
-    key = path.strip("/").partition("/")[2]
-    if "uploads" in query or "uploadId" in query:
-        names = {"POST": "CompleteMultipartUpload", "DELETE": "AbortMultipartUpload"}
-        name = "CreateMultipartUpload" if "uploads" in query else names.get(method, "UploadPart")
-    elif key:
-        name = OBJECTS.get(method, method)
-    else:
-        names = {"GET": "ListObjectsV2", "HEAD": "HeadBucket", "POST": "DeleteObjects"}
-        name = "GetBucketLocation" if "location" in query else names.get(method, f"{method} bucket")
-    detail = f"{path.strip('/')}?{environ.get('QUERY_STRING', '')}"
-    return Call(side, service, name, detail)
-
-
-def _cut(environ: dict) -> None:
-    """Ends the connection as a broken network does."""
-    connection = environ["werkzeug.socket"]
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.shutdown(socket.SHUT_RDWR)
-    raise ConnectionAbortedError
-
-
-def _refuse(start_response: Callable, call: Call, how: str, message: str) -> list[bytes]:
-    throttled = {"s3": "SlowDown", "ec2": "RequestLimitExceeded"}
-    denied = {"s3": "AccessDenied", "ec2": "UnauthorizedOperation", "iam": "AccessDenied"}
-    codes = {
-        "busy": "ServiceUnavailable",
-        "throttled": throttled.get(call.service, "ThrottlingException"),
-        "denied": denied.get(call.service, "AccessDeniedException"),
-    }
-    return _error(call, codes.get(how, how), message).send(start_response)
-
-
-def _error(call: Call, code: str, message: str) -> _Answer:
-    """As the service would word it; capacity is missing with status 500, as on AWS."""
-    status = 400
-    if code in ("SlowDown", "ServiceUnavailable"):
-        status = 503
-    elif "Capacity" in code or code == "InternalError":
-        status = 500
-    elif code.startswith(("AccessDenied", "UnauthorizedOperation")):
-        status = 403
-    elif code.startswith("NoSuch") or code.endswith("NotFound"):
-        status = 404
-    message = escape(message)
-    if call.service in ("ssm", "pricing", "servicequotas", "scheduler"):
-        answer = _json({"__type": code, "message": message, "Message": message})
-        answer.headers.append(("x-amzn-errortype", code))
-    elif call.service == "ec2":
-        error = f"<Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors>"
-        answer = _content(f"<Response>{error}<RequestID>r</RequestID></Response>", XML)
-    elif call.service == "s3":
-        error = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
-        answer = _content(error, "application/xml")
-    else:
-        error = f"<Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>"
-        answer = _content(f"<ErrorResponse>{error}</ErrorResponse>", XML)
-    answer.status = f"{status} {code}"
-    return answer
-
-
-def _xml(name: str, content: str) -> _Answer:
-    space = "http://ec2.amazonaws.com/doc/2016-11-15/"
-    return _content(f'<{name}Response xmlns="{space}">{content}</{name}Response>', XML)
-
-
-def _json(value: dict) -> _Answer:
-    return _content(json.dumps(value), JSON)
-
-
-def _content(text: str, kind: str) -> _Answer:
-    content = text.encode()
-    headers = [("Content-Type", kind), ("Content-Length", str(len(content)))]
-    return _Answer("200 OK", content, headers)
-
-
-def _product(attributes: dict, dollars: float) -> dict:
-    unit = "GB-Mo" if "volumeApiName" in attributes else "Hrs"
-    dimension = {"unit": unit, "pricePerUnit": {"USD": f"{dollars:.10f}"}}
-    term = {"effectiveDate": "2026-11-01T00:00:00Z", "priceDimensions": {"T.R.D": dimension}}
-    return {"product": {"attributes": attributes}, "terms": {"OnDemand": {"T.R": term}}}
-
-
-def _quota(code: str, value: float) -> dict:
-    return {"ServiceCode": "ec2", "QuotaCode": code, "QuotaName": code, "Value": value}
 
 
 def _now() -> datetime:

@@ -7,7 +7,6 @@ machine asks for by `shutdown` or `systemd-run` its world does, in scaled minute
 
 import contextlib
 import gzip
-import json
 import os
 import shlex
 import shutil
@@ -18,12 +17,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
+from imds import MetadataService
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "ADGAME_TEST_MACHINE"  # in the environment of each process of a machine
@@ -88,14 +86,13 @@ class Machine:
     folder: Path
     clock: Clock
     mark: str
-    credentials: Callable[[], dict | None]  # of its role, as the metadata service gives them
+    credentials: Callable[[], tuple[str, str, str] | None]  # the three keys of its role
     copy: Callable[["Machine", Path, list[str]], None]  # what `aws s3 cp` does
     on_end: Callable[["Machine"], None]
     asked: list[list[str]] = field(default_factory=list)  # commands of ASKED, in order
     started: float = field(default_factory=time.monotonic)
     ended: str | None = None
     ended_at: float | None = None
-    notice: dict | None = None  # that a spot instance is about to go
     timers_seconds: float = 0.0  # to add to the times of its timers
     _timers: list[tuple[float, str, list[str]]] = field(default_factory=list)
 
@@ -143,7 +140,7 @@ class Machine:
 
     def start(self, user_data: bytes, environment: dict[str, str]) -> None:
         """Runs the user data as cloud-init does: only where it is a script."""
-        self._metadata = _MetadataServer(self)
+        self.metadata = self._metadata_service()
         if user_data[:2] == b"\x1f\x8b":
             user_data = gzip.decompress(user_data)
         script = self.folder / "user-data"
@@ -158,7 +155,7 @@ class Machine:
             "ADGAME_HOME": str(self.home),
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            "AWS_EC2_METADATA_SERVICE_ENDPOINT": self._metadata.url,
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": self.metadata.url,
             MARK: self.mark,
             **environment,
         }
@@ -178,14 +175,9 @@ class Machine:
             _signal(process, number)
         return bool(found)
 
-    def warn(self, seconds: float = 120.0) -> None:
-        """The notice of a spot instance; what ends it is `terminate`, and nobody has to wait."""
-        moment = datetime.now(UTC) + timedelta(seconds=seconds)
-        self.notice = {"action": "terminate", "time": moment.strftime("%Y-%m-%dT%H:%M:%SZ")}
-
     def interrupt(self, seconds: float) -> None:
         """Notice, and the end `seconds` later."""
-        self.warn(seconds)
+        self.metadata.give_notice(seconds)
         self._timers.append((time.monotonic() + seconds, "spot interruption", ["end"]))
 
     def terminate(self, reason: str) -> None:
@@ -205,6 +197,19 @@ class Machine:
         return wait_for(lambda: self.ended is not None, seconds)
 
     # What happens on it
+
+    def _metadata_service(self) -> MetadataService:
+        hardware, keys = self.hardware, self.credentials()
+        service = MetadataService(
+            instance_id=hardware.instance_id,
+            instance_type=hardware.instance_type,
+            zone=hardware.zone,
+            market=hardware.market,
+            keys=keys or ("", "", ""),
+        )
+        if keys is None:
+            del service.documents["iam/security-credentials/"]
+        return service
 
     def _run(self, command: list[str]) -> None:
         with open(self.folder / "console", "ab") as console:
@@ -283,76 +288,11 @@ class Machine:
         while time.monotonic() < deadline and self.processes():
             time.sleep(POLL_SECONDS)
         kill_marked(self.mark)
-        self._metadata.close()
+        self.metadata.close()
         self._last.wait()
         self.ended_at = time.monotonic()
         self.ended = reason if by_itself or at_once else f"terminated: {reason}"
         self.on_end(self)
-
-
-class _MetadataServer:
-    """IMDSv2: nothing without a token, 404 for what there is not (yet)."""
-
-    def __init__(self, machine: Machine):
-        hardware, tokens = machine.hardware, set()
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_) -> None:
-                pass
-
-            def do_PUT(self) -> None:
-                seconds = self.headers.get("X-aws-ec2-metadata-token-ttl-seconds", "")
-                if self.path != "/latest/api/token" or not seconds.isdigit():
-                    return self.answer(400)
-                tokens.add(token := f"token-{len(tokens)}-{time.monotonic_ns()}")
-                self.answer(200, token)
-
-            def do_GET(self) -> None:
-                if self.headers.get("X-aws-ec2-metadata-token") not in tokens:
-                    return self.answer(401)
-                found = self.find(self.path.removeprefix("/latest/").rstrip("/"))
-                self.answer(404 if found is None else 200, found or "")
-
-            def find(self, path: str) -> str | None:
-                known = {
-                    "meta-data/instance-id": hardware.instance_id,
-                    "meta-data/instance-type": hardware.instance_type,
-                    "meta-data/instance-life-cycle": hardware.market,
-                    "meta-data/placement/availability-zone": hardware.zone,
-                    "meta-data/placement/region": hardware.zone[:-1],
-                }
-                if path in known:
-                    return known[path]
-                if machine.notice and path == "meta-data/spot/instance-action":
-                    return json.dumps(machine.notice)
-                if machine.notice and path == "meta-data/spot/termination-time":
-                    return machine.notice["time"]
-                credentials = machine.credentials()
-                if credentials and path == "meta-data/iam/security-credentials":
-                    return credentials["role"]
-                if credentials and path.startswith("meta-data/iam/security-credentials/"):
-                    return json.dumps(credentials["keys"])
-                return None
-
-            def answer(self, status: int, text: str = "") -> None:
-                content = text.encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(
-            target=self._server.serve_forever, args=(POLL_SECONDS,), daemon=True
-        ).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 # Processes

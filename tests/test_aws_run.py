@@ -10,7 +10,8 @@ import shutil
 import time
 
 import pytest
-from aws_world import LAPTOP, Laptop
+from aws_world import LAPTOP
+from laptops import Laptop
 from machines import Machine, wait_for
 from moto.iam.access_control import IAMRequestBase
 from safetensors.torch import load_file
@@ -66,7 +67,8 @@ def test_whole_run_from_the_laptop_to_the_report(real_trial):
     said = train(trial, epochs=3, head_learning_rate=0.01).finish()
     seconds = time.monotonic() - start
     trial.check("whole run", said, code=0, says="training · epoch", bound_seconds=5)
-    write_figures("aws_run", {"whole_run_seconds": round(seconds, 1)})
+    command = "python -m pytest tests/test_aws_run.py -k whole"
+    write_figures("aws_run", {"whole_run_seconds": round(seconds, 1)}, command)
     run = trial.laptop.folder / "runs" / trial.run_name
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["clips"] > 0

@@ -142,7 +142,7 @@ def test_computer_of_the_tests_can_not_be_switched_off(world, ec2):
 def test_metadata_wants_a_token_and_shows_a_notice(world, ec2):
     run_instance(ec2, "sleep 60", InstanceMarketOptions={"MarketType": "spot"})
     machine = world.machines[0]
-    url = machine._metadata.url + "/latest/"
+    url = machine.metadata.url + "/latest/"
 
     def get(path, *words):
         command = ["curl", "-s", "-w", " %{http_code}", *words, url + path]

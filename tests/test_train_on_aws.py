@@ -5,7 +5,7 @@ import sys
 import time
 
 import pytest
-from aws_world import Laptop
+from laptops import Laptop
 from launching import ROOT
 
 VIDEOS = {"data/ads/a.mp4": b"a" * 1000, "data/games/b.mp4": b"b" * 1000}

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from aws_world import SECRET, Laptop, Launcher, World
+from aws_world import SECRET, World
+from laptops import Laptop, Launcher
 from machines import Machine, kill_marked, wait_for
 from short_train import STEPS, final_state, next_state
 
@@ -323,6 +324,7 @@ def write_table(rows: list[Row]) -> None:
             "instances_left": sum(row.instances_left for row in points),
             "checkpoints_lost": sum(row.epochs_lost for row in points),
         },
+        "python -m pytest -n 2 tests/test_aws_faults.py",
     )
     lines = [
         "| fault | exit code | epochs done, lost | instances left, after | last words |",
