@@ -226,15 +226,18 @@ class Machine:
     def _serve(self) -> None:
         """Does what the machine asks for, until it is no more."""
         while self.ended is None:
-            for path in sorted((self.folder / "requests").glob("request-*"), key=_modified):
-                self._take(path.read_text().split("\0")[:-1])
-                path.unlink()
+            self._take_requests()
             for timer in sorted(self._timers):
                 if timer[0] + self.timers_seconds <= time.monotonic():
                     self._timers.remove(timer)
                     self._fire(timer[1], timer[2])
                     break
             time.sleep(POLL_SECONDS)
+
+    def _take_requests(self) -> None:
+        for path in sorted((self.folder / "requests").glob("request-*"), key=_modified):
+            self._take(path.read_text().split("\0")[:-1])
+            path.unlink()
 
     def _take(self, command: list[str]) -> None:
         if command[0] == "aws":
@@ -285,7 +288,9 @@ class Machine:
         if not at_once:
             for process in self.processes():
                 _signal(process, signal.SIGTERM)
-        while time.monotonic() < deadline and self.processes():
+        asked = len(self.asked)  # a script that has done all it can asks for what is under way
+        while time.monotonic() < deadline and len(self.asked) == asked and self.processes():
+            self._take_requests()
             time.sleep(POLL_SECONDS)
         kill_marked(self.mark)
         self.metadata.close()

@@ -337,7 +337,12 @@ def write_table(rows: list[Row]) -> None:
             f"| {row.fault} | {code} | {row.epochs_done}, {row.epochs_lost} "
             f"| {row.instances_left}, {row.seconds:.0f} s | {words} |"
         )
-    write_whole(figures.FOLDER / "aws_faults.md", "\n".join([*lines, ""]).encode())
+    lines += [
+        "",
+        "Where a machine died without a word, epochs of its last six seconds do not count as done.",
+        "",
+    ]
+    write_whole(figures.FOLDER / "aws_faults.md", "\n".join(lines).encode())
 
 
 def _badness(row: Row) -> tuple:
