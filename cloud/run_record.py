@@ -67,6 +67,7 @@ class Limits:
     follow_seconds: float = 5.0  # between looks of the laptop
     silent_seconds: float = 600.0  # without a heartbeat, before the laptop gives an instance up
     stop_seconds: float = 240.0  # from stop.json to the end, before the laptop terminates
+    take_over_seconds: float = 60.0  # for another launcher to start what it has claimed
     capacity_minutes: float = 30.0  # to look for another instance after an interruption
 
     @classmethod

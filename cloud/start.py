@@ -36,7 +36,6 @@ from cloud.schedule import schedule_end
 DEADLINE_MARGIN = timedelta(minutes=10)  # of what ends an instance from outside, after its own end
 PATIENCE = 3  # interruptions on spot, before an instance on demand is tried first
 STALE_SECONDS = 600.0  # after which a claim without an instance is not taken over, but written off
-TAKE_OVER_SECONDS = 60.0  # a claim that stays without a result for so long is another's no more
 
 
 class NoCapacityError(CloudError):
@@ -277,12 +276,13 @@ def _wait_or_take_over(run: Run, claimed: Attempt, etag: str) -> tuple[Attempt, 
 
     Raises S3ChangedError where a third one was faster.
     """
-    end = time.monotonic() + TAKE_OVER_SECONDS
+    patience_seconds = run.plan.limits.take_over_seconds
+    end = time.monotonic() + patience_seconds
     while not claimed.instance_id and time.monotonic() < end and claimed.launcher != run.launcher:
         time.sleep(min(run.plan.limits.follow_seconds, 2.0))
         now, now_etag = run.record.read_attempt(claimed.number)
         if now_etag != etag:
-            claimed, etag, end = now, now_etag, time.monotonic() + TAKE_OVER_SECONDS
+            claimed, etag, end = now, now_etag, time.monotonic() + patience_seconds
         if run.record.read_end(claimed.number):
             return claimed, etag
     if claimed.instance_id:

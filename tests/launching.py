@@ -18,6 +18,7 @@ QUICK = Limits(
     follow_seconds=0.05,
     silent_seconds=60.0,
     stop_seconds=1.0,
+    take_over_seconds=0.5,
     capacity_minutes=0.002,
 )
 ATTEMPT = Attempt(

@@ -140,10 +140,7 @@ def test_two_launchers_of_one_attempt_start_one_instance(aws, run, ground):
 
 
 @pytest.mark.parametrize("has_started", [False, True])
-def test_attempt_of_a_launcher_that_was_killed_is_taken_over(
-    aws, run, ground, has_started, monkeypatch
-):
-    monkeypatch.setattr(start, "TAKE_OVER_SECONDS", 0.2)
+def test_attempt_of_a_launcher_that_was_killed_is_taken_over(aws, run, ground, has_started):
     killed = Run(run.plan, run.record)
     claim = start._new_attempt(killed, 1, CHOICES[0], [], {})
     etag = killed.record.write_attempt(claim, None)
@@ -165,10 +162,7 @@ def test_attempt_that_ended_while_nobody_looked_is_not_started_again(aws, run, g
     assert aws.machines == []
 
 
-def test_taken_over_attempt_goes_on_with_the_next_choice_where_its_own_is_full(
-    aws, run, ground, monkeypatch
-):
-    monkeypatch.setattr(start, "TAKE_OVER_SECONDS", 0.2)
+def test_taken_over_attempt_goes_on_with_the_next_choice_where_its_own_is_full(aws, run, ground):
     killed = Run(run.plan, run.record)
     killed.record.write_attempt(start._new_attempt(killed, 1, CHOICES[0], [], {}), None)
     aws.capacity = lambda market, kind, zone: FULL if zone == "us-east-1a" else None

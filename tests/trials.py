@@ -32,6 +32,7 @@ LIMITS = {
     "final_upload_seconds": 30,
     "silent_seconds": 120,
     "stop_seconds": 60,
+    "take_over_seconds": 8,
     "set_up_minutes": 4,
     "capacity_minutes": 0.02,
 }
