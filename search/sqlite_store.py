@@ -143,11 +143,11 @@ class SqliteClipStore(ClipStore):
 
     def _prepare(self) -> None:
         """Makes the tables in a new file; refuses one of another program or version."""
+        tables = self._num_tables()  # first: another process may be making them, with the two below
         application, version = (
             self._db.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("application_id", "user_version")
         )
-        tables = self._num_tables()
         if tables and application != APPLICATION_ID:
             raise ClipStoreError(f"{self.name} is a database of another program: name another file")
         if tables and version != VERSION:

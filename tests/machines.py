@@ -93,6 +93,7 @@ class Machine:
     started: float = field(default_factory=time.monotonic)
     ended: str | None = None
     ended_at: float | None = None
+    metadata: MetadataService | None = None  # from its start on
     timers_seconds: float = 0.0  # to add to the times of its timers
     _timers: list[tuple[float, str, list[str]]] = field(default_factory=list)
 
@@ -176,7 +177,8 @@ class Machine:
         return bool(found)
 
     def interrupt(self, seconds: float) -> None:
-        """Notice, and the end `seconds` later."""
+        """Notice, and the end `seconds` later; from its start on."""
+        assert wait_for(lambda: self.metadata is not None, 10)
         self.metadata.give_notice(seconds)
         self._timers.append((time.monotonic() + seconds, "spot interruption", ["end"]))
 

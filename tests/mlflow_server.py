@@ -7,7 +7,7 @@ from pathlib import Path
 
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from training.tracking import open_client
+from training.tracking import URI_VARIABLE, open_client
 
 
 def make_database(path: Path) -> Path:
@@ -34,6 +34,8 @@ class MlflowServer:
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         initialize_backend_stores(f"sqlite:///{folder}/server.db", None, "mlflow-artifacts:/")
+        # It has told all clients of this process, and so the trainings of all later tests.
+        os.environ.pop(URI_VARIABLE, None)
         self._app = app
         self._server = None
         self.start()

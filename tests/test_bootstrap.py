@@ -116,7 +116,7 @@ def test_failing_set_up_is_told_without_python(small_instance):
     assert (end.state, end.exit_code) == (FAILED, 1)
     assert "setting up the environment failed" in end.reason
     assert "is too small" in end.reason
-    assert 0 < end.dollars < 0.01
+    assert 0 <= end.dollars < 0.01  # by whole seconds, of which there may have been none
     assert "the disk" in small_instance.s3_text("attempts/1.log")
 
 

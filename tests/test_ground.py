@@ -4,7 +4,8 @@ import json
 from dataclasses import replace
 
 import pytest
-from aws_world import CPU_IMAGE, GPU_IMAGE, OLD_GPU_IMAGE, REGION
+from aws_catalog import CPU_IMAGE, GPU_IMAGE, OLD_GPU_IMAGE
+from aws_world import REGION
 from launching import ATTEMPT, NAME
 
 from cloud import images
