@@ -201,9 +201,9 @@ run_tests() {
   section "ruff check" "$PYTHON" -m ruff check . || failed+=", ruff check"
   section "ruff format" "$PYTHON" -m ruff format --check . || failed+=", ruff format"
   section "shellcheck" check_shell || failed+=", shellcheck"
-  # One thread for each of the two workers: more only get in each other's way.
+  # One thread for each worker: more only get in each other's way. A third worker, as some tests mostly wait.
   export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-  section "pytest" "$PYTHON" -m pytest -n 2 "$@" || failed+=", pytest"
+  section "pytest" "$PYTHON" -m pytest -n 3 "$@" || failed+=", pytest"
   if [[ -n "$failed" ]]; then
     die "test: failed: ${failed#, }. Mend it and run ./run_training.sh test again." 1
   fi
