@@ -6,6 +6,8 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from cloud.s3 import CREDENTIALS_CURE, lacks_credentials
+
 CONNECT_SECONDS, READ_SECONDS = 10, 30
 MAX_ATTEMPTS = 5  # of one request; or AWS_MAX_ATTEMPTS
 SETTLE_SECONDS = 90.0  # what was made a moment ago may be unknown for so long
@@ -185,18 +187,8 @@ def _explain_failure(error: Exception, service: str, operation: str) -> AwsError
     said = " ".join(str(error).split())[:300]
     if isinstance(error, core.NoRegionError):
         return AwsError("no region is set: pass --region us-east-1, or run `aws configure`")
-    no_credentials = (
-        core.NoCredentialsError,
-        core.PartialCredentialsError,
-        core.CredentialRetrievalError,
-        core.TokenRetrievalError,
-        core.SSOError,
-        core.ProfileNotFound,
-        core.ConfigParseError,
-    )
-    if isinstance(error, no_credentials):
-        cure = "run `aws configure` or `aws sso login`, or set AWS_PROFILE"
-        return AwsError(f"no AWS credentials ({said}): {cure}")
+    if lacks_credentials(error):
+        return AwsError(f"no AWS credentials ({said}): {CREDENTIALS_CURE}")
     if isinstance(error, (core.HTTPClientError, core.ConnectionError)):
         cure = "check the network and AWS_ENDPOINT_URL, and run again"
         return AwsError(f"{service} can't be reached ({said}): {cure}")

@@ -43,6 +43,7 @@ WRONG_REGION = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintExcept
 BUSY = {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling"}
 CHANGED = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 MISSING = {"NoSuchKey", "404", "NotFound"}
+CREDENTIALS_CURE = "run `aws configure` or `aws sso login`, or set AWS_PROFILE"
 DAMAGED = "arrives damaged again and again: check the network and its proxies"
 
 
@@ -339,6 +340,22 @@ class _Watcher:
         self.on_progress(-self.counted)
 
 
+def lacks_credentials(error: Exception) -> bool:
+    """Whether boto3 raised this because it found no credentials that it can use."""
+    from botocore import exceptions as core
+
+    kinds = (
+        core.NoCredentialsError,
+        core.PartialCredentialsError,
+        core.CredentialRetrievalError,
+        core.TokenRetrievalError,
+        core.SSOError,
+        core.ProfileNotFound,
+        core.ConfigParseError,
+    )
+    return isinstance(error, kinds)
+
+
 def forget_connection() -> None:
     """Lets the next request look for credentials and settings anew."""
     _client.cache_clear()
@@ -463,18 +480,8 @@ def _explain_failure(error: Exception, url: str) -> S3Error:
     from botocore import exceptions as core
 
     said = " ".join(str(error).split())
-    no_credentials = (
-        core.NoCredentialsError,
-        core.PartialCredentialsError,
-        core.CredentialRetrievalError,
-        core.TokenRetrievalError,
-        core.SSOError,
-        core.ProfileNotFound,
-        core.ConfigParseError,
-    )
-    if isinstance(error, no_credentials):
-        cure = "run `aws configure` or `aws sso login`, or set AWS_PROFILE"
-        return S3Error(f"no AWS credentials ({said}): {cure}", url)
+    if lacks_credentials(error):
+        return S3Error(f"no AWS credentials ({said}): {CREDENTIALS_CURE}", url)
     if isinstance(error, core.SSLError):
         cure = "correct AWS_CA_BUNDLE, AWS_ENDPOINT_URL or the clock"
         return S3Error(f"no trusted connection ({said}): {cure}", url)
