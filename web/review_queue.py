@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from timeline.labelling import Labelled
+from timeline.labelled import Labelled
 from timeline.segments import EDGE_SECONDS
 from timeline.timeline import Segment
 from utils.labels import BREAK_LABEL
