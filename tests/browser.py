@@ -232,7 +232,7 @@ class Server:
             last.update(self.get(f"/api/jobs/{name}"))
             return last["state"] in ("done", "failed", "cancelled")
 
-        wait_until(ended, seconds, what=lambda: f"the end of {last}", every_seconds=0.2)
+        wait_until(ended, seconds, what=lambda: f"the end of {last}")
         assert last["state"] == "done", last
         return last
 
