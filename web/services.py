@@ -61,7 +61,6 @@ class Services:
         for worker in (self.worker, self.guests, self.checker):
             worker.close()
         self.library.close()
-        self.timelines.close()
 
     @contextlib.contextmanager
     def on_stop(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> Iterator[None]:
