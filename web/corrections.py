@@ -19,7 +19,9 @@ from utils.errors import UserError
 from utils.files import stamp_file, write_whole
 from utils.labels import BREAK_LABEL, LABEL_SUFFIXES, REST_LABEL, LabelError
 from utils.recordings import RESERVED_FOLDERS
-from utils.video import probe
+from web.library import Library, Recording
+from web.settings import Settings
+from web.timelines import Timelines
 
 SUFFIX = ".json"
 MARK = "corrections"  # the field that says a file is ours
@@ -34,7 +36,7 @@ NO_CLASSES = ("audio", "video")  # folders that hold parts of recordings
 class BadSegments(UserError):
     """Segments that no recording can have."""
 
-    kind = "bad_segments"
+    kind, status = "bad_segments", 422
 
 
 class CorrectionConflict(UserError):
@@ -107,30 +109,30 @@ class FoundLabels:
 class Corrections:
     """The corrections of all recordings, beside them or, in folders for reading, in the cache.
 
-    `library` has `all()`, `timelines` has `find(recording)`, as `web.library` and `web.timelines`.
+    What it makes of recordings is kept in memory as long as their files stay as they are.
     """
 
-    def __init__(self, settings, library, timelines):
+    def __init__(self, settings: Settings, library: Library, timelines: Timelines):
         self._settings = settings
         self._library = library
         self._timelines = timelines
         self._lock = threading.Lock()  # held from looking at a file to writing it
         self._known: dict[Path, tuple[list[int], Correction | None]] = {}
 
-    def read(self, recording) -> Correction | None:
+    def read(self, recording: Recording) -> Correction | None:
         """What was saved last; None where nothing was, or not by us. Costs two looks at files."""
         return self._read_file(recording, self._beside(recording), BESIDE) or self._read_file(
             recording, self._in_cache(recording), IN_CACHE
         )
 
-    def all(self) -> list[tuple[object, Path]]:
+    def all(self) -> list[tuple[Recording, Path]]:
         """Each corrected recording with its label file, which has the same stem."""
         found = ((recording, self.read(recording)) for recording in self._library.all())
         return [(recording, correction.path) for recording, correction in found if correction]
 
     def write(
         self,
-        recording,
+        recording: Recording,
         segments: Iterable[Mapping[str, object]],
         *,
         revision: str | None,
@@ -164,7 +166,7 @@ class Corrections:
         assert correction is not None, f"{path} was written and can't be read"
         return correction
 
-    def remove(self, recording, revision: str | None) -> None:
+    def remove(self, recording: Recording, revision: str | None) -> None:
         """Goes back to the model's. Raises CorrectionConflict as `write` does, OSError."""
         with self._lock:
             self._refuse_changed(recording, revision)
@@ -173,7 +175,7 @@ class Corrections:
                 correction.path.unlink()
                 self._known.pop(correction.path, None)
 
-    def found_labels(self, recording) -> FoundLabels | None:
+    def found_labels(self, recording: Recording) -> FoundLabels | None:
         """The first label file beside a recording that training would read and that is not ours.
 
         Nor is an .edl that says to the byte what the model says: it was written from that.
@@ -200,7 +202,7 @@ class Corrections:
         rows = [part for part in rows if part.end_seconds < math.inf]
         return FoundLabels(path.name, covered(rows, base.duration_seconds))
 
-    def labels(self, recording) -> tuple[str, ...]:
+    def labels(self, recording: Recording) -> tuple[str, ...]:
         """What a segment may be called: the model's classes, ads and games, and class folders."""
         labelled = self._timelines.find(recording)
         folders: list[str] = []
@@ -215,11 +217,13 @@ class Corrections:
         classes = labelled.timeline.classes if labelled else ()
         return tuple(dict.fromkeys([*classes, BREAK_LABEL, REST_LABEL, *folders]))
 
-    def _base(self, recording) -> Timeline:
+    def _base(self, recording: Recording) -> Timeline:
         """The model's timeline, or one without segments and as long as the file says."""
         if labelled := self._timelines.find(recording):
             return labelled.timeline
-        info = recording.probe or probe(recording.path)
+        info = self._library.looked(recording).probe
+        if info is None:  # it can't be read here, but a person may have seen it elsewhere
+            return Timeline(recording.path.name, 0.0, 0.0, (), ())
         return Timeline(
             recording.path.name,
             max(0.0, info.duration_seconds),
@@ -231,7 +235,10 @@ class Corrections:
         )
 
     def _checked(
-        self, recording, segments: Iterable[Mapping[str, object]], duration_seconds: float
+        self,
+        recording: Recording,
+        segments: Iterable[Mapping[str, object]],
+        duration_seconds: float,
     ) -> tuple[Part, ...]:
         """The parts that segments make, in order, over the whole recording. Raises BadSegments."""
         known = self.labels(recording)
@@ -256,23 +263,14 @@ class Corrections:
             )
         return covered(parts, duration_seconds)
 
-    def _refuse_clip(self, recording) -> None:
-        if not self.is_editable(recording):
+    def _refuse_clip(self, recording: Recording) -> None:
+        if not recording.editable:
             raise NotEditable(
                 f"{recording.name} is a training clip, which its folder names: move it into "
                 f"{self._settings.data_dir.name}/recordings to correct parts of it"
             )
 
-    def is_editable(self, recording) -> bool:
-        """Whether it is none of the clips in a class folder of the data folder."""
-        try:
-            place = recording.path.resolve().relative_to(self._settings.data_dir.resolve())
-        except ValueError:
-            return True
-        folders = [name for name in place.parts[:-1] if name != RESERVED_FOLDERS[0]]
-        return not folders or folders[0] in RESERVED_FOLDERS
-
-    def _refuse_changed(self, recording, revision: str | None) -> None:
+    def _refuse_changed(self, recording: Recording, revision: str | None) -> None:
         current = self.read(recording)
         if (current.revision if current else None) != revision:
             when = f"saved {current.saved_at}" if current else "removed"
@@ -282,7 +280,7 @@ class Corrections:
                 "load them, or save yours over them",
             )
 
-    def _target(self, recording, overwrite: bool) -> tuple[Path, str]:
+    def _target(self, recording: Recording, overwrite: bool) -> tuple[Path, str]:
         """Where to write. Raises CorrectionConflict for a file of somebody else."""
         path = self._beside(recording)
         if not os.access(path.parent, os.W_OK):
@@ -299,24 +297,24 @@ class Corrections:
                 write_whole(kept, path.read_bytes())
         return path, BESIDE
 
-    def _beside(self, recording) -> Path:
+    def _beside(self, recording: Recording) -> Path:
         return recording.path.with_suffix(SUFFIX)
 
-    def _in_cache(self, recording) -> Path:
+    def _in_cache(self, recording: Recording) -> Path:
         folder = self._settings.cache_dir / "corrections" / recording.id
         return folder / f"{recording.path.stem}{SUFFIX}"
 
-    def _make_place(self, recording) -> Path:
+    def _make_place(self, recording: Recording) -> Path:
         path = self._in_cache(recording)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def _folder(self, recording) -> Path:
+    def _folder(self, recording: Recording) -> Path:
         """The configured folder, out of which nothing is read."""
         folders = {folder.name: folder.path for folder in self._settings.folders}
         return folders.get(recording.folder, recording.path.parent)
 
-    def _read_file(self, recording, path: Path, place: str) -> Correction | None:
+    def _read_file(self, recording: Recording, path: Path, place: str) -> Correction | None:
         """What we wrote into a file, of the same recording; None for any other."""
         try:
             stamp = stamp_file(path)
@@ -427,7 +425,7 @@ def _document(parts: Sequence[Part], base: Timeline, saved_at: str) -> bytes:
     return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
 
 
-def _correction(recording, path: Path, place: str, folder: Path) -> Correction | None:
+def _correction(recording: Recording, path: Path, place: str, folder: Path) -> Correction | None:
     try:
         data = _read_small(path, folder)
         document = json.loads(data)

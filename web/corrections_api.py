@@ -2,12 +2,13 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from web.corrections import MAX_PARTS, BadSegments, CorrectionConflict, NotEditable
+from web.corrections import MAX_PARTS
+from web.review_queue import ReviewQueue
+from web.services import Services
 
-STATUS = {BadSegments: 422, NotEditable: 409, CorrectionConflict: 409}
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -27,17 +28,17 @@ class CorrectionsBody(BaseModel):
     overwrite: bool = False
 
 
-def router(services) -> APIRouter:
+def router(services: Services) -> APIRouter:
     """The routes below /api that correct."""
     api = APIRouter(prefix="/api", tags=["corrections"])
+    review_queue = ReviewQueue(services.library, services.timelines, services.corrections)
 
     @api.put("/recordings/{id}/corrections")
     def save_corrections(id: str, body: CorrectionsBody) -> dict:
         recording = services.library.find(id)
         rows = [segment.model_dump() for segment in body.segments]
         how = {"revision": body.revision, "overwrite": body.overwrite}
-        with _refusing():
-            saved = services.corrections.write(recording, rows, **how)
+        saved = services.corrections.write(recording, rows, **how)
         told = saved.to_dict()
         return {name: told[name] for name in ("revision", "saved_at", "place")} | {
             "corrections": told
@@ -45,13 +46,12 @@ def router(services) -> APIRouter:
 
     @api.delete("/recordings/{id}/corrections")
     def remove_corrections(id: str, revision: str | None = None) -> dict:
-        with _refusing():
-            services.corrections.remove(services.library.find(id), revision)
+        services.corrections.remove(services.library.find(id), revision)
         return {"corrections": None}
 
     @api.get("/queue")
     def queue(limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> dict:
-        items = services.queue.items()
+        items = review_queue.items()
         return {
             "items": [item.to_dict() for item in items[:limit]],
             "total_expected_wrong_seconds": round(

@@ -6,11 +6,15 @@ from itertools import pairwise
 
 import numpy as np
 
-from timeline.labelling import Labelled
+from timeline.labelled import Labelled
 from timeline.segments import EDGE_SECONDS
 from timeline.timeline import Segment
 from utils.labels import BREAK_LABEL
+from web.corrections import Corrections
+from web.library import Library, Recording
+from web.timelines import Summary, Timelines
 
+Scored = tuple[tuple[Segment, float], ...]  # each with the seconds expected to be wrong
 LEAST_SECONDS = 0.05  # expected to be wrong: less is a frame or two, and not worth a look
 
 
@@ -42,39 +46,36 @@ class QueueItem:
 class ReviewQueue:
     """The segments of all labelled recordings that nobody has corrected."""
 
-    def __init__(self, library, timelines, corrections):
+    def __init__(self, library: Library, timelines: Timelines, corrections: Corrections):
         self._library = library
         self._timelines = timelines
         self._corrections = corrections
-        self._known: dict[str, tuple[Labelled, tuple[float, ...]]] = {}
+        self._known: dict[str, tuple[Summary, Scored]] = {}
 
     def items(self) -> list[QueueItem]:
         """Most expected seconds first; those with next to none are left out."""
         found = [
             QueueItem(recording.id, recording.name, segment, seconds)
             for recording in self._library.all()
-            if self._corrections.is_editable(recording)
+            if recording.editable
             for segment, seconds in self._of(recording)
             if seconds >= LEAST_SECONDS
         ]
         return sorted(found, key=lambda item: -item.expected_wrong_seconds)
 
-    def expected_wrong_seconds(self, recording) -> float | None:
-        """Of a whole recording: 0 of a corrected one, None of one without a timeline."""
-        if self._corrections.read(recording):
-            return 0.0
-        if self._timelines.find(recording) is None:
-            return None
-        return sum(seconds for _, seconds in self._of(recording))
-
-    def _of(self, recording) -> list[tuple[Segment, float]]:
-        labelled = self._timelines.find(recording)
-        if labelled is None or self._corrections.read(recording):
-            return []
+    def _of(self, recording: Recording) -> Scored:
+        """Made once for each timeline, which takes reading it."""
+        summary = self._timelines.summary(recording)
+        if summary is None or self._corrections.read(recording):
+            return ()
         known = self._known.get(recording.id)
-        if known is None or known[0] is not labelled:
-            known = self._known[recording.id] = labelled, expected_wrong_seconds(labelled)
-        return list(zip(labelled.timeline.segments, known[1], strict=True))
+        if known is None or known[0] is not summary:
+            labelled = self._timelines.find(recording)
+            segments = labelled.timeline.segments if labelled else ()
+            seconds = expected_wrong_seconds(labelled) if labelled else ()
+            known = summary, tuple(zip(segments, seconds, strict=True))
+            self._known[recording.id] = known
+        return known[1]
 
 
 def expected_wrong_seconds(labelled: Labelled) -> tuple[float, ...]:
