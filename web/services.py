@@ -51,6 +51,8 @@ class Services:
         self.jobs.stop()
         self.labeller.close()
         self.guests.close()
+        if self.library:
+            self.library.close()
 
     @contextlib.contextmanager
     def on_stop(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> Iterator[None]:
