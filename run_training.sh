@@ -53,7 +53,7 @@ main() {
     status) run_status "$@" ;;
     monitor) run_light watch_run.py "$@" ;;
     test) run_tests "$@" ;;
-    set-up) set_up default ;; # what the others do first
+    set-up) set_up "${1:-default}" ;; # what the others do first; or dev, what test does
     lock) make_lock ;;
     aws) run_aws run "$@" ;;
     logs | fetch | stop | resume | reap | upload) run_aws "$verb" "$@" ;;

@@ -127,21 +127,11 @@ def query(options: argparse.Namespace, store: ClipStore) -> int:
         asked = read_stretch(options.file, model.spec, options.start, options.end)
     except MediaError as error:
         raise UserError(f"{options.file} can't be read ({error}): try another file") from error
-    spans = asked.spans(model.clip_seconds, model.hop_seconds)
-    vectors = model.embedder.embed(asked.frames, asked.mfcc, spans)
-    itself = (
-        storable(place_of(str(options.file))),
-        asked.start_seconds,
-        asked.end_seconds,
-    )
-    same: list[Place] = []
-    if options.same:
-        with _bar(len(finder.keys), "look for the same", "recording") as bar:
-            found = finder.same(asked, label=options.label, report=bar.update)
-        same = [place for place in found if not _overlap(place, itself)]
-    elsewhere = [itself, *((p.recording, p.start_seconds, p.end_seconds) for p in same)]
-    similar = finder.similar(vectors, spans, options.k, label=options.label, elsewhere=elsewhere)
-    say_places(options, asked, same, similar, finder)
+    name = storable(place_of(str(options.file)))
+    how = {"label": options.label, "same": options.same}
+    with _bar(len(finder.keys), "look for the same", "recording") as bar:
+        found = finder.answer(model, asked, name, options.k, report=bar.update, **how)
+    say_places(options, asked, found.same, found.similar, finder)
     return 0
 
 
@@ -233,7 +223,7 @@ def open_holdings(text: str, model: SearchModel, options: argparse.Namespace) ->
 
 def open_finder(options: argparse.Namespace, store: ClipStore, model: SearchModel) -> Finder:
     """What answers, as the store is now. Raises UserError where it holds nothing of this model."""
-    finder = Finder.open(store, model.version, model.spec, options.cache_dir)
+    finder = Finder.open(store, model, options.cache_dir)
     if finder.index_note:
         print(f"note: {finder.index_note}: every clip is compared", file=sys.stderr)
     if finder.num_without_features:
@@ -278,11 +268,6 @@ def say_places(
             asked=Card("Asked for", picture, (Line(str(options.file), when),)),
         )
         print(f"written {options.html}", file=sys.stderr)
-
-
-def _overlap(place: Place, stretch: tuple[str, float, float]) -> bool:
-    recording, start, end = stretch
-    return place.recording == recording and place.start_seconds < end and start < place.end_seconds
 
 
 def _bar(total: int, title: str, unit: str) -> tqdm:

@@ -51,8 +51,13 @@ class KnownModel:
         """The name of its run, or of its version where it is the champion."""
         return self.path.parent.name
 
-    def ledger(self, folder: Path, *, quick: bool) -> Ledger:
-        return Ledger.of(folder, self, Method(quick=quick))
+    def ledgers(self, folder: Path) -> tuple[Ledger, Ledger]:
+        """Of what it labelled as usual, and quickly; without any policy, as the page labels."""
+        return tuple(Ledger(folder, way) for way in self._ways)
+
+    @cached_property
+    def _ways(self) -> tuple[str, str]:
+        return tuple(Ledger.of(Path(), self, Method(quick=quick)).way for quick in (False, True))
 
     def overall(self, labelled: Labelled) -> dict:
         """One answer for all of a recording."""

@@ -3,7 +3,7 @@
 
 import { get, watchConnection } from "./api.js";
 import { ENDED, isActive, knownJobs, watchJobs } from "./jobs.js";
-import { button, element, emptyState, percent, progressBar, setClasses, showError, span, toast } from "./ui.js";
+import { counted, element, emptyState, failedState, percent, progressBar, setClasses, showError, span, toast } from "./ui.js";
 
 /** @typedef {(() => void)|void} Cleanup */
 /** @typedef {(root: HTMLElement, params: URLSearchParams, id?: string) => Cleanup|Promise<Cleanup>} Show */
@@ -17,6 +17,7 @@ const VIEWS = {
   runs: { title: "Runs", tab: "runs", load: () => import("./runs.js") },
   jobs: { title: "Jobs", tab: "jobs", load: () => import("./jobs_view.js") },
 };
+/** @type {Record<string, string>} */
 const THEMES = { system: "as the system", light: "light", dark: "dark" };
 
 const main = /** @type {HTMLElement} */ (document.getElementById("view"));
@@ -34,6 +35,7 @@ async function route() {
   const view = VIEWS[name];
   const root = element("div", { class: `view ${view ? name : ""}` });
   main.replaceChildren(root);
+  document.getElementById("alerts")?.replaceChildren(); // they were about the view before
   main.classList.toggle("full", name === "review");
   mark(view?.tab);
   document.title = `${view?.title ?? "Not found"} · Ad review`;
@@ -44,11 +46,10 @@ async function route() {
     const cleanup = await show(root, new URLSearchParams(query), id);
     if (turn === visit) leave = cleanup;
     else cleanup?.();
-  } catch (error) {
+  } catch (/** @type {any} */ error) {
     if (turn !== visit) return;
     console.error(error);
-    const again = button("Try again", () => void route(), { icon: "refresh", class: "primary" });
-    root.replaceChildren(emptyState("warn", "This view could not be shown", String(error?.message ?? error), again));
+    root.replaceChildren(failedState(error, () => void route()));
   }
   if (turn === visit) focusHeading(root);
 }
@@ -104,17 +105,20 @@ function followJobs() {
   /** @type {Set<string>} */
   const running = new Set(); // jobs of before this page opened are no news
   let drawing = 0;
+  let labelled = 0; // since the last time that nothing was left to label
   watchJobs((job) => {
     cancelAnimationFrame(drawing);
     drawing = requestAnimationFrame(showJobs);
     if (!ENDED.has(job.state)) return void running.add(job.id);
     if (!running.delete(job.id)) return;
     if (job.state === "failed") toast(`${job.title}: ${job.error ?? "failed"}`, "error", { text: "Jobs", href: "#/jobs" });
-    if (job.state === "done" && job.kind === "label" && job.recording) {
-      toast(`${job.title}: done`, "good", { text: "Review", href: `#/review/${job.recording}` });
-    } else if (job.state === "done" && job.kind === "retrain") {
-      toast(`${job.title}: done`, "good", { text: "Runs", href: "#/runs" });
-    }
+    if (job.state === "done" && job.kind === "retrain") toast(`${job.title}: done`, "good", { text: "Runs", href: "#/runs" });
+    if (job.kind !== "label") return;
+    if (job.state === "done") labelled += 1;
+    if (labelled === 0 || knownJobs().some((one) => one.kind === "label" && isActive(one))) return;
+    if (labelled > 1) toast(`${counted(labelled, "recording")} labelled`, "good", { text: "Queue", href: "#/queue" });
+    else toast(`${job.title}: done`, "good", { text: "Review", href: `#/review/${job.recording}` });
+    labelled = 0;
   });
 }
 
@@ -133,7 +137,7 @@ function followConnection() {
 
 function themeButton() {
   const control = /** @type {HTMLButtonElement} */ (document.getElementById("theme"));
-  const chosen = () => /** @type {keyof THEMES} */ (document.documentElement.dataset.themeChoice ?? "system");
+  const chosen = () => document.documentElement.dataset.themeChoice ?? "system";
   const label = () => {
     control.title = `Colours: ${THEMES[chosen()]}`;
     control.setAttribute("aria-label", `${control.title}; change`);

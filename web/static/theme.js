@@ -1,3 +1,4 @@
+// @ts-check
 // Colour scheme: sets data-theme on <html> before the first paint, so that no page flashes.
 // A plain script, not a module: modules run only after the page was drawn.
 "use strict";
@@ -5,6 +6,7 @@
 (() => {
   const KEY = "theme"; // "light", "dark"; nothing stored: as the system has it
   const dark = matchMedia("(prefers-color-scheme: dark)");
+  /** @type {string|null} */
   let chosen = null;
   try {
     chosen = localStorage.getItem(KEY);
@@ -19,7 +21,7 @@
     dispatchEvent(new CustomEvent("themechange", { detail: theme }));
   };
 
-  addEventListener("choosetheme", (event) => {
+  addEventListener("choosetheme", (/** @type {any} */ event) => {
     chosen = event.detail;
     try {
       if (chosen) localStorage.setItem(KEY, chosen);

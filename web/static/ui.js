@@ -100,6 +100,7 @@ export function span(seconds) {
   if (seconds < 99.5) return `${Math.round(seconds)} s`;
   const minutes = Math.round(seconds / 60);
   if (minutes < 100) return `${minutes} min`;
+  if (minutes >= 6000) return `${Math.round(minutes / 60).toLocaleString("en")} h`;
   return `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")} min`;
 }
 
@@ -210,6 +211,12 @@ export function emptyState(picture, title, text, ...actions) {
     element("p", { text }),
     actions.length > 0 && element("div", { class: "actions" }, ...actions),
   );
+}
+
+/** What stands where a view could not load. @param {any} error @param {() => void} again */
+export function failedState(error, again) {
+  const retry = button("Try again", again, { icon: "refresh", class: "primary" });
+  return emptyState("warn", "This could not be loaded", String(error?.message ?? error), retry);
 }
 
 /** A message that stays where it is put. @param {string} text @param {"info"|"warning"|"error"} [kind] @param {...Node} more */
