@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,9 +11,11 @@ from timeline.labelled import Labelled
 from timeline.segments import EDGE_SECONDS
 from timeline.timeline import Segment
 from utils.labels import BREAK_LABEL
-from web.corrections import Corrections
-from web.library import Library, Recording
-from web.timelines import Summary, Timelines
+
+if TYPE_CHECKING:  # web.timelines sums up with what is here
+    from web.corrections import Corrections
+    from web.library import Library, Recording
+    from web.timelines import Summary, Timelines
 
 Scored = tuple[tuple[Segment, float], ...]  # each with the seconds expected to be wrong
 LEAST_SECONDS = 0.05  # expected to be wrong: less is a frame or two, and not worth a look
@@ -46,7 +49,7 @@ class QueueItem:
 class ReviewQueue:
     """The segments of all labelled recordings that nobody has corrected."""
 
-    def __init__(self, library: Library, timelines: Timelines, corrections: Corrections):
+    def __init__(self, library: "Library", timelines: "Timelines", corrections: "Corrections"):
         self._library = library
         self._timelines = timelines
         self._corrections = corrections
@@ -63,7 +66,7 @@ class ReviewQueue:
         ]
         return sorted(found, key=lambda item: -item.expected_wrong_seconds)
 
-    def _of(self, recording: Recording) -> Scored:
+    def _of(self, recording: "Recording") -> Scored:
         """Made once for each timeline, which takes reading it."""
         summary = self._timelines.summary(recording)
         if summary is None or self._corrections.read(recording):
