@@ -48,7 +48,7 @@ class Labelling:
         services, quick = self._services, arguments["quick"]
         recording = services.library.find(arguments["recording"])
         model = services.model.known()
-        ledger = services.timelines.ledger(model, quick=quick)
+        ledger = model.ledger(services.settings.labelled_dir, quick=quick)
         found = None if arguments["again"] else ledger.find(recording.path)
         if found is None:
             handle.report(0.0, "starting")

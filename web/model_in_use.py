@@ -51,9 +51,9 @@ class KnownModel:
         """The name of its run, or of its version where it is the champion."""
         return self.path.parent.name
 
-    def ledgers(self, folder: Path) -> tuple[Ledger, Ledger]:
-        """Of what it labelled as usual, and quickly; without any policy, as the page labels."""
-        return tuple(Ledger(folder, way) for way in self._ways)
+    def ledger(self, folder: Path, *, quick: bool) -> Ledger:
+        """Of what it labelled in the page's way, which is that of the script without options."""
+        return Ledger(folder, self._ways[quick])
 
     @cached_property
     def _ways(self) -> tuple[str, str]:

@@ -53,7 +53,7 @@ def router(services: Services) -> APIRouter:
         """The jobs of several recordings, or of all that are not labelled and no training clips."""
         if wishes.recordings == ALL_UNLABELLED:
             every = services.library.all()
-            chosen = [r for r in every if r.editable and not services.timelines.summary(r)]
+            chosen = [r for r in every if r.editable and not services.timelines.find(r)]
         else:
             chosen = [services.library.find(name) for name in wishes.recordings]
         how = {"quick": wishes.quick, "again": wishes.again}
