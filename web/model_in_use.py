@@ -52,7 +52,12 @@ class KnownModel:
         return self.path.parent.name
 
     def ledger(self, folder: Path, *, quick: bool) -> Ledger:
-        return Ledger.of(folder, self, Method(quick=quick))
+        """Of what it labelled in the page's way, which is that of the script without options."""
+        return Ledger(folder, self._ways[quick])
+
+    @cached_property
+    def _ways(self) -> tuple[str, str]:
+        return tuple(Ledger.of(Path(), self, Method(quick=quick)).way for quick in (False, True))
 
     def overall(self, labelled: Labelled) -> dict:
         """One answer for all of a recording."""

@@ -4,11 +4,14 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from importlib import import_module
-from importlib.util import find_spec
 
+from web.corrections import Corrections
+from web.incoming import Incoming
 from web.jobs import Jobs
+from web.labelling import Labelling
+from web.library import Library
 from web.model_in_use import ModelInUse
+from web.review_queue import ReviewQueue
 from web.settings import Settings
 from web.timelines import Timelines
 from web.workers import Worker
@@ -24,21 +27,27 @@ class Services:
         self.settings = settings
         self.jobs = Jobs(settings.review_dir / "jobs", settings.max_jobs)
         self.model = ModelInUse(settings)
-        self.labeller = Worker()  # of the jobs; a process, so that no recording can end the page
-        self.guests = Worker()  # of what is uploaded, which need not wait for the jobs
+        self.library = Library(settings)
         self.timelines = Timelines(settings, self.model)
-        self.library = _made("web.library", "Library", settings)
-        self.corrections = _made(
-            "web.corrections", "Corrections", settings, self.library, self.timelines
-        )
+        self.corrections = Corrections(settings, self.library, self.timelines)
+        self.queue = ReviewQueue(self.library, self.timelines, self.corrections)
+        self.worker = Worker()  # of the jobs; a process, so that no recording can end the page
+        self.guests = Worker()  # of what is shown and not kept, which need not wait for the jobs
+        self.checker = Worker()  # of what is uploaded
+        self.incoming = Incoming(settings.uploads.path, settings.max_upload_bytes)
+        self.labelling = Labelling(self)
         self.stopping = False
+        self._is_started = False
         self._stop_calls: list[Callable[[], None]] = []
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Raises UserError where another page works in the same cache."""
-        self.settings.uploads.path.mkdir(parents=True, exist_ok=True)
+        """Does nothing the second time. Raises UserError where another page has the same cache."""
+        if self._is_started:
+            return
+        self._is_started = True
         self.jobs.start()
+        self.incoming.clear()
 
     def stop_streams(self) -> None:
         """Ends answers that never end by themselves; from any thread, or a signal's handler."""
@@ -49,8 +58,9 @@ class Services:
     def stop(self) -> None:
         self.stop_streams()
         self.jobs.stop()
-        self.labeller.close()
-        self.guests.close()
+        for worker in (self.worker, self.guests, self.checker):
+            worker.close()
+        self.library.close()
 
     @contextlib.contextmanager
     def on_stop(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> Iterator[None]:
@@ -66,8 +76,3 @@ class Services:
         finally:
             with self._lock:
                 self._stop_calls.remove(stop)
-
-
-def _made(module: str, name: str, *arguments: object) -> object:
-    """What another part owns, or None as long as it is not there."""
-    return getattr(import_module(module), name)(*arguments) if find_spec(module) else None

@@ -1,33 +1,16 @@
-"""Timelines: what the model said of recordings, old and new, through the scripts' own ledger."""
+"""Timelines: what the model said of recordings, from the ledger that the scripts write, too."""
 
 import threading
-from dataclasses import dataclass
+from collections import OrderedDict
 from pathlib import Path
-from typing import Protocol
 
 from timeline.labelled import Labelled
 from utils.files import stamp_file
+from web.library import Recording
 from web.model_in_use import KnownModel, ModelInUse
 from web.settings import Settings
 
-
-class Recording(Protocol):
-    """As web.library finds it."""
-
-    id: str
-    name: str
-    path: Path
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A recording's timeline in a line of the list."""
-
-    label: str
-    ads_share: float  # of its time, 0 to 1
-    breaks: int
-    unsure: int  # segments
-    expected_wrong_seconds: float
+KEPT_BYTES = 64 << 20  # of curves in memory: those of some 400 recordings of 3 hours
 
 
 class Timelines:
@@ -36,45 +19,44 @@ class Timelines:
     def __init__(self, settings: Settings, model: ModelInUse):
         self._folder = settings.labelled_dir
         self._model = model
-        self._summaries: dict[Path, tuple[list, Summary | None]] = {}
         self._lock = threading.Lock()
+        self._found: OrderedDict[Path, tuple[list, Labelled | None]] = OrderedDict()
 
     def find(self, recording: Recording) -> Labelled | None:
-        """What the model in use said of it, as it is now; None where it did not yet."""
-        model = self._model.find()
-        if model is None or not recording.path.is_file():
-            return None
-        ledgers = (model.ledger(self._folder, quick=quick) for quick in (False, True))
-        found = (ledger.find(recording.path) for ledger in ledgers)
-        return next((labelled for labelled in found if labelled is not None), None)
+        """What the model in use said of it as it is now; None where it did not yet.
 
-    def summary(self, recording: Recording) -> Summary | None:
-        """The same in a line; cheap where nothing changed since the last time."""
+        The same object as before, where nothing changed. Raises CheckpointError.
+        """
         model = self._model.find()
-        if model is None:
-            return None
-        place = model.ledger(self._folder, quick=False).place(recording.path)
-        try:
-            stamp = [model.identity["sha256"], *stamp_file(place), *stamp_file(recording.path)]
-        except FileNotFoundError:
+        stamp = model and self._stamp(model, recording)
+        if not stamp:
             return None
         with self._lock:
-            known = self._summaries.get(recording.path)
-        if known is None or known[0] != stamp:
-            labelled = self.find(recording)
-            known = stamp, labelled and summarise(labelled, model)
-            with self._lock:
-                self._summaries[recording.path] = known
-        return known[1]
+            known = self._found.get(recording.path)
+            if known and known[0] == stamp:
+                self._found.move_to_end(recording.path)
+                return known[1]
+        ledgers = (model.ledger(self._folder, quick=quick) for quick in (False, True))
+        found = (ledger.find(recording.path) for ledger in ledgers)
+        labelled = next((found for found in found if found is not None), None)
+        with self._lock:
+            self._found[recording.path] = stamp, labelled
+            self._forget()
+        return labelled
 
+    def _stamp(self, model: KnownModel, recording: Recording) -> list | None:
+        """Changes with all that a timeline depends on; None where nothing was labelled."""
+        ledger = model.ledger(self._folder, quick=False)
+        try:
+            place = ledger.place(recording.path)
+            return [ledger.way, *stamp_file(place), *stamp_file(recording.path)]
+        except OSError:
+            return None
 
-def summarise(labelled: Labelled, model: KnownModel) -> Summary:
-    segments = labelled.timeline.segments
-    ads_seconds = sum(segment.seconds for segment in labelled.timeline.breaks)
-    return Summary(
-        model.overall(labelled)["label"],
-        round(ads_seconds / max(labelled.timeline.duration_seconds, 1e-9), 4),
-        len(labelled.timeline.breaks),
-        sum(segment.unsure for segment in segments),
-        round(sum((1 - s.confidence) * s.seconds for s in segments), 2),
-    )
+    def _forget(self) -> None:
+        """Drops what was asked for longest ago; called with the lock held."""
+        sizes = {p: x.break_probabilities.nbytes if x else 0 for p, (_, x) in self._found.items()}
+        too_many = sum(sizes.values()) - KEPT_BYTES
+        while too_many > 0:
+            path, _ = self._found.popitem(last=False)
+            too_many -= sizes[path]
