@@ -12,7 +12,7 @@ from timeline.timeline import Segment
 from utils.labels import BREAK_LABEL
 from web.corrections import Corrections
 from web.library import Library, Recording
-from web.timelines import Summary, Timelines
+from web.timelines import Timelines, Version
 
 Scored = tuple[tuple[Segment, float], ...]  # each with the seconds expected to be wrong
 LEAST_SECONDS = 0.05  # expected to be wrong: less is a frame or two, and not worth a look
@@ -50,7 +50,7 @@ class ReviewQueue:
         self._library = library
         self._timelines = timelines
         self._corrections = corrections
-        self._known: dict[str, tuple[Summary, Scored]] = {}
+        self._known: dict[str, tuple[Version, Scored]] = {}
 
     def items(self) -> list[QueueItem]:
         """Most expected seconds first; those with next to none are left out."""
@@ -65,15 +65,15 @@ class ReviewQueue:
 
     def _of(self, recording: Recording) -> Scored:
         """Made once for each timeline, which takes reading it."""
-        summary = self._timelines.summary(recording)
-        if summary is None or self._corrections.read(recording):
+        version = self._timelines.version(recording)
+        if version is None or self._corrections.read(recording):
             return ()
         known = self._known.get(recording.id)
-        if known is None or known[0] is not summary:
+        if known is None or known[0] != version:
             labelled = self._timelines.find(recording)
             segments = labelled.timeline.segments if labelled else ()
             seconds = expected_wrong_seconds(labelled) if labelled else ()
-            known = summary, tuple(zip(segments, seconds, strict=True))
+            known = version, tuple(zip(segments, seconds, strict=True))
             self._known[recording.id] = known
         return known[1]
 

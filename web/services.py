@@ -38,8 +38,10 @@ class Services:
         self.labelling = Labelling(self)
         self.stopping = False
         self._is_started = False
-        self._stop_calls: list[Callable[[], None]] = []
+        self._stop_calls: list[Callable[[], None]] = []  # of streams
+        self._closers: list[Callable[[], None]] = []
         self._lock = threading.Lock()
+        self.at_stop(self.library.close)
 
     def start(self) -> None:
         """Does nothing the second time. Raises UserError where another page has the same cache."""
@@ -60,7 +62,12 @@ class Services:
         self.jobs.stop()
         for worker in (self.worker, self.guests, self.checker):
             worker.close()
-        self.library.close()
+        for close in reversed(self._closers):
+            close()
+
+    def at_stop(self, close: Callable[[], None]) -> None:
+        """Calls it when the page has stopped, the last one first."""
+        self._closers.append(close)
 
     @contextlib.contextmanager
     def on_stop(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> Iterator[None]:
