@@ -101,7 +101,9 @@ class RangedFile(Response):
         tags = asked.get("if-none-match")
         if tags is None:
             return False
-        return tags.strip() == "*" or self.etag in [t.strip().removeprefix("W/") for t in tags.split(",")]
+        return tags.strip() == "*" or self.etag in [
+            t.strip().removeprefix("W/") for t in tags.split(",")
+        ]
 
     def _may_be_part(self, asked: Headers) -> bool:
         """Whether what the client has the rest of is still this file (If-Range)."""

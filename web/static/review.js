@@ -178,6 +178,7 @@ function makeReview(root, { path, recording, formats, durationSeconds, startSeco
   const actions = {
     play: () => player.toggle(),
     skip: (seconds) => go(player.time() + seconds),
+    goto: (share) => go(share * durationSeconds),
     step: (frames) => (player.step(frames), strip.reveal(player.time())),
     edge: (direction) => goToEdge(edits.nextEdge(segments(), player.time(), direction > 0 ? 1 : -1, frameSeconds)),
     unsure() {
