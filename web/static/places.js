@@ -33,7 +33,7 @@ function section(id, title, about, places, ticked) {
   const chosen = () => cards.filter(({ box }) => box?.checked).map(({ place }) => place);
   const all = element("input", { type: "checkbox", "aria-label": `Choose all: ${title}` });
   const outcome = element("div", { role: "status" });
-  const go = button("", () => void labelPlaces(go, chosen(), outcome), { class: "primary", icon: "label", data: { test: `label-${id}` } });
+  const go = button("", () => void labelPlaces(go, chosen(), outcome), { class: "primary", icon: "label", data: { test: id === "same" ? "label-airings" : "label-similar" } });
   const refresh = () => {
     const count = chosen().length;
     go.disabled = count === 0;

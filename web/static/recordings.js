@@ -82,17 +82,17 @@ class List {
 
   async load() {
     try {
-      const [answer, health] = await Promise.all([get("/api/recordings"), get("/api/health")]);
+      const answer = await get("/api/recordings");
       if (this.#stopped) return;
       const found = new Set(answer.recordings.map((/** @type {Recording} */ r) => r.id));
       for (const id of this.#rows.keys()) if (!found.has(id)) this.#rows.delete(id);
       for (const recording of answer.recordings) this.#put(recording);
       this.#fillFolders(answer.folders);
-      this.notes.replaceChildren(
-        ...(health.model ? [] : [noModel()]),
-        ...answer.notes.map((/** @type {string} */ note) => notice(note, "warning")),
-      );
       this.#draw();
+      const health = await get("/api/health"); // looks at the model: the list does not wait for it
+      /** @type {Set<string>} */
+      const notes = new Set([...answer.notes, ...health.notes]);
+      this.notes.replaceChildren(...(health.model ? [] : [noModel()]), ...[...notes].map((note) => notice(note, "warning")));
     } catch (/** @type {any} */ error) {
       if (this.#stopped) return;
       if (this.#rows.size > 0) return showError(error);

@@ -172,7 +172,7 @@ function drawHistory(answer, reload) {
   if (history.length === 0) return [];
   const before = history[0].after;
   const runOf = (/** @type {string} */ version) => answer.versions.find((/** @type {any} */ v) => v.name === version)?.run ?? version;
-  const back = before && button("Roll back", () => void ask(), { data: { test: "roll-back", key: "roll back" } });
+  const back = before && button("Roll back", () => void ask(), { data: { test: "rollback", key: "roll back" } });
   const ask = async () => {
     const agreed = await confirmDialog({ title: "Go back to the champion before?", text: `${runOf(before)} is used again from now on. The present champion stays among the versions.`, yes: "Roll back", danger: true });
     if (!agreed) return;
