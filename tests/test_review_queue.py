@@ -25,14 +25,14 @@ class Made:
 
     def __init__(self, **said):
         self.said = said
-        self.summaries = {id: object() for id in said}
+        self.versions = {id: object() for id in said}
         self.corrected, self.clips, self.reads = set(), set(), 0
 
     def all(self):
         return [MadeRecording(id, id not in self.clips) for id in ("one", "two", "three")]
 
-    def summary(self, recording):
-        return self.summaries.get(recording.id)
+    def version(self, recording):
+        return self.versions.get(recording.id)
 
     def find(self, recording):
         self.reads += 1
@@ -79,7 +79,7 @@ def test_timeline_is_read_again_only_when_it_is_another():
     queue.items()
     queue.items()
     assert made.reads == 1
-    made.said["one"], made.summaries["one"] = of(("games", 10, 0.5, True)), object()
+    made.said["one"], made.versions["one"] = of(("games", 10, 0.5, True)), object()
     assert queue.items()[0].expected_wrong_seconds == pytest.approx(5)
 
 

@@ -1,46 +1,23 @@
 """Library: the recordings in the page's folders, by ids of which no path can be made."""
 
 import hashlib
-import json
-import logging
 import os
 import stat
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from utils.errors import UserError
-from utils.files import stamp_of, write_whole
-from utils.media import MediaError
-from utils.playback import Tracks, read_tracks
+from utils.files import stamp_of
 from utils.recordings import class_of, is_video
-from utils.video import VideoInfo, probe
-
-if TYPE_CHECKING:
-    from web.settings import Settings
+from utils.video import VideoInfo
+from web.errors import NotFound
+from web.looks import Look, Looks
+from web.readers import Readers
+from web.settings import Settings
 
 LISTING_SECONDS = 3.0  # for which a listing is taken to be true
-PROBES = 2  # recordings looked into at once
-SAVE_SECONDS = 5.0  # from one saving of what was found to the next, while there is more
-VERSION = 1  # raise it when a look into a recording tells more
-
-log = logging.getLogger(__name__)
-
-
-class NotFound(UserError):
-    """Nothing by that id, or not any more."""
-
-
-@dataclass(frozen=True)
-class Look:
-    """What a look into a recording told: what it is, or in one line why it can't be read."""
-
-    video: VideoInfo | None = None
-    tracks: Tracks | None = None
-    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,10 +60,11 @@ class Library:
     in `cache/review`, so the next start knows at once.
     """
 
-    def __init__(self, settings: "Settings"):
+    def __init__(self, settings: Settings):
         self._folders = settings.folders
         self._data_dir = Path(os.path.abspath(settings.data_dir))
-        self._looks = _Looks(Path(settings.cache_dir, "review", "recordings.json"))
+        self.readers = Readers()  # of all that is read of recordings while somebody waits
+        self._looks = Looks(settings.review_dir / "recordings.json", self.readers)
         self._lock = threading.Lock()
         self._listed_at = -LISTING_SECONDS
         self._recordings: dict[str, Recording] = {}
@@ -132,6 +110,7 @@ class Library:
     def close(self) -> None:
         """Stops looking, and keeps what was found."""
         self._looks.close()
+        self.readers.close()
 
     def _listing(self) -> dict[str, Recording]:
         with self._lock:
@@ -187,116 +166,6 @@ class Library:
         return Path(real).is_relative_to(os.path.realpath(roots[recording.folder]))
 
 
-class _Looks:
-    """What looking into recordings told, by their content; looks into more in threads of its own.
-
-    Kept in a file, which may be lost at any time.
-    """
-
-    def __init__(self, file: Path):
-        self._file = file
-        self._changed = threading.Condition()
-        self._known: dict[str, tuple[list[int], Look]] | None = None
-        self._wanted: dict[str, Recording] = {}
-        self._busy: set[str] = set()
-        self._threads: list[threading.Thread] = []
-        self._saved_at = time.monotonic()
-        self._is_saved = True
-        self._is_closed = False
-
-    def find(self, recording: Recording) -> Look | None:
-        with self._changed:
-            stamp, look = self._load().get(recording.id, (None, None))
-        return look if stamp == list(recording.stamp) else None
-
-    def take(self, recording: Recording) -> Look:
-        look = _look_into(recording.path)
-        with self._changed:
-            self._load()[recording.id] = (list(recording.stamp), look)
-            self._is_saved = False
-        return look
-
-    def want(self, recordings: list[Recording]) -> None:
-        with self._changed:
-            self._wanted = {r.id: r for r in recordings if r.id not in self._busy}
-            if self._wanted and not self._threads and not self._is_closed:
-                for _ in range(PROBES):
-                    thread = threading.Thread(target=self._work, daemon=True, name="look")
-                    self._threads.append(thread)
-                    thread.start()
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        with self._changed:
-            self._is_closed = True
-            self._wanted = {}
-            self._changed.notify_all()
-        self._save()
-
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                while not self._wanted and not self._is_closed:
-                    self._changed.wait()
-                if self._is_closed:
-                    return
-                id = next(iter(self._wanted))
-                recording = self._wanted.pop(id)
-                self._busy.add(id)
-            try:
-                self.take(recording)
-            finally:
-                with self._changed:
-                    self._busy.discard(id)
-                    is_due = time.monotonic() - self._saved_at > SAVE_SECONDS
-                    is_due = is_due or not (self._wanted or self._busy)
-            if is_due:
-                self._save()
-
-    def _load(self) -> dict[str, tuple[list[int], Look]]:
-        if self._known is None:
-            self._known = dict(_read_looks(self._file))
-        return self._known
-
-    def _save(self) -> None:
-        with self._changed:
-            if self._is_saved or self._known is None:
-                return
-            self._is_saved, self._saved_at = True, time.monotonic()
-            looks = {
-                id: {"stamp": stamp, "video": asdict(look.video), "tracks": asdict(look.tracks)}
-                for id, (stamp, look) in self._known.items()
-                if look.error is None  # a server or a disk that failed may be back next time
-            }
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self._file, json.dumps({"version": VERSION, "looks": looks}).encode())
-        except OSError as error:  # the next start looks again
-            log.warning("what was found in recordings can't be kept in %s: %s", self._file, error)
-
-
-def _look_into(path: Path) -> Look:
-    try:
-        return Look(probe(path), read_tracks(path))
-    except (MediaError, OSError) as error:
-        return Look(error=_one_line(error))
-    except Exception as error:  # what no file made so far; the others are to be looked into too
-        log.exception("a look into %s failed", path)
-        return Look(error=f"can't be read ({type(error).__name__}: {_one_line(error)})")
-
-
-def _read_looks(file: Path) -> Iterator[tuple[str, tuple[list[int], Look]]]:
-    try:
-        kept = json.loads(file.read_bytes())
-        if kept["version"] != VERSION:
-            return
-        for id, entry in kept["looks"].items():
-            look = Look(VideoInfo(**entry["video"]), Tracks(**entry["tracks"]))
-            yield id, (entry["stamp"], look)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return  # none yet, or damaged
-
-
 def _walk(root: Path, outside: list[str], notes: list[str]) -> Iterator[os.DirEntry]:
     """Yields the videos below a folder, and takes down the links that lead out of it."""
     real_root = os.path.realpath(root)
@@ -334,7 +203,3 @@ def _as_it_is(recording: Recording) -> Recording:
 
 def _shown(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "replace")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
