@@ -9,14 +9,26 @@ from PIL import Image
 
 from search.airings import Airing, find_airings, group_spots
 from search.clip_store import ClipStore, EmbeddedClip
+from search.model import SearchModel
 from search.places import Place, find_places
-from search.stretch import Stretch
-from search.vector_index import VectorIndex
+from search.stretch import Stretch, stored_stretch
+from search.vector_index import VectorIndex, open_index
 from utils.duplicates import find_duplicates
+from utils.errors import UserError
 from utils.feature_store import FeatureStore
 from utils.features import FeatureSpec
+from utils.prepared_set import open_feature_store
 
+SEARCH = "search"  # folder in the cache: an index for each model, and what repeats
 THUMBNAIL_HEIGHT, NUM_THUMBNAILS = 96, 4  # pixels, pictures
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Where the same ran, in the order of recordings and times, and what is similar, best first."""
+
+    same: tuple[Place, ...]
+    similar: tuple[Place, ...]
 
 
 @dataclass(frozen=True)
@@ -47,11 +59,40 @@ class Finder:
         self._index = index
         self._features = features
         self._spec = spec
+        self._keys = store.recordings(model_version=index.model_version)  # by name
         names: dict[str, list[str]] = {}
-        for name, key in store.recordings(model_version=index.model_version).items():
+        for name, key in self._keys.items():
             names.setdefault(key, []).append(name)
         self._names = names  # by key
         self._clips: dict[str, list[EmbeddedClip]] = {}  # by recording
+
+    @classmethod
+    def open(cls, store: ClipStore, model: SearchModel, cache_dir: Path) -> "Finder":
+        """Of the clips of a model, as the store is now. Raises UserError where it holds none."""
+        version, spec = model.version, model.spec
+        index = open_index(store, index_folder(cache_dir, version), model_version=version)
+        if not len(index):
+            others = ", ".join(store.models()) or "none"
+            raise UserError(
+                f"{store.name} has no clip of model {version} (of others: {others}): "
+                "python search_clips.py index FOLDER first, or pass the --checkpoint of one of "
+                "those"
+            )
+        return cls(store, index, open_feature_store(cache_dir, spec), spec, cache_dir / SEARCH)
+
+    @property
+    def index_note(self) -> str:
+        """Why the index is not of the kind that was asked for; "" as a rule."""
+        return self._index.note
+
+    @property
+    def num_clips(self) -> int:
+        return len(self._index)
+
+    def key_of(self, recording: str) -> str | None:
+        """Of a recording's content, where it is indexed and its features are here."""
+        key = self._keys.get(recording)
+        return key if key in self._features else None
 
     @property
     def keys(self) -> list[str]:
@@ -62,6 +103,34 @@ class Finder:
     def num_without_features(self) -> int:
         """Recordings that only similar clips can be looked for in."""
         return sum(len(names) for key, names in self._names.items() if key not in self._features)
+
+    def answer(
+        self,
+        model: SearchModel,
+        asked: Stretch,
+        name: str,
+        k: int,
+        *,
+        label: str | None = None,
+        same: bool = True,
+        report: Callable[[int], None] = lambda recordings: None,
+    ) -> Answer:
+        """What is like a stretch of the recording `name`, which is no answer itself.
+
+        Where the `same` is wanted, what is only similar lies elsewhere.
+        """
+        spans = asked.spans(model.clip_seconds, model.hop_seconds)
+        vectors = model.embedder.embed(asked.frames, asked.mfcc, spans)
+        itself = name, asked.start_seconds, asked.end_seconds
+        found = self.same(asked, label=label, report=report) if same else []
+        places = tuple(place for place in found if not _overlap(place, itself))
+        elsewhere = [itself, *((p.recording, p.start_seconds, p.end_seconds) for p in places)]
+        similar = self.similar(vectors, spans, k, label=label, elsewhere=elsewhere)
+        return Answer(places, tuple(similar))
+
+    def stretch(self, key: str, start_seconds: float, end_seconds: float) -> Stretch:
+        """A stretch of a recording whose features are here: nothing is decoded."""
+        return stored_stretch(self._features, key, self._spec, start_seconds, end_seconds)
 
     def similar(
         self,
@@ -152,6 +221,11 @@ class Finder:
         return self._clips[recording]
 
 
+def index_folder(cache_dir: Path, version: str) -> Path:
+    """Where the index of a model lies."""
+    return Path(cache_dir, SEARCH, version)
+
+
 def small_pictures(frames: np.ndarray, aspect_ratio: float) -> np.ndarray:
     """(n, h, w, 3) uint8 RGB: a few of (T, H, W, 3) frames, in the proportions of the picture."""
     width = max(1, round(THUMBNAIL_HEIGHT * aspect_ratio))
@@ -160,6 +234,11 @@ def small_pictures(frames: np.ndarray, aspect_ratio: float) -> np.ndarray:
     rows = np.unique(np.linspace(0, len(frames) - 1, NUM_THUMBNAILS).round().astype(int))
     size = (width, THUMBNAIL_HEIGHT)
     return np.stack([np.asarray(Image.fromarray(frames[row]).resize(size)) for row in rows])
+
+
+def _overlap(place: Place, stretch: tuple[str, float, float]) -> bool:
+    recording, start, end = stretch
+    return place.recording == recording and place.start_seconds < end and start < place.end_seconds
 
 
 def _in_order(places: Iterable[Place]) -> tuple[Place, ...]:
