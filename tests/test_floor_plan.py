@@ -217,6 +217,9 @@ TESTED_THROUGH = {
     "sqlite_store|mongo_store": "clip_store",
     "trees": "vector_index",
     "finder|holdings|model|names|page|places|stretch|wording": "search_clips",
+    "label_jobs|labelled|timelines|model_in_use|health|recipe": "timelines_api",
+    "reception|workers": "uploads_api",
+    "app|services": "access",
 }
 
 
