@@ -28,17 +28,17 @@ from tqdm import tqdm
 
 from cloud.s3 import S3Folder
 from search.clip_store import ClipStore, open_clip_store
-from search.embeddings import Changes, model_version, storable
+from search.embeddings import Changes, model_version
 from search.finder import Finder, index_folder, small_pictures
 from search.holdings import (
     Holdings,
     embed_holdings,
     is_feature_store,
-    place_of,
     prepare_holdings,
     read_holdings,
 )
 from search.model import SearchModel
+from search.names import place_of, storable
 from search.page import Card, Line, write_page
 from search.places import Place
 from search.stretch import Stretch, read_stretch

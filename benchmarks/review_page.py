@@ -46,7 +46,7 @@ LONG_SECONDS, QUICK_LONG_SECONDS = 3 * 3600, 600
 SEGMENTS = 1000
 SEEKS, ROUNDS, LOADS = 30, 5, 5
 DRAW_SECONDS = 5.0
-DEMO_SIZE = (270, 480)
+DEMO, DEMO_SIZE, TRUTH = "evening_match.mp4", (270, 480), "truth.edl"
 TINY_SIZE, TINY_RATE, TINY_SECONDS = (90, 160), 25, 60
 KEY_PICTURES_EVERY = 50  # pictures, as in a broadcast of two seconds
 DRAFT_SECONDS = (1.4, -0.8, 2.2, -1.6, 0.5)  # by which a draft is off at five edges
@@ -123,12 +123,11 @@ def make_demo_archive(folder: Path) -> Path:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     make_demo_set(folder / "data")
-    recording = folder / "data" / "recordings" / "mixed.mp4"
-    plan = plan_recording(find_materials(folder / "data"), "mixed", 0)
+    recording = folder / "data" / "recordings" / DEMO
+    plan = plan_recording(find_materials(folder / "data"), "black", 0)
     write_recording(plan, recording, size=DEMO_SIZE)
     recording.with_suffix(".json").unlink()  # it says the same as the .edl
-    (folder / "truth").mkdir()
-    os.replace(recording.with_suffix(".edl"), folder / "truth" / "mixed.edl")
+    os.replace(recording.with_suffix(".edl"), folder / TRUTH)
     command = [sys.executable, "cost_optimized_train.py", "--folds", "0"]
     for name in ("data", "cache", "runs"):
         command += [f"--{name}-dir", str(folder / name)]
@@ -261,9 +260,9 @@ def measure_long(chromium, server: Server) -> dict[str, float]:
 
 def measure_keyboard(chromium, server: Server, archive: Path) -> dict[str, float]:
     """Seconds in which five edges that are off are put right and saved, by keys alone."""
-    name = id_of(server, "mixed.mp4")
+    name = id_of(server, DEMO)
     detail = server.get(f"/api/recordings/{name}")
-    truth = _truth(archive / "truth" / "mixed.edl", detail["duration_seconds"])[:6]
+    truth = _truth(archive / TRUTH, detail["duration_seconds"])[:6]
     edges = [span.end_seconds for span in truth[:-1]]
     drafted = [edge + off for edge, off in zip(edges, DRAFT_SECONDS, strict=True)]
     ends = [*drafted, detail["duration_seconds"]]
@@ -311,7 +310,7 @@ def measure_jobs(server: Server, archive: Path, rounds: int) -> dict[str, float]
 
     Both have the model loaded, as the script has from its second recording on.
     """
-    path = archive / "data" / "recordings" / "mixed.mp4"
+    path = archive / "data" / "recordings" / DEMO
     name = id_of(server, path.name)
 
     def job() -> None:
@@ -353,7 +352,7 @@ def _script(path: Path, archive: Path) -> Callable[[], None]:
 
 def take_screenshots(chromium, server: Server, folder: Path) -> None:
     """Writes review_<width>_<scheme>.png, of a recording of the demo set with its breaks found."""
-    name = id_of(server, "mixed.mp4")
+    name = id_of(server, DEMO)
     server.job("POST", f"/api/recordings/{name}/label", {}, seconds=600)
     rows = server.get(f"/api/recordings/{name}")["timeline"]["segments"]
     shown = next(row["start_seconds"] for row in rows if row["label"] == "ads") + 8

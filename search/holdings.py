@@ -2,15 +2,15 @@
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from search.clip_store import ClipStore
-from search.embeddings import Changes, plan_clips, storable, store_clips
+from search.embeddings import Changes, plan_clips, store_clips
 from search.model import SearchModel
+from search.names import place_of, storable
 from utils.errors import UserError
 from utils.features import FeatureSpec
 from utils.labels import Span
@@ -149,15 +149,6 @@ def embed_holdings(
             deleted = store.delete(recording=name, model_version=model.version)
             changes += Changes(deleted=deleted)
     return changes
-
-
-def place_of(text: str, is_remote: bool = False) -> str:
-    """The same name for the same folder or file, however it was written."""
-    if is_remote:
-        return text.rstrip("/")
-    path = os.path.abspath(text)
-    relative = os.path.relpath(path)
-    return path if relative.startswith("..") else relative
 
 
 def _names_by_hash(path: Path) -> dict[str, tuple[str, str]]:

@@ -25,7 +25,8 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 START_SECONDS, STOP_SECONDS, PAGE_SECONDS = 60.0, 15.0, 20.0
 # Of the machine that a page is shown on: software alone, and no look at the world outside.
 ARGUMENTS = ["--autoplay-policy=no-user-gesture-required", "--disable-dev-shm-usage"]
-QUIET = re.compile(r"Failed to load resource: the server responded with a status of (\d+)")
+STATUS = re.compile(r"Failed to load resource: the server responded with a status of (\d+)")
+OFFLINE = 0  # what stands for no answer among statuses
 
 
 # Chromium
@@ -91,7 +92,11 @@ def open_page(browser, server: "Server", path: str = "/", **options) -> Iterator
         page = context.new_page()
         complaints.watch(page, server.host)
         page.goto(server.url + path)
-        yield page
+        try:
+            yield page
+        except Exception as error:
+            error.add_note("\n".join([f"on {page.url}", *complaints.found]))
+            raise
         complaints.check()
     finally:
         context.close()
@@ -101,7 +106,7 @@ def open_page(browser, server: "Server", path: str = "/", **options) -> Iterator
 class Complaints:
     """What went wrong on a page that nobody clicked on: to be empty at the end of each test.
 
-    `expected` are HTTP statuses that the test causes.
+    `expected` are HTTP statuses that the test causes, OFFLINE among them.
     """
 
     expected: set[int] = field(default_factory=set)
@@ -119,8 +124,10 @@ class Complaints:
             raise AssertionError("\n".join(self.found))
 
     def _console(self, message) -> None:
-        status = QUIET.search(message.text)
+        status = STATUS.search(message.text)
         if status and int(status[1]) in self.expected:
+            return
+        if OFFLINE in self.expected and "net::ERR_" in message.text:
             return
         if message.type == "error" or "Content Security Policy" in message.text:
             self.found.append(f"console: {message.text} ({message.location.get('url')})")

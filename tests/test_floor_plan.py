@@ -206,7 +206,7 @@ TESTED_THROUGH = {
     "probing|settings": "validation",
     "sqlite_store|mongo_store": "clip_store",
     "trees": "vector_index",
-    "finder|holdings|page|places|stretch|wording": "search_clips",
+    "finder|holdings|model|names|page|places|stretch|wording": "search_clips",
 }
 
 

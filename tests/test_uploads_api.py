@@ -4,6 +4,8 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 from crashing import crash
@@ -57,24 +59,27 @@ def made(tmp_path):
         yield lambda **more: stack.enter_context(open_page(make_settings(tmp_path, **more)))
 
 
+def folder_of(page) -> Path:
+    return page.app.state.services.settings.uploads.path
+
+
 def left(page) -> list[str]:
     """Everything that lies in the folder of uploads."""
-    folder = page.app.state.services.settings.uploads.path
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder_of(page).iterdir())
 
 
 def upload(page, name: str, content, **how):
     return page.post("/api/uploads", params={"name": name}, content=content, **how)
 
 
-def test_upload_is_a_recording_of_its_folder(page, tmp_path, video):
+def test_upload_is_a_recording_of_its_folder(page, video):
     found = upload(page, "Größe 1.MP4", video)
     assert found.status_code == 201, found.text
     assert (found.json()["name"], found.json()["folder"]) == ("Größe 1.mp4", "uploads")
     assert left(page) == ["Größe 1.mp4"]
-    assert (tmp_path / "cache" / "uploads" / "Größe 1.mp4").read_bytes() == video
+    assert (folder_of(page) / "Größe 1.mp4").read_bytes() == video
     recording = page.app.state.services.library.find(found.json()["id"])
-    assert recording.path == tmp_path / "cache" / "uploads" / "Größe 1.mp4"
+    assert recording.path == folder_of(page) / "Größe 1.mp4"
 
 
 def test_upload_replaces_none_of_that_name(page, video):
@@ -84,16 +89,14 @@ def test_upload_replaces_none_of_that_name(page, video):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_that_lead_elsewhere_are_refused(page, tmp_path, video, name):
-    before = sorted(path for path in tmp_path.rglob("*"))
+def test_names_that_lead_elsewhere_are_refused(page, video, name):
+    place = page.app.state.services.settings.cache_dir.parent
+    before = sorted(place.rglob("*"))
     for path in ("/api/uploads", "/api/classify"):
         found = page.post(path, params={"name": name}, content=video)
-        if name == "..%2fgame.mp4":  # a fine name: nobody decodes it twice
-            continue
-        assert 400 <= found.status_code < 500, found.text
+        assert found.status_code in (400, 415, 422), found.text
         assert set(found.json()) == {"error", "kind"}
-    if name != "..%2fgame.mp4":
-        assert sorted(path for path in tmp_path.rglob("*")) == before
+    assert sorted(place.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", ["game.txt", "game", "game.mp4.exe", "game.json"])
@@ -106,11 +109,11 @@ def test_only_videos_are_taken_by_name(page, video, name):
     "content",
     [b"no video" * 1000, b"\x00" * 100_000, b"<html></html>", b"RIFF\x00\x00\x00\x00AVI "],
 )
-def test_what_does_not_decode_is_refused_and_gone(page, tmp_path, content):
+def test_what_does_not_decode_is_refused_and_gone(page, content):
     found = upload(page, "game.mp4", content)
     assert (found.status_code, found.json()["kind"]) == (415, "no_video")
     assert "game.mp4" in found.json()["error"]
-    assert str(tmp_path) not in found.json()["error"]
+    assert str(folder_of(page)) not in found.json()["error"]
     assert left(page) == []
 
 
@@ -138,11 +141,11 @@ def test_uploads_are_bounded_in_size_said_or_not(made, video):
     assert left(page) == []
 
 
-def test_uploads_are_bounded_in_number(made, tmp_path, video):
+def test_uploads_are_bounded_in_number(made, video):
     page = made(max_uploads=2)
     assert [upload(page, "a.mp4", video).status_code for _ in range(3)] == [201, 201, 429]
     assert len(left(page)) == 2
-    (tmp_path / "cache" / "uploads" / "a.mp4").unlink()
+    (folder_of(page) / "a.mp4").unlink()
     assert upload(page, "b.mp4", video).status_code == 201
 
 
@@ -165,33 +168,25 @@ def test_disk_that_gets_full_meanwhile_refuses_and_leaves_nothing(page, video, m
 
 def test_sender_that_falls_silent_is_not_waited_for(page, video, monkeypatch):
     monkeypatch.setattr(incoming, "PATIENCE_SECONDS", 0.3)
-
-    def stalls():
-        yield video[:100]
-        time.sleep(2)
-        yield video[100:]
-
-    with Served(page.app) as address, pytest.raises(Exception, match="408|Broken|reset|closed"):
-        raise RuntimeError(send_slowly(address, stalls(), len(video)))
+    with Served(page.app) as address:
+        answer = send_slowly(address, [video[:100]], len(video))
+    assert "408" in answer
+    assert "nothing came" in answer
     assert left(page) == []
 
 
-def test_what_a_killed_process_left_is_removed_at_the_start(page, tmp_path):
+def test_what_a_killed_process_left_is_removed_at_the_start(made, tmp_path):
     folder = tmp_path / "cache" / "uploads"
     folder.mkdir(parents=True)
     (folder / ".0123.partial").write_bytes(b"half")
     (folder / "mine.mp4").write_bytes(b"mine")
-    made()
-    assert left(page) == ["mine.mp4"]
+    assert left(made()) == ["mine.mp4"]
 
 
 def test_sender_that_leaves_leaves_nothing(page, video):
     with Served(page.app) as address:
         connection = socket.create_connection(address)
-        head = (
-            f"POST /api/uploads?name=a.mp4 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {10**6}"
-        )
-        connection.sendall(head.encode() + b"\r\n\r\n" + video[:500])
+        connection.sendall(upload_head(10**6) + video[:500])
         until(lambda: len(left(page)) == 1)
         connection.close()
         until(lambda: left(page) == [])
@@ -199,7 +194,7 @@ def test_sender_that_leaves_leaves_nothing(page, video):
 
 def test_slow_senders_and_idle_connections_stop_nobody(page, video):
     with Served(page.app) as address:
-        head = b"POST /api/uploads?name=a.mp4 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9999\r\n\r\n"
+        head = upload_head(9999)
         slow = [socket.create_connection(address) for _ in range(incoming.AT_ONCE)]
         for connection in slow:
             connection.sendall(head + b"x")
@@ -224,20 +219,19 @@ def test_slow_senders_and_idle_connections_stop_nobody(page, video):
         until(lambda: left(page) == [])
 
 
-def test_large_upload_takes_little_memory(page, monkeypatch):
-    """100 MB come in pieces; no more than a few of those are held at a time."""
-    held = []
-    write = incoming._write
+def test_large_upload_is_never_whole_in_memory(page, monkeypatch):
+    held, write = [], incoming._write
 
     def watch(file, piece):
         held.append(len(piece))
         write(file, piece)
 
     monkeypatch.setattr(incoming, "_write", watch)
-    found = upload(page, "game.mp4", (b"x" * 65536 for _ in range(1600)))
-    assert found.status_code == 415
-    assert sum(held) == 65536 * 1600
-    assert max(held) <= incoming.PIECE_BYTES + 65536
+    with Served(page.app) as address:
+        answer = send_slowly(address, (b"x" * 65536 for _ in range(800)), 65536 * 800)
+    assert "415" in answer
+    assert sum(held) == 65536 * 800
+    assert max(held) <= 2 * incoming.PIECE_BYTES
     assert left(page) == []
 
 
@@ -269,15 +263,21 @@ def ask(address: tuple[str, int], request: bytes) -> bytes:
         return connection.recv(65536)
 
 
-def send_slowly(address: tuple[str, int], pieces, length: int) -> str:
-    """The first line that came back."""
-    with socket.create_connection(address, timeout=10) as connection:
-        head = (
-            f"POST /api/uploads?name=a.mp4 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}"
-        )
-        connection.sendall(head.encode() + b"\r\n\r\n")
-        connection.sendall(next(pieces))
-        return connection.recv(4096).decode()
+def upload_head(length: int) -> bytes:
+    lines = "POST /api/uploads?name=a.mp4 HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {length}"
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def send_slowly(address: tuple[str, int], pieces: Iterable[bytes], length: int) -> str:
+    """What comes back of an upload in pieces, which may be fewer than it says."""
+    with socket.create_connection(address, timeout=30) as connection:
+        connection.sendall(upload_head(length))
+        for piece in pieces:
+            connection.sendall(piece)
+        answer = b""
+        while b"\r\n\r\n" not in answer or not answer.endswith(b"}"):
+            answer += connection.recv(4096)
+        return answer.decode()
 
 
 def until(is_so, seconds: float = 10) -> None:

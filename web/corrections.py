@@ -117,7 +117,8 @@ class Corrections:
         self._library = library
         self._timelines = timelines
         self._lock = threading.Lock()  # held from looking at a file to writing it
-        self._known: dict[Path, tuple[list[int], Correction | None]] = {}
+        # By recording and file: game.ts and game.mp4 have one file between them.
+        self._known: dict[tuple[str, Path], tuple[list[int], Correction | None]] = {}
 
     def read(self, recording: Recording) -> Correction | None:
         """What was saved last; None where nothing was, or not by us. Costs two looks at files."""
@@ -173,7 +174,7 @@ class Corrections:
             correction = self.read(recording)
             if correction is not None:
                 correction.path.unlink()
-                self._known.pop(correction.path, None)
+                self._known.pop((recording.id, correction.path), None)
 
     def found_labels(self, recording: Recording) -> FoundLabels | None:
         """The first label file beside a recording that training would read and that is not ours.
@@ -316,15 +317,17 @@ class Corrections:
 
     def _read_file(self, recording: Recording, path: Path, place: str) -> Correction | None:
         """What we wrote into a file, of the same recording; None for any other."""
+        key = recording.id, path
         try:
             stamp = stamp_file(path)
         except OSError:
-            self._known.pop(path, None)
+            self._known.pop(key, None)
             return None
-        if path not in self._known or self._known[path][0] != stamp:
+        known = self._known.get(key)
+        if known is None or known[0] != stamp:
             folder = self._folder(recording) if place == BESIDE else path.parent
-            self._known[path] = stamp, _correction(recording, path, place, folder)
-        return self._known[path][1]
+            known = self._known[key] = stamp, _correction(recording, path, place, folder)
+        return known[1]
 
 
 def covered(parts: Sequence[Part], duration_seconds: float) -> tuple[Part, ...]:

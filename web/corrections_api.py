@@ -6,7 +6,6 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from web.corrections import MAX_PARTS
-from web.review_queue import ReviewQueue
 from web.services import Services
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -31,7 +30,6 @@ class CorrectionsBody(BaseModel):
 def router(services: Services) -> APIRouter:
     """The routes below /api that correct."""
     api = APIRouter(prefix="/api", tags=["corrections"])
-    review_queue = ReviewQueue(services.library, services.timelines, services.corrections)
 
     @api.put("/recordings/{id}/corrections")
     def save_corrections(id: str, body: CorrectionsBody) -> dict:
@@ -51,7 +49,7 @@ def router(services: Services) -> APIRouter:
 
     @api.get("/queue")
     def queue(limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> dict:
-        items = review_queue.items()
+        items = services.queue.items()
         return {
             "items": [item.to_dict() for item in items[:limit]],
             "total_expected_wrong_seconds": round(

@@ -37,6 +37,8 @@ export const KEYS = {
     { action: "skip", amount: 5, shown: ["l"], about: "5 s on", matches: typed("l", "L") },
     { action: "step", amount: -1, shown: ["←"], about: "a frame back", matches: typed("ArrowLeft") },
     { action: "step", amount: 1, shown: ["→"], about: "a frame on", matches: typed("ArrowRight") },
+    { action: "goto", amount: 0, shown: ["Home"], about: "beginning", matches: typed("Home") },
+    { action: "goto", amount: 1, shown: ["End"], about: "end", matches: typed("End") },
     { action: "edge", amount: -1, shown: ["["], about: "edge before", matches: typed("[") },
     { action: "edge", amount: 1, shown: ["]"], about: "next edge", matches: typed("]") },
     { action: "unsure", shown: ["u"], about: "next segment that the model is unsure of", matches: typed("u", "U") },
@@ -75,7 +77,7 @@ export const KEYS = {
 const ALL = Object.values(KEYS).flat();
 const TAKES_TEXT = "input, textarea, select, [contenteditable]";
 const PRESSED_BY_SPACE = "button, a, summary, [role=button], [role=menuitem]";
-const STEPPED = "video, [role=slider], [role=menuitem], audio"; // which arrows move by themselves
+const STEPPED = "[role=slider]"; // which arrows move by themselves
 
 /**
  * The key that an event means, null for none, or for what a field or a button has for itself.
