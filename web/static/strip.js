@@ -79,6 +79,7 @@ export function makeStrip({ id, durationSeconds, frameSeconds }, told) {
     if (isStale) {
       paintStrip(stillContext, scene);
       placeHandles();
+      Object.assign(canvas.dataset, { start: scene.start, end: scene.end }); // what is shown, for who can't see it
     }
     isStale = false;
     context.setTransform(1, 0, 0, 1, 0, 0);
