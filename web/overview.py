@@ -7,12 +7,15 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from timeline.timeline import Timeline
 from utils.files import stamp_file, write_whole
 from web.library import Recording
 from web.review_queue import expected_wrong_seconds
-from web.services import Services
+
+if TYPE_CHECKING:
+    from web.services import Services
 
 SOON_SECONDS = 0.1  # that a list may wait for summaries which are not made yet
 REST_SECONDS = 0.002  # between two of them that are made while nobody waits
@@ -36,7 +39,7 @@ class Summary:
 class Overview:
     """The lines of the list. Reading all timelines takes minutes, so what they come to is kept."""
 
-    def __init__(self, services: Services):
+    def __init__(self, services: "Services"):
         self._services = services
         self._summaries = _Summaries(services, services.settings.review_dir / "summaries.json")
 
@@ -86,7 +89,7 @@ class Overview:
 class _Summaries:
     """What timelines come to, by the model and the stamps of the files that say so."""
 
-    def __init__(self, services: Services, file: Path):
+    def __init__(self, services: "Services", file: Path):
         self._services = services
         self._file = file
         self._changed = threading.Condition()
@@ -138,7 +141,7 @@ class _Summaries:
                 entry = stamp_file(ledger.place(recording.path))
             except OSError:
                 continue
-            stamps[recording.id] = [model.identity["sha256"], *entry, *recording.stamp]
+            stamps[recording.id] = [ledger.way, *entry, *recording.stamp]
         return stamps
 
     def _want(self, wanted: dict[str, tuple[list, Recording]]) -> None:

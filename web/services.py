@@ -11,6 +11,8 @@ from web.jobs import Jobs
 from web.labelling import Labelling
 from web.library import Library
 from web.model_in_use import ModelInUse
+from web.overview import Overview
+from web.proxies import Proxies
 from web.review_queue import ReviewQueue
 from web.settings import Settings
 from web.timelines import Timelines
@@ -36,12 +38,15 @@ class Services:
         self.checker = Worker()  # of what is uploaded
         self.incoming = Incoming(settings.uploads.path, settings.max_upload_bytes)
         self.labelling = Labelling(self)
+        self.overview = Overview(self)
+        self.proxies = Proxies(self)
         self.stopping = False
         self._is_started = False
         self._stop_calls: list[Callable[[], None]] = []  # of streams
         self._closers: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self.at_stop(self.library.close)
+        self.at_stop(self.overview.close)
 
     def start(self) -> None:
         """Does nothing the second time. Raises UserError where another page has the same cache."""
