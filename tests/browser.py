@@ -92,7 +92,11 @@ def open_page(browser, server: "Server", path: str = "/", **options) -> Iterator
         page = context.new_page()
         complaints.watch(page, server.host)
         page.goto(server.url + path)
-        yield page
+        try:
+            yield page
+        except Exception as error:
+            error.add_note("\n".join([f"on {page.url}", *complaints.found]))
+            raise
         complaints.check()
     finally:
         context.close()

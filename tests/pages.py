@@ -17,7 +17,7 @@ def make_settings(folder: Path, *folders: Path, **more: object) -> Settings:
     """Settings with everything in `folder`: data, cache and runs."""
     places = {name: folder / name for name in ("data", "cache", "runs")}
     for place in places.values():
-        place.mkdir(exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
     how = {f"{name}_dir": place for name, place in places.items()}
     return Settings.of(folders, **{**how, **more})
 

@@ -1,11 +1,12 @@
 """Previews: the key picture at or before a time of a recording, as a small JPEG."""
 
+import math
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 
 import av
@@ -13,12 +14,13 @@ import av
 from utils.files import stamp_file
 from utils.media import Clock, MediaError, decoded, decoded_alone, opened, packets, video_stream
 from utils.scaling import PyavScaler, displayed_size, quarter_turns
+from utils.stretches import seek_before
 from utils.video import MAX_KEY_DISTANCE, TIMESTAMP_TOLERANCE_SECONDS
 
 MAX_ASPECT_RATIO = 4.0  # of a preview, width to height: a damaged header says anything
 MAX_DAMAGED_KEYS = 5  # that are passed over, one after the other
 JPEG_QUANTIZER = 4  # from 2, the best, to 31
-RUN_UPS_SECONDS = (0.0, 2.0, 10.0)  # before the time: a transport stream is entered anywhere
+RUN_UPS_SECONDS = (0.0, 4.0, 16.0)  # before the time: a transport stream is entered anywhere
 MAX_READERS = 2  # that a process keeps open: the index of an MP4 of three hours takes 0.2 s to read
 
 _readers: OrderedDict[str, tuple[list[int], "PreviewReader"]] = OrderedDict()
@@ -74,51 +76,41 @@ class PreviewReader:
         a jump of the timestamps it may be a picture of another time. Raises MediaError.
         """
         raw_seconds = seconds + self._zero_seconds
+        until = raw_seconds + TIMESTAMP_TOLERANCE_SECONDS
         for run_up in RUN_UPS_SECONDS:
-            frame = self._first_key_picture(raw_seconds - run_up, until_seconds=raw_seconds)
+            keys = takewhile(
+                lambda key: self._seconds(key) <= until, self._keys(raw_seconds - run_up)
+            )
+            frame = self._first_of(reversed(list(keys)[-MAX_DAMAGED_KEYS:]))
             if frame is not None:
                 return self._jpeg(frame, height)
-        # Before the first key, or in a stream without any: what comes first.
-        return self._jpeg(self._first_picture(self._packets_from(raw_seconds)), height)
+        # Before the first key, or behind damage: the next one, or whatever can be decoded.
+        frame = self._first_of(islice(self._keys(raw_seconds), MAX_DAMAGED_KEYS))
+        return self._jpeg(frame or self._first_picture(self._packets(raw_seconds)), height)
+
+    def _packets(self, raw_seconds: float) -> Iterator[av.Packet | None]:
+        """Yields the packets of a minute or two, from the last key before a time on, or so."""
+        self._context.flush_buffers()
+        seek_before(self._stream, round(raw_seconds / self._stream.time_base))
+        return islice(packets(self._container, self._stream), MAX_KEY_DISTANCE)
+
+    def _keys(self, raw_seconds: float) -> Iterator[av.Packet]:
+        return (p for p in self._packets(raw_seconds) if p is not None and p.is_keyframe)
+
+    def _seconds(self, packet: av.Packet) -> float:
+        ticks = packet.dts if packet.pts is None else packet.pts
+        return -math.inf if ticks is None else float(ticks * self._stream.time_base)
+
+    def _first_of(self, keys: Iterable[av.Packet]) -> av.VideoFrame | None:
+        """The first that can be decoded."""
+        return next((f for key in keys for f in decoded_alone(self._context, key)), None)
 
     def _first_picture(self, incoming: Iterator[av.Packet | None]) -> av.VideoFrame:
-        for packet in incoming:
-            for frame in decoded(self._context, packet):
-                return frame
-        raise MediaError("no picture can be decoded there")
-
-    def _first_key_picture(
-        self, raw_seconds: float, *, until_seconds: float
-    ) -> av.VideoFrame | None:
-        damaged = 0
-        for packet in self._packets_from(raw_seconds):
-            if not packet.is_keyframe:
-                continue
-            ticks = packet.dts if packet.pts is None else packet.pts
-            shown_seconds = (
-                until_seconds if ticks is None else float(ticks * self._stream.time_base)
-            )
-            if shown_seconds > until_seconds + TIMESTAMP_TOLERANCE_SECONDS:
-                return None
-            for frame in decoded_alone(self._context, packet):
-                return frame
-            damaged += 1
-            if damaged == MAX_DAMAGED_KEYS:
-                return None
-        return None
-
-    def _packets_from(self, raw_seconds: float) -> Iterator[av.Packet]:
-        """Yields the packets of a minute or two, from the last key before a time on if there is
-        one."""
-        self._context.flush_buffers()
-        first = self._stream.start_time or 0
-        ticks = max(first, round(raw_seconds / self._stream.time_base))
-        for target in (ticks, first):  # a transport stream may refuse the one, AVI the other
-            with suppress(av.FFmpegError):
-                self._container.seek(target, stream=self._stream)
-                break
-        near = islice(packets(self._container, self._stream), MAX_KEY_DISTANCE)
-        return (packet for packet in near if packet is not None)
+        frames = (frame for packet in incoming for frame in decoded(self._context, packet))
+        frame = next(frames, None)
+        if frame is None:
+            raise MediaError("no picture can be decoded there")
+        return frame
 
     def _jpeg(self, frame: av.VideoFrame, height: int) -> bytes:
         shape = float(self._stream.sample_aspect_ratio or 1)

@@ -27,7 +27,7 @@ class Cuts:
         self._known: OrderedDict[tuple[str, int], list[dict]] = OrderedDict()
 
     async def find(self, recording: Recording, start: float, end: float) -> list[dict]:
-        """`{"seconds", "kind", "strength"}` of each in [start, end), in order. Raises MediaError."""
+        """Of each in [start, end), in order, seconds, kind and strength. Raises MediaError."""
         found = []
         for number in range(int(start / BLOCK_SECONDS), int(end / BLOCK_SECONDS) + 1):
             if number * BLOCK_SECONDS < end:

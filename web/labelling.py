@@ -82,8 +82,9 @@ def label_file(
     Raises MediaError, and UserError where the file of the checkpoint is another one by now.
     """
     global _kept
-    if _kept is None or _kept[0] != (sha256, quick, threads):
-        _kept = (sha256, quick, threads), _load(checkpoint, sha256, quick, threads)
+    wanted = checkpoint, sha256, quick, threads
+    if _kept is None or _kept[0] != wanted:
+        _kept = wanted, _load(*wanted)
     return _kept[1].label(path, lambda *done: report(done))
 
 

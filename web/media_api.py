@@ -49,7 +49,7 @@ def router(services: Services) -> APIRouter:
     @api.head("/proxy", include_in_schema=False)
     @api.get("/proxy", response_class=Response)
     def proxy(id: str) -> Response:
-        """What a browser plays instead of the file, if it was made; time zero is its first picture."""
+        """What a browser plays instead of the file, if that was made; it starts with time zero."""
         path = proxies.find(library.find(id))
         if path is None:
             raise NotFound("there is no proxy of it: make one with POST", kind="no_proxy")

@@ -40,7 +40,7 @@ class Thumbnails:
         Waits for its turn without a thread, and gives up where nobody wants it any more. Raises
         MediaError.
         """
-        step = int(seconds / STEP_SECONDS)
+        step = int(min(seconds, recording.probe.duration_seconds) / STEP_SECONDS)
         name = f"{recording.version}-{step}-{height}.jpg"
         data = self._memory.find(name) or await asyncio.to_thread(self._disk.read, name)
         if data is None:

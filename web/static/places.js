@@ -15,13 +15,17 @@ import { busy, button, clock, confirmDialog, counted, element, emptyState, label
  * @property {string} by what it was recognised by
  */
 
-/** @param {{same: Place[], similar: Place[]}} found @returns {HTMLElement[]} */
-export function placesFound({ same, similar }) {
+/**
+ * @param {{same: Place[], similar: Place[]}} found
+ * @param {Place|null} marked the range itself, which gets the label of its airings with them
+ * @returns {HTMLElement[]}
+ */
+export function placesFound({ same, similar }, marked) {
   if (same.length + similar.length === 0) {
     return [emptyState("search", "Nothing like it was found", "No other place in the index resembles this range. A longer range, or one without the picture cutting away, may find more.")];
   }
   return [
-    ...(same.length > 0 ? [section("same", "The same again", "Airings of this very spot, to the second.", same, true)] : []),
+    ...(same.length > 0 ? [section("same", "The same again", "Airings of this very spot, to the second.", marked ? [marked, ...same] : same, true)] : []),
     ...(similar.length > 0 ? [section("similar", "Similar", "Looks or sounds alike. Look before you label.", similar, false)] : []),
   ];
 }
@@ -52,7 +56,7 @@ function section(id, title, about, places, ticked) {
     "section",
     { "aria-labelledby": `${id}-title` },
     element("div", { class: "view-header" },
-      element("div", {}, element("h2", { id: `${id}-title`, text: `${title} (${places.length})` }), element("p", { class: "lead", text: about })),
+      element("div", {}, element("h2", { id: `${id}-title`, text: title }), element("p", { class: "lead", text: about })),
       boxes.length > 0 && element("div", { class: "actions" }, element("label", { class: "check" }, all, "All"), go)),
     outcome,
     list,
@@ -69,7 +73,7 @@ function drawPlace(place, ticked) {
     element("strong", { text: times }),
     element("span", { class: "name", text: name }),
     place.label && element("span", { class: "muted" }, labelMark(place.label)),
-    element("span", { class: "muted", text: `${percent(place.likeness)} alike, by ${place.by}` }),
+    element("span", { class: "muted", text: place.by ? `${percent(place.likeness)} alike, by ${place.by}` : "what you marked" }),
   ];
   const body = place.recording
     ? element("a", { class: "place-link", href: `#/review/${place.recording}?t=${place.start_seconds.toFixed(2)}` }, lazyImage(thumbnailAddress(place.recording, middle, 120)), ...facts)

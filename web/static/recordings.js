@@ -12,6 +12,7 @@ import { busy, button, confirmDialog, counted, element, emptyState, failedState,
 
 const FIRST_ROWS = 24; // what a tall window shows; the others follow while nothing else is to do
 const NEXT_ROWS = 80;
+const SUMS_MS = 1500; // after which what timelines come to is asked for again, as long as it is missing
 
 /** @type {Record<string, {title: string, key: (r: Recording) => number|string, down: boolean}>} */
 const SORTS = {
@@ -47,8 +48,11 @@ class List {
   #rows = new Map();
   /** @type {Map<string, import("./jobs.js").Job>} */
   #jobs = new Map(); // of each recording the last that was heard of
-  #drawing = 0; // counts the drawings begun; an older one stops
+  /** @type {Row[]} */
+  #filled = []; // what is shown, or being put there
   #stopped = false;
+  /** @type {ReturnType<typeof setTimeout>|undefined} */
+  #again;
 
   /** @param {HTMLElement} root @param {URLSearchParams} params */
   constructor(root, params) {
@@ -78,6 +82,7 @@ class List {
 
   stop() {
     this.#stopped = true;
+    clearTimeout(this.#again);
   }
 
   async load() {
@@ -89,6 +94,9 @@ class List {
       for (const recording of answer.recordings) this.#put(recording);
       this.#fillFolders(answer.folders);
       this.#draw();
+      const missing = answer.recordings.some((/** @type {Recording} */ r) => r.state === "labelled" && r.ads_share === null);
+      clearTimeout(this.#again);
+      if (missing) this.#again = setTimeout(() => void this.load(), SUMS_MS);
       const health = await get("/api/health"); // looks at the model: the list does not wait for it
       /** @type {Set<string>} */
       const notes = new Set([...answer.notes, ...health.notes]);
@@ -168,14 +176,7 @@ class List {
 
   #draw() {
     const shown = this.#shown();
-    const turn = ++this.#drawing;
-    const fill = (/** @type {number} */ from, /** @type {number} */ count) => {
-      if (turn !== this.#drawing || this.#stopped) return;
-      this.body.append(...shown.slice(from, from + count).map((row) => row.element()));
-      if (from + count < shown.length) setTimeout(() => fill(from + count, NEXT_ROWS));
-    };
-    this.body.replaceChildren();
-    fill(0, FIRST_ROWS);
+    this.#fill(shown);
     this.table.hidden = shown.length === 0;
     this.table.setAttribute("aria-rowcount", String(shown.length + 1));
     this.tools.hidden = this.count.hidden = this.#rows.size === 0;
@@ -183,6 +184,19 @@ class List {
     this.#drawHead();
     this.#describe(shown);
     this.#remember();
+  }
+
+  /** Puts the rows there, unless they are: nobody is to lose the place that they look at. @param {Row[]} shown */
+  #fill(shown) {
+    if (shown.length === this.#filled.length && shown.every((row, at) => row === this.#filled[at])) return;
+    this.#filled = shown;
+    const more = (/** @type {number} */ from, /** @type {number} */ count) => {
+      if (this.#filled !== shown || this.#stopped) return;
+      this.body.append(...shown.slice(from, from + count).map((row) => row.element()));
+      if (from + count < shown.length) setTimeout(() => more(from + count, NEXT_ROWS));
+    };
+    this.body.replaceChildren();
+    more(0, FIRST_ROWS);
   }
 
   #drawHead() {

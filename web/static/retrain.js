@@ -86,10 +86,13 @@ export function retrainCard(changed) {
 /** @param {any} facts of /api/retrain @returns {Node[]} */
 function describe(facts) {
   if (!facts) return [element("p", { class: "muted", text: "Looking at what there is to learn from…" })];
+  const { demo } = facts.data;
   const classes = Object.entries(facts.data.classes).map(([name, { recordings, groups }]) => `${name}: ${counted(recordings, "recording")} in ${counted(groups, "group")}`);
   const corrected = facts.corrected_recordings.length;
   return [
-    element("p", {}, "Learns from ", element("strong", { text: counted(corrected, "corrected recording") }), classes.length > 0 && ` and what is in data/: ${classes.join(" · ")}.`),
+    element("p", {}, "Learns from ", corrected > 0 && element("strong", { text: counted(corrected, "corrected recording") }),
+      corrected > 0 ? " and the clips in the data folder" : "the clips in the data folder", classes.length > 0 && `: ${classes.join(" · ")}.`),
+    demo && notice("There are no clips of your own yet: it would train on the made demo set, which says nothing about real recordings.", "warning"),
     !facts.can && facts.why && notice(facts.why, "warning"),
   ].filter(Boolean);
 }
@@ -114,18 +117,17 @@ function drawJob(job, facts) {
 
 /** @param {HTMLButtonElement} control @param {any} facts */
 async function labelAgain(control, facts) {
-  const { recordings } = await get("/api/recordings");
-  const labelled = recordings.filter((/** @type {any} */ r) => r.state === "labelled" || r.state === "corrected").map((/** @type {any} */ r) => r.id);
-  const agreed = labelled.length > 0 && (await confirmDialog({
-    title: `Label ${counted(labelled.length, "recording")} again?`,
-    text: `What you corrected in ${counted(facts?.corrected_recordings.length ?? 0, "recording")} stays as it is.`,
+  const agreed = await confirmDialog({
+    title: "Label with the new model?",
+    text: `All recordings that it has not labelled yet, in the background. What you corrected in ${counted(facts?.corrected_recordings.length ?? 0, "recording")} stays as it is.`,
     yes: "Label again",
-  }));
+  });
   if (!agreed) return;
   await busy(control, async () => {
-    const { jobs } = await post("/api/label", { recordings: labelled, again: true });
+    const { jobs } = await post("/api/label", { recordings: "all_unlabelled" });
     jobs.forEach(heard);
-    toast(`${counted(jobs.length, "recording")} queued`, "info", { text: "Jobs", href: "#/jobs" });
+    if (jobs.length === 0) toast("It has labelled all recordings already.");
+    else toast(`${counted(jobs.length, "recording")} queued`, "info", { text: "Jobs", href: "#/jobs" });
   });
 }
 

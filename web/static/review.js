@@ -28,7 +28,7 @@ export async function show(root, params, id = "") {
   root.append(element("p", { class: "loading", text: "Loading…" }));
   const path = `/api/recordings/${encodeURIComponent(id)}`;
   await pending.get(id);
-  const [recording, formats] = await Promise.all([get(path), get("/api/formats").catch(() => [])]);
+  const [recording, formats] = await Promise.all([get(path), get("/api/formats").then((answer) => answer.formats, () => [])]);
   const durationSeconds = recording.timeline?.duration_seconds || recording.duration_seconds || 0;
   setClasses(recording.classes);
   if (!durationSeconds) {
@@ -313,17 +313,6 @@ function makeReview(root, { path, recording, formats, durationSeconds, startSeco
     );
   }
 
-  /** Jobs that were under way when the view was opened, or begun since. @type {Set<string>} */
-  const labelling = new Set();
-  const stopWatching = watchJobs((job) => {
-    if (job.recording !== id) return;
-    if (job.kind === "label") {
-      controls.setJob(isActive(job) ? job : null);
-      if (isActive(job)) labelling.add(job.id);
-      else if (labelling.delete(job.id) && job.state === "done") takeTimeline().catch(showError);
-    } else if (job.kind === "proxy" && isActive(job)) controls.setProxy(job);
-  });
-
   // Putting it together
 
   const player = makePlayer(
@@ -379,6 +368,17 @@ function makeReview(root, { path, recording, formats, durationSeconds, startSeco
     render();
   });
   const controls = makeControls({ recording, formats, labels, run, picture: player.element, strip: strip.element, list: segmentList.element });
+
+  /** Jobs that were under way when the view was opened, or begun since. @type {Set<string>} */
+  const labelling = new Set();
+  const stopWatching = watchJobs((job) => {
+    if (job.recording !== id) return;
+    if (job.kind === "label") {
+      controls.setJob(isActive(job) ? job : null);
+      if (isActive(job)) labelling.add(job.id);
+      else if (labelling.delete(job.id) && job.state === "done") takeTimeline().catch(showError);
+    } else if (job.kind === "proxy" && isActive(job)) controls.setProxy(job);
+  });
 
   /** @param {string} name @param {number} [amount] */
   function run(name, amount = 0) {

@@ -23,6 +23,7 @@ const REFRESH_MS = 4000; // while a run is under way
  * @property {number|null} eta_seconds
  * @property {Record<string, any>|null} metrics
  * @property {boolean} has_report
+ * @property {boolean} can_promote it ended well
  * @property {string|null} version
  * @property {boolean} in_use
  */
@@ -48,7 +49,7 @@ export function show(root) {
       if (stopped) return;
       lead.textContent = inUseWords(answer);
       const focused = document.activeElement instanceof HTMLElement && table.contains(document.activeElement) ? document.activeElement.dataset.key : "";
-      table.replaceChildren(answer.runs.length > 0 ? drawTable(answer.runs, all, load, () => ((all = true), void load())) : nothing());
+      table.replaceChildren(answer.runs.length > 0 ? drawTable(answer, all, load, () => ((all = true), void load())) : nothing());
       past.replaceChildren(...drawHistory(answer, load));
       if (focused) /** @type {HTMLElement|null} */ (root.querySelector(`[data-key="${CSS.escape(focused)}"]`))?.focus();
       if (answer.runs.some((/** @type {Run} */ run) => run.state === "running")) timer = setTimeout(load, REFRESH_MS);
@@ -77,8 +78,9 @@ function inUseWords(answer) {
   return `In use: ${used.name}${answer.champion ? ", the champion" : ", the latest"}`;
 }
 
-/** @param {Run[]} runs @param {boolean} all @param {() => void} reload @param {() => void} showAll */
-function drawTable(runs, all, reload, showAll) {
+/** @param {{runs: Run[], champion: string|null}} answer @param {boolean} all @param {() => void} reload @param {() => void} showAll */
+function drawTable(answer, all, reload, showAll) {
+  const { runs } = answer;
   const best = bestOf(runs);
   const columns = METRICS.filter(({ key }) => runs.some((run) => typeof run.metrics?.[key] === "number"));
   const heads = columns.map(({ title, about }) => element("th", { scope: "col", class: "number", title: about, text: title }));
@@ -92,7 +94,7 @@ function drawTable(runs, all, reload, showAll) {
       { class: "cards-narrow" },
       element("thead", {}, element("tr", {}, element("th", { scope: "col", text: "Run" }), element("th", { scope: "col", text: "State" }), ...heads,
         element("th", { scope: "col", class: "number", text: "Judged on" }), element("td"))),
-      element("tbody", {}, ...shown.map((run) => drawRun(run, columns, best, reload))),
+      element("tbody", {}, ...shown.map((run) => drawRun(run, { columns, best, champion: answer.champion, reload }))),
     ),
     element("p", { class: "muted", text: "★ best of a column. Runs that were judged on other clips can't be compared to the last digit." }),
     shown.length < runs.length && button(`Show all ${runs.length}`, showAll, { data: { key: "all" } }),
@@ -110,8 +112,12 @@ function bestOf(runs) {
   return best;
 }
 
-/** @param {Run} run @param {typeof METRICS} columns @param {Record<string, number>} best @param {() => void} reload @returns {HTMLElement} */
-function drawRun(run, columns, best, reload) {
+/**
+ * @param {Run} run
+ * @param {{columns: typeof METRICS, best: Record<string, number>, champion: string|null, reload: () => void}} table
+ * @returns {HTMLElement}
+ */
+function drawRun(run, { columns, best, champion, reload }) {
   const numbers = columns.map(({ key, title, words }) => {
     const value = run.metrics?.[key];
     if (typeof value !== "number") return element("td", { class: "number", data: { title } });
@@ -128,7 +134,7 @@ function drawRun(run, columns, best, reload) {
     element("td", { class: "run-state" }, ...stateOf(run)),
     ...numbers,
     element("td", { class: "number judged", data: { title: "Judged on" }, text: judged }),
-    element("td", { class: "run-actions" }, element("div", { class: "actions" }, ...actionsOf(run, reload))),
+    element("td", { class: "run-actions" }, element("div", { class: "actions" }, ...actionsOf(run, run.version !== null && run.version === champion, reload))),
   );
 }
 
@@ -143,8 +149,8 @@ function stateOf(run) {
   return [badge, progressBar(run.epochs ? run.epoch / run.epochs : null, "Epochs"), element("small", { class: "muted", text: `epoch ${epochs} ${run.phase}${left}${run.best ? ` · ${run.best}` : ""}` })];
 }
 
-/** @param {Run} run @param {() => void} reload @returns {Node[]} */
-function actionsOf(run, reload) {
+/** @param {Run} run @param {boolean} isChampion @param {() => void} reload @returns {Node[]} */
+function actionsOf(run, isChampion, reload) {
   const report = run.has_report && element("a", { class: "button", href: `/runs/${encodeURIComponent(run.name)}/report`, target: "_blank", rel: "noopener", "aria-label": `Report of ${run.name}`, text: "Report" });
   const promote = button("Promote", () => void ask(), { "aria-label": `Promote ${run.name}`, data: { test: "promote", key: `promote ${run.name}` } });
   const ask = async () => {
@@ -157,18 +163,17 @@ function actionsOf(run, reload) {
     });
     if (!agreed) return;
     await busy(promote, async () => {
-      await post(`/api/runs/${encodeURIComponent(run.name)}/promote`, reason.value ? { reason: reason.value } : {});
-      toast(`${run.name} is the champion now`, "good");
+      const { note } = await post(`/api/runs/${encodeURIComponent(run.name)}/promote`, reason.value ? { reason: reason.value } : {});
+      toast(`${run.name} is the champion now${note ? `, ${note}` : ""}`, "good");
       reload();
     });
   };
-  const can = run.state === "finished" && run.metrics && !run.in_use;
-  return /** @type {Node[]} */ ([report, can && promote].filter(Boolean));
+  return /** @type {Node[]} */ ([report, run.can_promote && !isChampion && promote].filter(Boolean));
 }
 
 /** @param {any} answer @param {() => void} reload @returns {Node[]} */
 function drawHistory(answer, reload) {
-  const history = [...answer.history].reverse();
+  const { history } = answer; // the newest first
   if (history.length === 0) return [];
   const before = history[0].after;
   const runOf = (/** @type {string} */ version) => answer.versions.find((/** @type {any} */ v) => v.name === version)?.run ?? version;
@@ -187,7 +192,7 @@ function drawHistory(answer, reload) {
       "section",
       { class: "card", "aria-labelledby": "champions-title" },
       element("div", { class: "view-header" }, element("h2", { id: "champions-title", text: "Champions" }), back),
-      element("ol", { class: "reigns" }, ...history.map((reign) => element(
+      element("ol", { class: "reigns" }, ...history.map((/** @type {any} */ reign) => element(
         "li", {},
         element("span", { class: "title", text: runOf(reign.version) }),
         element("small", { class: "muted", text: [date(reign.since), reign.why].filter(Boolean).join(" · ") }),

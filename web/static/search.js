@@ -10,7 +10,7 @@ const PREVIEWS = 6;
 const LENGTH_SECONDS = 30; // of the range where the address gives none
 const ASK_AFTER_MS = 400; // of the last key in the fields
 
-/** @typedef {{id: string, name: string, folder: string, duration_seconds: number|null}} Listed */
+/** @typedef {{id: string, name: string, folder: string, duration_seconds: number|null, editable: boolean}} Listed */
 
 /**
  * @param {HTMLElement} root
@@ -29,7 +29,7 @@ export function show(root, params) {
     results.replaceChildren(element("p", { class: "loading", role: "status", text: "Looking through the index…" }));
     try {
       const found = await post("/api/search", wanted, { signal: stop.signal });
-      results.replaceChildren(...placesFound(found));
+      results.replaceChildren(...placesFound(found, form.marked()));
     } catch (/** @type {any} */ error) {
       if (error.name !== "AbortError") results.replaceChildren(notice(error.message ?? String(error), "error"));
     }
@@ -97,6 +97,14 @@ class Form {
     this.find({ recording: recording.id, start_seconds, end_seconds, ...(this.label.value ? { label: this.label.value } : {}) });
   }
 
+  /** The range as a place of its own; null where it can't be labelled. @returns {import("./places.js").Place|null} */
+  marked() {
+    const wanted = this.#read();
+    if (typeof wanted === "string" || !wanted.recording.editable) return null;
+    const { recording, start_seconds, end_seconds } = wanted;
+    return { recording: recording.id, name: recording.name, start_seconds, end_seconds, label: null, likeness: 1, by: "" };
+  }
+
   /** @returns {string|{recording: Listed, start_seconds: number, end_seconds: number}} words on what is missing */
   #read() {
     const recording = this.#recordings.get(this.recording.value) ?? this.#only(this.recording.value);
@@ -149,11 +157,12 @@ function indexLine() {
     const underway = job && isActive(job);
     const go = button(facts.recordings ? "Bring it up to date" : "Build the index", () => void busy(go, async () => heard(await post("/api/search/index"))), { class: facts.recordings ? "" : "primary", data: { test: "index" } });
     const missing = facts.to_index ? `, ${counted(facts.to_index, "recording")} not in it yet` : "";
-    const words = facts.stale ? "The index was made with another model: build it again" : `${counted(facts.recordings, "recording")}, ${counted(facts.clips, "clip")} in the index${missing}`;
+    const gone = facts.stale && !facts.to_index ? ", some of which are gone or changed" : "";
+    const words = `${counted(facts.recordings, "recording")}, ${counted(facts.clips, "clip")} in the index${missing}${gone}`;
     line.replaceChildren(
       ...[
         facts.recordings || underway ? element("span", { class: "muted", text: words }) : emptyState("search", "Nothing is indexed yet", "Searching needs an index of what every stretch of the recordings looks and sounds like. It is built in the background, once.", go),
-        !underway && facts.recordings > 0 && (facts.to_index > 0 || facts.stale) && go,
+        !underway && facts.recordings > 0 && facts.stale && go,
         underway && element("div", { class: "underway" }, element("small", { text: indexing(/** @type {any} */ (job)) }), progressBar(/** @type {any} */ (job).progress, "Progress of the index")),
       ].filter(Boolean),
     );
