@@ -48,9 +48,10 @@ class Overview:
         jobs = self._services.jobs.of_recording()
         summaries = self._summaries.find(recordings)
         lines = []
-        for recording, (is_there, summary) in zip(recordings, summaries, strict=True):
+        for recording, (is_there, is_outdated, summary) in zip(recordings, summaries, strict=True):
             job = jobs.get(recording.id)
-            lines.append(self._line(recording, is_there, summary) | {"job": job and job.to_api()})
+            more = {"outdated": is_outdated, "job": job and job.to_api()}
+            lines.append(self._line(recording, is_there, summary) | more)
         return lines
 
     def _line(self, recording: Recording, is_there: bool, summary: Summary | None) -> dict:
@@ -97,8 +98,9 @@ class _Summaries:
         self._wanted: dict[str, tuple[list, Recording]] = {}
         self._thread: threading.Thread | None = None
 
-    def find(self, recordings: Sequence[Recording]) -> list[tuple[bool, Summary | None]]:
-        """Of each, whether the model in use said something, and what it comes to if that is known.
+    def find(self, recordings: Sequence[Recording]) -> list[tuple[bool, bool, Summary | None]]:
+        """Of each, whether the model in use said something, whether only another one did, or of
+        another file, and what it comes to if that is known.
 
         Until it is, a recording that any model labelled counts as one that this one did.
         """
@@ -119,7 +121,8 @@ class _Summaries:
                 known_stamp, summary = known.get(recording.id, (None, None))
                 is_known = known_stamp == stamp
                 is_there = stamp is not None and (summary is not None or not is_known)
-                found.append((is_there, summary if is_there and is_known else None))
+                is_outdated = stamp is not None and not is_there
+                found.append((is_there, is_outdated, summary if is_there and is_known else None))
             return found
 
     def close(self) -> None:

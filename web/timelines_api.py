@@ -15,7 +15,7 @@ from web.errors import NotFound
 from web.library import Recording
 from web.services import Services
 
-ALL_UNLABELLED = "all_unlabelled"
+ALL_UNLABELLED, ALL_OUTDATED = "all_unlabelled", "all_outdated"
 MAX_RECORDINGS = 10_000  # named at once
 
 
@@ -30,7 +30,7 @@ class LabelMany(LabelWishes):
     """Which recordings to label."""
 
     recordings: (
-        Literal["all_unlabelled"]
+        Literal["all_unlabelled", "all_outdated"]
         | Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=MAX_RECORDINGS)]
     )
 
@@ -39,39 +39,44 @@ def router(services: Services) -> APIRouter:
     api = APIRouter(prefix="/api", tags=["timelines"])
     labelling = services.labelling
 
-    @api.post("/recordings/{recording_id}/label", status_code=202)
+    @api.post("/recordings/{id}/label", status_code=202)
     def label_recording(
-        recording_id: str, wishes: Annotated[LabelWishes | None, Body()] = None
+        id: str, wishes: Annotated[LabelWishes | None, Body()] = None
     ) -> dict:
         """The job that finds out what a recording shows when."""
         wishes = wishes or LabelWishes()
-        recording = services.library.find(recording_id)
+        recording = services.library.find(id)
         return labelling.submit(recording, quick=wishes.quick, again=wishes.again).to_api()
 
     @api.post("/label", status_code=202)
     def label_recordings(wishes: LabelMany) -> dict:
-        """The jobs of several recordings, or of all that are not labelled and no training clips."""
+        """The jobs of several recordings, or of all that are not labelled and no training clips.
+
+        Outdated are those that another model labelled, before a training or a promotion.
+        """
+        every = [recording for recording in services.library.all() if recording.editable]
         if wishes.recordings == ALL_UNLABELLED:
-            every = services.library.all()
-            chosen = [r for r in every if r.editable and not services.timelines.find(r)]
+            chosen = [recording for recording in every if not services.timelines.find(recording)]
+        elif wishes.recordings == ALL_OUTDATED:
+            chosen = [recording for recording in every if services.timelines.is_outdated(recording)]
         else:
             chosen = [services.library.find(name) for name in wishes.recordings]
         how = {"quick": wishes.quick, "again": wishes.again}
         return {"jobs": [labelling.submit(recording, **how).to_api() for recording in chosen]}
 
-    @api.get("/recordings/{recording_id}/curve")
-    def curve(recording_id: str) -> dict:
+    @api.get("/recordings/{id}/curve")
+    def curve(id: str) -> dict:
         """The probability of ads over time, per mille; value k is about (k + 0.5) hops."""
-        labelled = _labelled(services, services.library.find(recording_id))
+        labelled = _labelled(services, services.library.find(id))
         values = np.rint(1000 * labelled.break_probabilities).astype(int).clip(0, 1000)
         return {"hop_seconds": labelled.hop_seconds, "values": values.tolist()}
 
-    @api.get("/recordings/{recording_id}/download", response_class=Response)
+    @api.get("/recordings/{id}/download", response_class=Response)
     def download(
-        recording_id: str, format: str = "edl", of: Literal["corrected", "model"] = "corrected"
+        id: str, format: str = "edl", of: Literal["corrected", "model"] = "corrected"
     ) -> Response:
         """A timeline as a file of one of /api/formats; corrected, where it was."""
-        recording = services.library.find(recording_id)
+        recording = services.library.find(id)
         format_named(format)
         content = format_timeline(_timeline(services, recording, of == "corrected"), format)
         name = sidecar_path(recording.path, format).name
