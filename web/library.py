@@ -15,7 +15,7 @@ from utils.video import VideoInfo
 from web.errors import NotFound
 from web.looks import Look, Looks
 from web.readers import Readers
-from web.settings import Settings
+from web.settings import UPLOADS, Settings
 
 LISTING_SECONDS = 3.0  # for which a listing is taken to be true
 
@@ -72,7 +72,11 @@ class Library:
 
     def all(self) -> list[Recording]:
         """Every recording, by folder and name; what nobody has looked into comes to be so."""
-        found = [replace(r, look=self._looks.find(r)) for r in self._listing().values()]
+        listing = self._listing()
+        for recording in [r for r in listing.values() if r.look is None]:
+            if look := self._looks.find(recording):
+                listing[recording.id] = replace(recording, look=look)
+        found = list(listing.values())
         self._looks.want([recording for recording in found if recording.look is None])
         return found
 
@@ -127,6 +131,8 @@ class Library:
 
     def _list(self, folder: str, root: Path, seen: set[str]) -> list[Recording]:
         found, outside = [], []
+        if folder == UPLOADS and not root.exists():  # nobody has uploaded anything
+            return []
         for entry in _walk(root, outside, self._notes):
             try:
                 status = entry.stat()

@@ -59,6 +59,10 @@ class Timelines:
             self._forget()
         return labelled
 
+    def is_outdated(self, recording: Recording) -> bool:
+        """Whether it was labelled, but by another model, or as another file."""
+        return self.version(recording) is not None and self.find(recording) is None
+
     def _forget(self) -> None:
         """Drops what was asked for longest ago; called with the lock held."""
         sizes = {p: x.break_probabilities.nbytes if x else 0 for p, (_, x) in self._found.items()}

@@ -15,7 +15,7 @@ from web.errors import NotFound
 from web.library import Recording
 from web.services import Services
 
-ALL_UNLABELLED = "all_unlabelled"
+ALL_UNLABELLED, ALL_OUTDATED = "all_unlabelled", "all_outdated"
 MAX_RECORDINGS = 10_000  # named at once
 
 
@@ -30,7 +30,7 @@ class LabelMany(LabelWishes):
     """Which recordings to label."""
 
     recordings: (
-        Literal["all_unlabelled"]
+        Literal["all_unlabelled", "all_outdated"]
         | Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=MAX_RECORDINGS)]
     )
 
@@ -50,10 +50,15 @@ def router(services: Services) -> APIRouter:
 
     @api.post("/label", status_code=202)
     def label_recordings(wishes: LabelMany) -> dict:
-        """The jobs of several recordings, or of all that are not labelled and no training clips."""
+        """The jobs of several recordings, or of all that are not labelled and no training clips.
+
+        Outdated are those that another model labelled, before a training or a promotion.
+        """
+        every = [recording for recording in services.library.all() if recording.editable]
         if wishes.recordings == ALL_UNLABELLED:
-            every = services.library.all()
-            chosen = [r for r in every if r.editable and not services.timelines.find(r)]
+            chosen = [recording for recording in every if not services.timelines.find(recording)]
+        elif wishes.recordings == ALL_OUTDATED:
+            chosen = [recording for recording in every if services.timelines.is_outdated(recording)]
         else:
             chosen = [services.library.find(name) for name in wishes.recordings]
         how = {"quick": wishes.quick, "again": wishes.again}
