@@ -15,7 +15,7 @@ from utils.video import VideoInfo
 from web.errors import NotFound
 from web.looks import Look, Looks
 from web.readers import Readers
-from web.settings import Settings
+from web.settings import UPLOADS, Settings
 
 LISTING_SECONDS = 3.0  # for which a listing is taken to be true
 
@@ -127,6 +127,8 @@ class Library:
 
     def _list(self, folder: str, root: Path, seen: set[str]) -> list[Recording]:
         found, outside = [], []
+        if folder == UPLOADS and not root.exists():  # nobody has uploaded anything
+            return []
         for entry in _walk(root, outside, self._notes):
             try:
                 status = entry.stat()

@@ -20,6 +20,7 @@ from web.errors import answer
 CHUNK_BYTES = 256 << 10
 READERS = 16  # threads that read for all answers together: a slow disk does not stop the rest
 ONE_RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,19})\s*-\s*(\d{0,19})\s*", re.I | re.A)
+OUR_ERRORS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)  # not the file's
 LOG = logging.getLogger("web")
 
 _readers: RunVar[anyio.CapacityLimiter] = RunVar("readers")  # of this event loop
@@ -142,11 +143,17 @@ class _Part:
 
 
 def _open_file(path: str, flags: int) -> int:
-    """What is no file (a pipe would wait for ever) is as good as gone; so is a link."""
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    """What can't be opened, or is no file (a pipe would wait for ever), is as good as gone."""
+    gone = FileNotFoundError(errno.ENOENT, "is no file", path)
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in OUR_ERRORS:
+            raise
+        raise gone from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise FileNotFoundError(errno.ENOENT, "is no file", path)
+        raise gone
     return descriptor
 
 
