@@ -5,6 +5,9 @@ import { get } from "./api.js";
 import { button, element, emptyState, toast } from "./ui.js";
 
 const METHODS = ["get", "post", "put", "delete"];
+const SUCCESS = "Successful Response"; // what FastAPI says of every answer
+/** @type {Record<string, string>} */
+const MEANINGS = { 200: "done", 201: "made", 202: "a job, which goes on in the background", 422: "the request is not as described here" };
 const DEEPEST = 4; // of nested schemas; what lies below is named only
 
 /** @type {any} the whole document, for what it refers to */
@@ -32,7 +35,7 @@ async function main() {
     element("p", {}, "From another machine, or with a token: send ", element("code", { text: "Authorization: Bearer TOKEN" }), ". An error is ", element("code", { text: '{"error": "what to do", "kind": "a word"}' }), "."),
     ...[...groups].map(([name, members]) => element("section", { "aria-labelledby": `group-${name}` }, element("h2", { id: `group-${name}`, text: name }), ...members.map(drawOperation))),
   );
-  contents.replaceChildren(...[...groups].map(([name, members]) => element("div", {}, element("h2", { text: name }), element("ul", {}, ...members.map((one) => element("li", {}, element("a", { href: `#${anchor(one)}` }, method(one.method), element("span", { text: one.path }))))))));
+  contents.replaceChildren(...[...groups].map(([name, members]) => element("div", {}, element("h2", { text: name }), element("ul", {}, ...members.map((one) => element("li", {}, element("a", { href: `#${anchor(one)}` }, method(one.method), element("span", {}, ...breakable(one.path)))))))));
   document.getElementById(decodeURIComponent(location.hash.slice(1)))?.scrollIntoView();
 }
 
@@ -44,6 +47,9 @@ function groupOf(path) {
 
 /** @param {{method: string, path: string}} operation */
 const anchor = ({ method: name, path }) => `${name}-${path.replace(/[^A-Za-z0-9]+/g, "-").replace(/^-|-$/g, "")}`;
+
+/** A path that may be broken before each of its parts. @param {string} path @returns {Array<string|Node>} */
+const breakable = (path) => path.split(/(?=\/)/).flatMap((part) => [element("wbr"), part]);
 
 /** @param {string} name */
 const method = (name) => element("b", { class: `method ${name}`, text: name.toUpperCase() });
@@ -60,8 +66,7 @@ function drawOperation(operation) {
     "article",
     { class: "card operation", id, "aria-labelledby": `${id}-title` },
     element("h3", { id: `${id}-title` }, method(operation.method), element("code", { text: path })),
-    facts.summary && element("p", { class: "summary", text: facts.summary }),
-    ...paragraphs(facts.description, facts.summary),
+    ...paragraphs(facts.description ?? facts.summary),
     parameters.length > 0 && drawParameters(parameters),
     body && drawBody(body),
     element("h4", { text: "Answers" }),
@@ -70,9 +75,8 @@ function drawOperation(operation) {
   );
 }
 
-/** @param {string|undefined} text @param {string|undefined} summary @returns {HTMLElement[]} */
-function paragraphs(text, summary) {
-  if (!text || text === summary) return [];
+/** @param {string} [text] @returns {HTMLElement[]} */
+function paragraphs(text = "") {
   return text.split(/\n\s*\n/).map((part) => element("p", { text: part.replace(/\s*\n\s*/g, " ") }));
 }
 
@@ -86,17 +90,20 @@ function drawBody(body) {
   const [kind, media] = Object.entries(body.content ?? {})[0] ?? ["", {}];
   const schema = resolve(/** @type {any} */ (media).schema ?? {});
   if (kind !== "application/json") return element("p", {}, "Body: ", element("code", { text: kind || "bytes" }), body.description ? `, ${body.description}` : ", the file as it is");
-  return element("div", {}, element("h4", { text: "Body" }), drawSchema(schema, 0));
+  const main = [schema, ...(schema.anyOf ?? [])].map(resolve).find((one) => one.properties) ?? schema;
+  return element("div", {}, element("h4", { text: "Body" }), main.description && element("p", { class: "muted", text: main.description }), drawSchema(main, 0));
 }
 
 /** @param {string} status @param {any} answer @returns {HTMLElement[]} */
 function drawAnswer(status, answer) {
+  const isStandard = [SUCCESS, "Validation Error", "", undefined].includes(answer.description);
+  const said = isStandard ? (MEANINGS[status] ?? "") : answer.description;
   const media = /** @type {any} */ (Object.values(answer.content ?? {})[0]);
   const schema = media?.schema && resolve(media.schema);
   const detail = schema?.properties && status < "400" ? element("details", {}, element("summary", { text: nameOf(media.schema) }), drawSchema(schema, 0)) : null;
   return [
     element("dt", {}, element("code", { class: status < "400" ? "ok" : "refused", text: status })),
-    element("dd", {}, element("span", { text: answer.description ?? "" }), detail),
+    element("dd", {}, element("span", { text: said }), detail),
   ];
 }
 
@@ -155,7 +162,7 @@ function curl({ path, method: name }, parameters, body) {
   const [kind, media] = Object.entries(body?.content ?? {})[0] ?? [];
   const data = kind === "application/json"
     ? ` \\\n  -H 'Content-Type: application/json' -d '${JSON.stringify(exampleOf(/** @type {any} */ (media).schema ?? {}, 0))}'`
-    : body ? " \\\n  --data-binary @FILE" : "";
+    : body ? " \\\n  -H 'Content-Type: application/octet-stream' --data-binary @FILE" : "";
   return `curl ${name === "get" ? "" : `-X ${name.toUpperCase()} `}'${location.origin}${filled}${query ? `?${query}` : ""}'${data}`;
 }
 

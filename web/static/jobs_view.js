@@ -3,7 +3,7 @@
 
 import { del } from "./api.js";
 import { heard, isActive, knownJobs, watchJobs } from "./jobs.js";
-import { busy, button, date, element, emptyState, percent, progressBar, span, viewHeader } from "./ui.js";
+import { busy, button, counted, date, element, emptyState, percent, progressBar, span, viewHeader } from "./ui.js";
 
 /** @typedef {import("./jobs.js").Job} Job */
 
@@ -91,7 +91,17 @@ function describe(job) {
     return [job.progress !== null && percent(job.progress), job.note, left].filter(Boolean).join(" · ");
   }
   const seconds = job.started_at && job.ended_at ? (Date.parse(job.ended_at) - Date.parse(job.started_at)) / 1000 : null;
-  return [job.ended_at && date(job.ended_at), seconds !== null && `took ${span(seconds)}`, job.note].filter(Boolean).join(" · ");
+  return [job.ended_at && date(job.ended_at), seconds !== null && `took ${span(seconds)}`, outcome(job)].filter(Boolean).join(" · ");
+}
+
+/** What came of it, in words. @param {Job} job */
+function outcome({ kind, result }) {
+  if (kind === "label" && result?.breaks !== undefined) return `${counted(result.breaks, "break")}, ${span(result.ads_seconds)} of ads`;
+  if (kind === "index" && result?.clips !== undefined) {
+    const refused = result.rejected?.length ? `, ${counted(result.rejected.length, "recording")} could not be read` : "";
+    return `${counted(result.clips, "clip")} in the index${refused}`;
+  }
+  return kind === "retrain" && result?.run ? result.run : "";
 }
 
 /** @param {Job} job @returns {Node[]} */

@@ -18,21 +18,23 @@ import { busy, button, clock, confirmDialog, counted, element, emptyState, label
 /**
  * @param {{same: Place[], similar: Place[]}} found
  * @param {Place|null} marked the range itself, which gets the label of its airings with them
+ * @param {(recording: string) => boolean} canLabel not what training clips show: their folder says it
  * @returns {HTMLElement[]}
  */
-export function placesFound({ same, similar }, marked) {
+export function placesFound({ same, similar }, marked, canLabel) {
+  const shown = (/** @type {Place[]} */ places, /** @type {boolean} */ ticked) =>
+    places.map((place) => drawPlace(place, ticked, place.recording !== null && canLabel(place.recording)));
   if (same.length + similar.length === 0) {
     return [emptyState("search", "Nothing like it was found", "No other place in the index resembles this range. A longer range, or one without the picture cutting away, may find more.")];
   }
   return [
-    ...(same.length > 0 ? [section("same", "The same again", "Airings of this very spot, to the second.", marked ? [marked, ...same] : same, true)] : []),
-    ...(similar.length > 0 ? [section("similar", "Similar", "Looks or sounds alike. Look before you label.", similar, false)] : []),
+    ...(same.length > 0 ? [section("same", "The same again", "Airings of this very spot, to the second.", shown(marked ? [marked, ...same] : same, true))] : []),
+    ...(similar.length > 0 ? [section("similar", "Similar", "Looks or sounds alike. Look before you label.", shown(similar, false))] : []),
   ];
 }
 
-/** @param {string} id @param {string} title @param {string} about @param {Place[]} places @param {boolean} ticked */
-function section(id, title, about, places, ticked) {
-  const cards = places.map((place) => drawPlace(place, ticked));
+/** @param {string} id @param {string} title @param {string} about @param {Array<ReturnType<typeof drawPlace>>} cards */
+function section(id, title, about, cards) {
   const boxes = cards.map(({ box }) => box).filter((box) => box !== null);
   const chosen = () => cards.filter(({ box }) => box?.checked).map(({ place }) => place);
   const all = element("input", { type: "checkbox", "aria-label": `Choose all: ${title}` });
@@ -63,12 +65,12 @@ function section(id, title, about, places, ticked) {
   );
 }
 
-/** @param {Place} place @param {boolean} ticked */
-function drawPlace(place, ticked) {
+/** @param {Place} place @param {boolean} ticked @param {boolean} canLabel */
+function drawPlace(place, ticked, canLabel) {
   const name = place.name.slice(place.name.lastIndexOf("/") + 1);
   const times = `${clock(place.start_seconds)} – ${clock(place.end_seconds)}`;
   const middle = (place.start_seconds + place.end_seconds) / 2;
-  const box = place.recording && element("input", { type: "checkbox", checked: ticked, "aria-label": `Choose ${name}, ${times}` });
+  const box = canLabel && element("input", { type: "checkbox", checked: ticked, "aria-label": `Choose ${name}, ${times}` });
   const facts = [
     element("strong", { text: times }),
     element("span", { class: "name", text: name }),
@@ -79,7 +81,7 @@ function drawPlace(place, ticked) {
     ? element("a", { class: "place-link", href: `#/review/${place.recording}?t=${place.start_seconds.toFixed(2)}` }, lazyImage(thumbnailAddress(place.recording, middle, 120)), ...facts)
     : element("div", { class: "place-link" }, element("span", { class: "thumbnail missing" }), ...facts, element("small", { class: "muted", text: "not in the folders of this page" }));
   const card = element("li", { class: "place", data: { test: "search-result" } }, box && element("label", { class: "check" }, box), body);
-  return { place, box: /** @type {HTMLInputElement|null} */ (box), card };
+  return { place, box: /** @type {HTMLInputElement|null} */ (box || null), card };
 }
 
 /** @param {HTMLButtonElement} control @param {Place[]} places @param {HTMLElement} outcome */

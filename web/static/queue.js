@@ -77,8 +77,9 @@ function drawProgress(left) {
   const began = Math.max(left, Number(sessionStorage.getItem(BEGAN)) || 0);
   sessionStorage.setItem(BEGAN, String(began));
   if (began === 0) return [];
-  const minutes = (/** @type {number} */ seconds) => (began < 600 ? Math.round(seconds / 6) / 10 : Math.round(seconds / 60));
-  const words = began < 7200 ? `${minutes(began - left)} of ${minutes(began)} min` : `${span(began - left)} of ${span(began)}`;
+  const minutes = (/** @type {number} */ seconds) => Math.round(seconds / 60);
+  const isPlain = began >= 600 && began < 7200; // one unit is right for both
+  const words = isPlain ? `${minutes(began - left)} of ${minutes(began)} min` : `${span(began - left)} of ${span(began)}`;
   return [
     element("p", {}, element("strong", { text: words }), element("span", { class: "muted", text: " of what is likely wrong was looked at" })),
     meter((began - left) / began, `${words} looked at`, "--good"),

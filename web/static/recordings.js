@@ -214,7 +214,8 @@ class List {
     const all = [...this.#rows.values()].map((row) => row.recording);
     const seconds = all.reduce((sum, r) => sum + (r.duration_seconds ?? 0), 0);
     const corrected = all.filter((r) => r.state === "corrected").length;
-    this.lead.textContent = all.length === 0 ? "" : `${counted(all.length, "recording")}, ${span(seconds)}, ${corrected.toLocaleString("en")} corrected`;
+    const words = [counted(all.length, "recording"), seconds > 0 && span(seconds), corrected > 0 && `${corrected.toLocaleString("en")} corrected`];
+    this.lead.textContent = all.length === 0 ? "" : words.filter(Boolean).join(", ");
     const filtered = shown.length < all.length;
     this.count.textContent = filtered ? `${shown.length.toLocaleString("en")} of ${counted(all.length, "recording")}` : "";
     const open = shown.filter((row) => row.canLabel()).length;

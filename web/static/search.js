@@ -29,7 +29,7 @@ export function show(root, params) {
     results.replaceChildren(element("p", { class: "loading", role: "status", text: "Looking through the index…" }));
     try {
       const found = await post("/api/search", wanted, { signal: stop.signal });
-      results.replaceChildren(...placesFound(found, form.marked()));
+      results.replaceChildren(...placesFound(found, form.marked(), (id) => form.canLabel(id)));
     } catch (/** @type {any} */ error) {
       if (error.name !== "AbortError") results.replaceChildren(notice(error.message ?? String(error), "error"));
     }
@@ -97,10 +97,15 @@ class Form {
     this.find({ recording: recording.id, start_seconds, end_seconds, ...(this.label.value ? { label: this.label.value } : {}) });
   }
 
-  /** The range as a place of its own; null where it can't be labelled. @returns {import("./places.js").Place|null} */
+  /** @param {string} id */
+  canLabel(id) {
+    return [...this.#recordings.values()].some((one) => one.id === id && one.editable);
+  }
+
+  /** The range as a place of its own; null where it is none. @returns {import("./places.js").Place|null} */
   marked() {
     const wanted = this.#read();
-    if (typeof wanted === "string" || !wanted.recording.editable) return null;
+    if (typeof wanted === "string") return null;
     const { recording, start_seconds, end_seconds } = wanted;
     return { recording: recording.id, name: recording.name, start_seconds, end_seconds, label: null, likeness: 1, by: "" };
   }
