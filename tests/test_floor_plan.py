@@ -224,6 +224,9 @@ TESTED_THROUGH = {
     "label_jobs|labelled|timelines|model_in_use|health|recipe": "timelines_api",
     "reception|workers": "uploads_api",
     "app|services": "access",
+    "search_api": "finding",
+    "runs_api": "runs",
+    "material": "retraining",
 }
 
 
