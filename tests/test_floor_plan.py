@@ -221,6 +221,12 @@ TESTED_THROUGH = {
     "sqlite_store|mongo_store": "clip_store",
     "trees": "vector_index",
     "finder|holdings|model|names|page|places|stretch|wording": "search_clips",
+    "label_jobs|labelled|timelines|model_in_use|health|recipe|workers": "timelines_api",
+    "reception": "uploads_api",
+    "app|services": "access",
+    "search_api": "finding",
+    "runs_api": "runs",
+    "material": "retraining",
 }
 
 
