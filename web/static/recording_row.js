@@ -19,6 +19,7 @@ import { busy, button, bytes, clock, counted, element, labelMark, lazyImage, met
  * @property {number|null} breaks
  * @property {number|null} unsure segments
  * @property {number|null} expected_wrong_seconds
+ * @property {boolean} outdated labelled, but by an older model
  * @property {boolean} editable
  * @property {string|null} error
  */
@@ -83,7 +84,7 @@ function facts(r) {
       element("a", { class: "picture", href, tabindex: -1, "aria-hidden": "true" }, r.error ? element("span", { class: "thumbnail missing" }) : lazyImage(thumbnailAddress(r.id, seconds))),
       element("div", {}, element("a", { class: "title", href, text: r.name.slice(at + 1) }), element("small", { class: r.error ? "problem" : "muted", text: r.error ?? `${place} · ${bytes(r.size_bytes)}` })),
     ),
-    cell("state", r.label && r.state === "training_clip" ? labelMark(r.label, " clip") : element("span", { class: `badge ${STATES[r.state].badge}`, text: STATES[r.state].title })),
+    cell("state", r.label && r.state === "training_clip" ? labelMark(r.label, " clip") : stateBadge(r)),
     cell("length", r.duration_seconds === null ? "" : clock(r.duration_seconds)),
     cell(
       "ads",
@@ -113,4 +114,10 @@ function act(r, job) {
   if (r.state !== "not_labelled") return [element("a", { class: "button", href: `#/review/${r.id}`, "aria-label": `Review ${name}`, text: "Review" })];
   const label = button("Label", () => void busy(label, async () => heard(await post(`/api/recordings/${r.id}/label`))), { icon: "label", "aria-label": `Label ${name}`, data: { test: "label-button" } });
   return job?.state === "failed" ? [element("small", { class: "problem", text: job.error ?? "failed" }), label] : [label];
+}
+
+/** @param {Recording} r @returns {HTMLElement} */
+function stateBadge(r) {
+  if (r.outdated && r.state === "not_labelled") return element("span", { class: "badge unsure", text: "Labelled by an older model", title: "Label it again, and it is as the model in use says" });
+  return element("span", { class: `badge ${STATES[r.state].badge}`, text: STATES[r.state].title });
 }
