@@ -41,21 +41,29 @@ DOORS = {
     "boto3": r"cloud/\w+\.py",
     "botocore": r"cloud/\w+\.py",
     "s3transfer": r"cloud/\w+\.py",
+    "fastapi": r"web/\w+\.py",
+    "starlette": r"web/\w+\.py",
+    "pydantic": r"web/\w+\.py",
+    "anyio": r"web/\w+\.py",
+    "uvicorn": r"serve\.py",
 }
 ROOM_LIBRARIES = {"models": {"torch", "torchvision", "onnx", "onnxruntime", "numpy"}}
 BANNED_LIBRARIES = {"cloud": {"torch", "torchvision"}}  # it starts in well under a second
 
 OPTIONAL = {"annoy", "ray", "mlflow"}  # what asks for one says so where it is missing
 
-PACKAGE_OF = {  # where the module's name is not the package's
+PACKAGE_OF = {  # where the module's name is not the package's, or comes with another
     "PIL": "pillow",
+    "anyio": "fastapi",
     "bson": "pymongo",
     "botocore": "boto3",
     "cv2": "opencv-python-headless",
     "mlflow": "mlflow-skinny",
+    "pydantic": "fastapi",
     "pynvml": "nvidia-ml-py",
     "s3transfer": "boto3",
     "sklearn": "scikit-learn",
+    "starlette": "fastapi",
 }
 
 
@@ -165,12 +173,14 @@ for name in {ours!r}:
 
 
 @pytest.mark.parametrize(
-    "script", ["label_recording", "search_clips", "cost_optimized_train", "train"]
+    "script", ["label_recording", "search_clips", "cost_optimized_train", "train", "serve"]
 )
 def test_scripts_start_without_the_slow_libraries(script):
     # Seconds each, and a label is promised within five seconds of the start.
     slow = {"torchvision", "librosa", "sklearn", "scipy.optimize", "cv2", "onnx", "onnxruntime"}
     slow |= {"tensorboard", "mlflow", "pymongo", "annoy"}
+    if script == "serve":  # the page is there before anybody needs a network
+        slow |= {"torch", "sqlite3"}
     code = f"import sys, {script}; print(sorted({slow!r} & set(sys.modules)))"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

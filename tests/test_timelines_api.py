@@ -12,7 +12,7 @@ from trainings import run_script, write_clip
 
 import label_recording
 from timeline.formats import FORMATS, read_spans
-from web import labelling
+from web import label_jobs
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_broken_recording_ends_its_job_with_a_line_and_nothing_else(page, ids):
 
 
 def test_recording_that_crashes_the_decoder_ends_its_job_and_not_the_page(page, ids, monkeypatch):
-    monkeypatch.setattr(labelling, "label_file", crash)
+    monkeypatch.setattr(label_jobs, "label_file", crash)
     job = page.post(f"/api/recordings/{ids['ad.mp4']}/label", json={"again": True}).json()
     found = wait_for(page, job)
     assert found["state"] == "failed"
@@ -116,7 +116,7 @@ def test_recording_that_crashes_the_decoder_ends_its_job_and_not_the_page(page, 
 
 
 def test_labelling_is_cancelled_within_a_second(page, ids, monkeypatch):
-    monkeypatch.setattr(labelling, "label_file", never_end)
+    monkeypatch.setattr(label_jobs, "label_file", never_end)
     job = page.post(f"/api/recordings/{ids['ad.mp4']}/label", json={"again": True}).json()
     deadline = time.monotonic() + 30
     while (page.get(f"/api/jobs/{job['id']}").json()["progress"] or 0) < 0.001:

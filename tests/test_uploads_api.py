@@ -12,7 +12,7 @@ from crashing import crash
 from pages import make_settings, open_page
 from trainings import write_clip
 
-from web import incoming, uploads_api
+from web import reception, uploads_api
 
 NAMES = [  # what a name may not be
     "../game.mp4",
@@ -150,7 +150,7 @@ def test_uploads_are_bounded_in_number(made, video):
 
 
 def test_upload_is_refused_where_the_disk_has_no_room(page, video, monkeypatch):
-    monkeypatch.setattr(incoming, "SPARE_BYTES", 1 << 62)
+    monkeypatch.setattr(reception, "SPARE_BYTES", 1 << 62)
     found = upload(page, "game.mp4", video)
     assert (found.status_code, found.json()["kind"]) == (507, "disk_full")
     assert left(page) == []
@@ -160,14 +160,14 @@ def test_disk_that_gets_full_meanwhile_refuses_and_leaves_nothing(page, video, m
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(incoming, "_write", full)
+    monkeypatch.setattr(reception, "_write", full)
     found = upload(page, "game.mp4", video)
     assert (found.status_code, found.json()["kind"]) == (507, "disk_full")
     assert left(page) == []
 
 
 def test_sender_that_falls_silent_is_not_waited_for(page, video, monkeypatch):
-    monkeypatch.setattr(incoming, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(reception, "PATIENCE_SECONDS", 0.3)
     with Served(page.app) as address:
         answer = send_slowly(address, [video[:100]], len(video))
     assert "408" in answer
@@ -195,7 +195,7 @@ def test_sender_that_leaves_leaves_nothing(page, video):
 def test_slow_senders_and_idle_connections_stop_nobody(page, video):
     with Served(page.app) as address:
         head = upload_head(9999)
-        slow = [socket.create_connection(address) for _ in range(incoming.AT_ONCE)]
+        slow = [socket.create_connection(address) for _ in range(reception.AT_ONCE)]
         for connection in slow:
             connection.sendall(head + b"x")
         idle = [socket.create_connection(address) for _ in range(200)]
@@ -205,7 +205,7 @@ def test_slow_senders_and_idle_connections_stop_nobody(page, video):
         readers = [socket.create_connection(address) for _ in range(20)]
         for connection in readers:  # of events, which they never read
             connection.sendall(b"GET /api/jobs/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-        until(lambda: len(left(page)) == incoming.AT_ONCE)
+        until(lambda: len(left(page)) == reception.AT_ONCE)
         began = time.monotonic()
         for _ in range(20):
             assert ask(address, b"GET /api/health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").startswith(
@@ -220,18 +220,18 @@ def test_slow_senders_and_idle_connections_stop_nobody(page, video):
 
 
 def test_large_upload_is_never_whole_in_memory(page, monkeypatch):
-    held, write = [], incoming._write
+    held, write = [], reception._write
 
     def watch(file, piece):
         held.append(len(piece))
         write(file, piece)
 
-    monkeypatch.setattr(incoming, "_write", watch)
+    monkeypatch.setattr(reception, "_write", watch)
     with Served(page.app) as address:
         answer = send_slowly(address, (b"x" * 65536 for _ in range(800)), 65536 * 800)
     assert "415" in answer
     assert sum(held) == 65536 * 800
-    assert max(held) <= 2 * incoming.PIECE_BYTES
+    assert max(held) <= 2 * reception.PIECE_BYTES
     assert left(page) == []
 
 

@@ -1,15 +1,24 @@
 """App: the page and its HTTP API, put together."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from importlib import import_module
-from importlib.util import find_spec
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 
+from web import (
+    corrections_api,
+    health,
+    jobs_api,
+    library_api,
+    media_api,
+    runs_api,
+    search_api,
+    timelines_api,
+    uploads_api,
+)
 from web.access import Access
 from web.errors import add_handlers
 from web.services import Services
@@ -17,17 +26,16 @@ from web.settings import Settings
 
 STATIC = Path(__file__).parent / "static"
 TITLE, VERSION = "Ad and game review", "1"
-# Each has `router(services)`; the order is that of /docs.
-PARTS = (
-    "health",
-    "library_api",
-    "media_api",
-    "timelines_api",
-    "corrections_api",
-    "uploads_api",
-    "jobs_api",
-    "search_api",
-    "runs_api",
+PARTS = (  # in the order of /docs
+    health,
+    library_api,
+    media_api,
+    timelines_api,
+    corrections_api,
+    uploads_api,
+    jobs_api,
+    search_api,
+    runs_api,
 )
 
 
@@ -46,18 +54,13 @@ def create_app(settings: Settings) -> FastAPI:
     # The pages that FastAPI makes for /docs load scripts from other hosts: we have our own.
     app = FastAPI(title=TITLE, version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.services = services
-    for router in _routers():
-        app.include_router(router(services))
+    for part in PARTS:
+        app.include_router(part.router(services))
     app.include_router(_pages())
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_middleware(Access, settings=settings)
     add_handlers(app)
     return app
-
-
-def _routers() -> list[Callable[[Services], APIRouter]]:
-    found = [name for part in PARTS if find_spec(name := f"web.{part}")]
-    return [import_module(name).router for name in found]
 
 
 def _pages() -> APIRouter:

@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable, Iterator
 
 from web.corrections import Corrections
-from web.incoming import Incoming
 from web.jobs import Jobs
-from web.labelling import Labelling
+from web.label_jobs import Labelling
 from web.library import Library
 from web.model_in_use import ModelInUse
 from web.overview import Overview
 from web.proxies import Proxies
+from web.reception import Reception
 from web.review_queue import ReviewQueue
 from web.settings import Settings
 from web.timelines import Timelines
@@ -36,7 +36,7 @@ class Services:
         self.worker = Worker()  # of the jobs; a process, so that no recording can end the page
         self.guests = Worker()  # of what is shown and not kept, which need not wait for the jobs
         self.checker = Worker()  # of what is uploaded
-        self.incoming = Incoming(settings.uploads.path, settings.max_upload_bytes)
+        self.reception = Reception(settings.uploads.path, settings.max_upload_bytes)
         self.labelling = Labelling(self)
         self.overview = Overview(self)
         self.proxies = Proxies(self)
@@ -54,7 +54,7 @@ class Services:
             return
         self._is_started = True
         self.jobs.start()
-        self.incoming.clear()
+        self.reception.clear()
 
     def stop_streams(self) -> None:
         """Ends answers that never end by themselves; from any thread, or a signal's handler."""

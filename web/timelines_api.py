@@ -39,13 +39,13 @@ def router(services: Services) -> APIRouter:
     api = APIRouter(prefix="/api", tags=["timelines"])
     labelling = services.labelling
 
-    @api.post("/recordings/{recording_id}/label", status_code=202)
+    @api.post("/recordings/{id}/label", status_code=202)
     def label_recording(
-        recording_id: str, wishes: Annotated[LabelWishes | None, Body()] = None
+        id: str, wishes: Annotated[LabelWishes | None, Body()] = None
     ) -> dict:
         """The job that finds out what a recording shows when."""
         wishes = wishes or LabelWishes()
-        recording = services.library.find(recording_id)
+        recording = services.library.find(id)
         return labelling.submit(recording, quick=wishes.quick, again=wishes.again).to_api()
 
     @api.post("/label", status_code=202)
@@ -64,19 +64,19 @@ def router(services: Services) -> APIRouter:
         how = {"quick": wishes.quick, "again": wishes.again}
         return {"jobs": [labelling.submit(recording, **how).to_api() for recording in chosen]}
 
-    @api.get("/recordings/{recording_id}/curve")
-    def curve(recording_id: str) -> dict:
+    @api.get("/recordings/{id}/curve")
+    def curve(id: str) -> dict:
         """The probability of ads over time, per mille; value k is about (k + 0.5) hops."""
-        labelled = _labelled(services, services.library.find(recording_id))
+        labelled = _labelled(services, services.library.find(id))
         values = np.rint(1000 * labelled.break_probabilities).astype(int).clip(0, 1000)
         return {"hop_seconds": labelled.hop_seconds, "values": values.tolist()}
 
-    @api.get("/recordings/{recording_id}/download", response_class=Response)
+    @api.get("/recordings/{id}/download", response_class=Response)
     def download(
-        recording_id: str, format: str = "edl", of: Literal["corrected", "model"] = "corrected"
+        id: str, format: str = "edl", of: Literal["corrected", "model"] = "corrected"
     ) -> Response:
         """A timeline as a file of one of /api/formats; corrected, where it was."""
-        recording = services.library.find(recording_id)
+        recording = services.library.find(id)
         format_named(format)
         content = format_timeline(_timeline(services, recording, of == "corrected"), format)
         name = sidecar_path(recording.path, format).name

@@ -13,7 +13,7 @@ from utils.media import MediaError
 from utils.recordings import is_video
 from utils.video import probe
 from web.errors import ApiError, NotFound, TooMany
-from web.incoming import file_name, keep
+from web.reception import file_name, keep
 from web.services import Services
 
 CLASSIFIED_AT_ONCE = 2  # one is read, one waits
@@ -29,7 +29,7 @@ Name = Annotated[str, Query(min_length=1, max_length=255, description="with its 
 
 def router(services: Services) -> APIRouter:
     api = APIRouter(prefix="/api", tags=["uploads"])
-    folder, incoming = services.settings.uploads.path, services.incoming
+    folder, reception = services.settings.uploads.path, services.reception
     classifying = 0
 
     @api.post("/uploads", status_code=201, openapi_extra=BODY)
@@ -37,7 +37,7 @@ def router(services: Services) -> APIRouter:
         """Takes the body of the request, a video, into the folder `uploads`."""
         name = file_name(name)
         await run_sync(_refuse_full, services)
-        async with incoming.received(request) as path:
+        async with reception.received(request) as path:
             await _while_there(request, services, _check, path, name)
             place = await run_sync(keep, path, folder, name)
         services.library.refresh()
@@ -53,7 +53,7 @@ def router(services: Services) -> APIRouter:
             raise TooMany("others are being classified: try again in a minute")
         classifying += 1
         try:
-            async with incoming.received(request) as path:
+            async with reception.received(request) as path:
                 return await _while_there(request, services, _classify, path, name)
         finally:
             classifying -= 1
@@ -102,12 +102,12 @@ def probe_file(path: Path, report: Callable[[object], None]) -> None:
 def _refuse_full(services: Services) -> None:
     folder, most = services.settings.uploads.path, services.settings.max_uploads
     there = sum(is_video(path.name) for path in folder.iterdir())
-    if there + services.incoming.count >= most:
+    if there + services.reception.count >= most:
         raise TooMany(f"{folder} has {there} recordings, which is the most: remove some from it")
 
 
 def _describe(services: Services, place: Path) -> dict:
     for recording in services.library.all():
         if recording.path == place:
-            return {"id": recording.id, "name": recording.name, "folder": recording.folder}
+            return services.overview.lines([services.library.looked(recording)])[0]
     raise NotFound(f"{place.name} was removed at once")

@@ -1,4 +1,4 @@
-"""Incoming: uploads on their way to the disk, bounded in size, number and patience."""
+"""Reception: uploads on their way to the disk, bounded in size, number and patience."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ MAX_NAME_BYTES = 200  # as UTF-8: file systems take 255, with what is added to t
 PARTIAL = ".partial"
 
 
-class Incoming:
+class Reception:
     """The way of request bodies to files in a folder, of which nothing stays that is not wanted."""
 
     def __init__(self, folder: Path, max_bytes: int):

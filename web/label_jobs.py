@@ -1,4 +1,4 @@
-"""Labelling: recordings labelled in the background, through the scripts' own ledger."""
+"""Label jobs: recordings labelled in the background, through the scripts' own ledger."""
 
 import contextlib
 import json
