@@ -64,8 +64,6 @@ def search(page: TestClient, name: str, start: float, end: float, **more: object
 
 
 def test_before_anything_is_indexed_it_says_so(settings, page):
-    if page.get("/api/search").json()["clips"]:
-        pytest.skip("another test has indexed already")
     assert page.get("/api/search").json()["to_index"] == 4
     asked = {"recording": recordings_of(page)["one"].id, "start_seconds": 8, "end_seconds": 14}
     answer = page.post("/api/search", json=asked)
@@ -124,7 +122,7 @@ def test_answer_is_the_same_as_the_scripts(indexed, settings):
 def test_label_of_a_place_is_what_the_page_shows_there(indexed):
     found = search(indexed, "one", 8, 14, k=50, same=False)
     clip = recordings_of(indexed)["other"]
-    assert [p["label"] for p in found["similar"] if p["recording"] == clip.id] == ["ads"]
+    assert {p["label"] for p in found["similar"] if p["recording"] == clip.id} == {"ads"}
     assert found["same"] == []
     only = search(indexed, "one", 8, 14, k=50, label="ads")
     assert {place["recording"] for place in only["similar"]} == {clip.id}

@@ -9,7 +9,7 @@ from web.corrections import Corrections, Part, parts_of, with_label
 from web.library import Library, Recording
 from web.timelines import Timelines
 
-SNAP_SECONDS = 1.0  # fingerprints blur edges so far: one that is this near is meant
+SNAP_SECONDS = 0.75  # fingerprints blur edges so far: one that is this near is meant
 
 
 @dataclass(frozen=True)

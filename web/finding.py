@@ -199,21 +199,18 @@ class Finding:
             name = _name_of(recording.path)
             answer = opened.finder.answer(opened.model, asked, name, wanted, same=same)
         known = {_name_of(own.path): own for own in self._library.all()}
-        same_places, similar = (
-            [
-                found
-                for place in places
-                if label in (None, (found := self._found(place, known)).label)
-            ]
-            for places in (answer.same, answer.similar)
-        )
-        return same_places, similar[:k]
+        seen = [(recording.id, asked.start_seconds, asked.end_seconds)]
+        both = []
+        for places in (answer.same, answer.similar):
+            found = (self._found(place, known) for place in places)
+            # A recording that is indexed under two names, as by a link, is still one.
+            both.append([f for f in found if label in (None, f.label) and _is_new(f, seen)])
+        return both[0], both[1][:k]
 
     def _found(self, place: "Place", known: dict[str, Recording]) -> Found:
         own = known.get(place.recording)
         if own is None:  # named by a link, or not one of ours
-            real = storable(place_of(os.path.realpath(place.recording)))
-            own = known.get(real)
+            own = known.get(storable(place_of(os.path.realpath(place.recording))))
         middle = (place.start_seconds + place.end_seconds) / 2
         return Found(place, own, (own and self._label_at(own, middle)) or place.label)
 
@@ -311,6 +308,16 @@ class Finding:
         """Whether one of these in our folders is not there any more."""
         prefixes = tuple(f"{_name_of(folder.path)}/" for folder in self._settings.folders)
         return any(name.startswith(prefixes) and name not in there for name in names)
+
+
+def _is_new(found: Found, seen: list[tuple[str, float, float]]) -> bool:
+    """Whether it overlaps nothing that was seen, which it then is, too."""
+    place, id = found.place, found.recording.id if found.recording else found.place.recording
+    for other, start, end in seen:
+        if id == other and place.start_seconds < end and start < place.end_seconds:
+            return False
+    seen.append((id, place.start_seconds, place.end_seconds))
+    return True
 
 
 class _Steps:

@@ -193,6 +193,15 @@ export function areSame(one, other) {
   return one === other || (one.length === other.length && one.every((segment, k) => isSame(segment, other[k])));
 }
 
+/** Where two lists differ first, in seconds; null where they don't. @param {Segments} one @param {Segments} other */
+export function firstDifference(one, other) {
+  const index = one.findIndex((segment, k) => !other[k] || !areSame([segment], [other[k]]));
+  if (index < 0) return one.length === other.length ? null : other[one.length].start_seconds;
+  const [a, b] = [one[index], other[index] ?? one[index]];
+  if (a.start_seconds !== b.start_seconds || a.label !== b.label) return Math.min(a.start_seconds, b.start_seconds);
+  return Math.min(a.end_seconds, b.end_seconds);
+}
+
 // History
 
 /**

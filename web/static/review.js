@@ -11,7 +11,7 @@ import { makeSaver } from "./saving.js";
 import { makeSegmentList } from "./segment_list.js";
 import { makeStrip } from "./strip.js";
 import { loadCurve, loadLevels, makeCuts } from "./tracks.js";
-import { clock, confirmDialog, element, emptyState, notice, setClasses, showError, span, toast } from "./ui.js";
+import { button, clock, confirmDialog, element, emptyState, notice, setClasses, showError, span, toast } from "./ui.js";
 
 const FALLBACK_FRAME_RATE = 25;
 /** Saves that go on after their view was left, by recording. @type {Map<string, Promise<void>>} */
@@ -28,7 +28,7 @@ export async function show(root, params, id = "") {
   root.append(element("p", { class: "loading", text: "Loading…" }));
   const path = `/api/recordings/${encodeURIComponent(id)}`;
   await pending.get(id);
-  const [recording, formats] = await Promise.all([get(path), get("/api/formats").then((answer) => answer.formats, () => [])]);
+  const [recording, { formats }] = await Promise.all([get(path), get("/api/formats")]);
   const durationSeconds = recording.timeline?.duration_seconds || recording.duration_seconds || 0;
   setClasses(recording.classes);
   if (!durationSeconds) {
@@ -50,6 +50,7 @@ function makeReview(root, { path, recording, formats, durationSeconds, startSeco
   const leaving = new AbortController();
   const { signal } = leaving;
   const labels = [...recording.classes];
+  let model = modelSegments(recording, durationSeconds);
   let history = readHistory(id, startState(recording, durationSeconds));
   /** @type {string|null} */
   let revision = recording.corrections?.revision ?? null;
@@ -70,9 +71,8 @@ function makeReview(root, { path, recording, formats, durationSeconds, startSeco
 
   function render() {
     const list = segments();
-    const model = recording.timeline && edits.covering(recording.timeline.segments, durationSeconds);
-    const isChanged = model && !edits.areSame(list, model);
-    strip.set({ segments: list, model: isChanged ? model : null, edge, range, playhead: player.time() });
+    const isOther = model && !edits.areSame(list, model);
+    strip.set({ segments: list, model: isOther ? model : null, edge, range, playhead: player.time() });
     segmentList.set(list);
     segmentList.setCurrent(here());
     controls.set({ history, revision, range, edge, segments: list, here: here(), recording });
@@ -153,17 +153,18 @@ function makeReview(root, { path, recording, formats, durationSeconds, startSeco
   }
 
   function backToModel() {
-    const model = startState({ ...recording, corrections: null, found_labels: null }, durationSeconds);
     edge = -1;
-    commit(model.segments, "Back to the model's", false);
+    commit(model ?? edits.covering([], durationSeconds), "Back to the model's", false);
   }
 
   /** @param {edits.History} made @param {string} words */
   function travel(made, words) {
     if (made.present === history.present) return say(`There is nothing to ${words === "Undone" ? "undo" : "redo"}.`);
     const what = words === "Undone" ? history.present.what : made.present.what;
+    const place = edits.firstDifference(history.present.segments, made.present.segments);
     history = made;
     keep();
+    if (place !== null) strip.reveal(place);
     say(`${words}: ${what}.`);
   }
 
@@ -296,6 +297,7 @@ function makeReview(root, { path, recording, formats, durationSeconds, startSeco
   async function takeTimeline() {
     const fresh = await get(path, { signal });
     recording = fresh;
+    model = modelSegments(fresh, durationSeconds);
     if (!fresh.timeline) return render();
     if (!history.present.corrected && !history.past.length) history = edits.begin(startState(fresh, durationSeconds));
     else toast("The model's new timeline is the narrow band under yours.", "info");
@@ -311,6 +313,19 @@ function makeReview(root, { path, recording, formats, durationSeconds, startSeco
         if (!signal.aborted) console.warn(name, error);
       },
     );
+  }
+
+  /** Jobs that were under way when the view was opened, or begun since. @type {Set<string>} */
+  const labelling = new Set();
+
+  /** @param {import("./jobs.js").Job} job */
+  function followJob(job) {
+    if (job.recording !== id) return;
+    if (job.kind === "label") {
+      controls.setJob(isActive(job) ? job : null);
+      if (isActive(job)) labelling.add(job.id);
+      else if (labelling.delete(job.id) && job.state === "done") takeTimeline().catch(showError);
+    } else if (job.kind === "proxy" && isActive(job)) controls.setProxy(job);
   }
 
   // Putting it together
@@ -369,17 +384,6 @@ function makeReview(root, { path, recording, formats, durationSeconds, startSeco
   });
   const controls = makeControls({ recording, formats, labels, run, picture: player.element, strip: strip.element, list: segmentList.element });
 
-  /** Jobs that were under way when the view was opened, or begun since. @type {Set<string>} */
-  const labelling = new Set();
-  const stopWatching = watchJobs((job) => {
-    if (job.recording !== id) return;
-    if (job.kind === "label") {
-      controls.setJob(isActive(job) ? job : null);
-      if (isActive(job)) labelling.add(job.id);
-      else if (labelling.delete(job.id) && job.state === "done") takeTimeline().catch(showError);
-    } else if (job.kind === "proxy" && isActive(job)) controls.setProxy(job);
-  });
-
   /** @param {string} name @param {number} [amount] */
   function run(name, amount = 0) {
     actions[name](amount);
@@ -404,7 +408,8 @@ function makeReview(root, { path, recording, formats, durationSeconds, startSeco
   if (recording.found_labels && !revision) {
     const { file, error } = recording.found_labels;
     const text = error ? `${file} could not be read as labels: ${error}` : `These are the labels of ${file}, which was beside the recording.`;
-    controls.note(notice(text, error ? "warning" : "info"));
+    const instead = recording.timeline && !error && button("Begin with the model’s instead", () => run("backToModel"));
+    controls.note(notice(text, error ? "warning" : "info", ...(instead ? [instead] : [])));
   }
   controls.setSaveState(revision ? "saved" : "no corrections yet");
   if (recording.corrections) controls.setPlace(recording.corrections.place);
@@ -416,6 +421,7 @@ function makeReview(root, { path, recording, formats, durationSeconds, startSeco
   player.seek(startSeconds);
   if (startSeconds) edge = edgeAt(segments(), startSeconds);
   render();
+  const stopWatching = watchJobs(followJob);
   document.addEventListener("keydown", onKey);
   addEventListener("beforeunload", onUnload);
   return () => {
@@ -435,6 +441,11 @@ function startState(recording, durationSeconds) {
   if (corrections) return { segments: edits.covering(corrections.segments, durationSeconds), corrected: true, what: "As saved" };
   const rows = (found?.segments?.length ? found.segments : timeline?.segments) ?? [];
   return { segments: edits.covering(rows, durationSeconds), corrected: false, what: "As found" };
+}
+
+/** What the model said; null where it has not. @param {any} recording @param {number} durationSeconds */
+function modelSegments({ timeline }, durationSeconds) {
+  return timeline && edits.covering(timeline.segments, durationSeconds);
 }
 
 /** @param {Segments} segments @param {number} seconds */

@@ -47,7 +47,7 @@ export function makeControls({ recording, formats, labels, run, picture, strip, 
   const header = element(
     "header",
     { class: "review-header" },
-    element("div", { class: "title" }, element("h1", { tabindex: -1, text: recording.name }), summary),
+    element("div", { class: "review-title" }, element("h1", { tabindex: -1, text: recording.name.split("/").pop(), title: recording.name }), summary),
     element("div", { class: "actions" }, element("span", { class: "saving" }, saveState, place), saveNow, editable && undo, editable && redo, editable && accept, editable && backToModel, labelButton, download),
   );
 
@@ -72,8 +72,7 @@ export function makeControls({ recording, formats, labels, run, picture, strip, 
     act("›", "step", 1, { title: "A frame on (→)", "aria-label": "A frame on", class: "square" }),
     act("+5 s", "skip", 5, { title: "5 s on (l)" }),
     act("⇥", "edge", 1, { title: "Next edge (])", "aria-label": "Next edge", class: "square" }),
-    time,
-    rate,
+    element("div", { class: "clock" }, time, rate),
   );
 
   // Editing
@@ -100,19 +99,23 @@ export function makeControls({ recording, formats, labels, run, picture, strip, 
       act("+0.1", "nudge", 0.1, { title: "Shift + .", class: "wide-only" }),
       act("+1 s", "nudge", 1, { title: "Alt + ." }),
     ),
-    element("div", { class: "group" }, keyed("Next unsure", "u", "unsure")),
     edgeWords,
   );
   const said = element("p", { class: "said", role: "status", "aria-live": "polite", data: { test: "said" } });
   const cutsWords = element("span", { class: "cuts-words" });
-  const legend = element(
+  const bar = element(
     "div",
     { class: "strip-bar" },
     said,
-    cutsWords,
-    element("div", { class: "group", role: "group", "aria-label": "Zoom" }, act("−", "zoom", 0.5, { title: "Further away (-)", "aria-label": "Zoom out", class: "square" }), act("Fit", "fit", 0, { title: "All of it (f)" }), act("+", "zoom", 2, { title: "Closer (+)", "aria-label": "Zoom in", class: "square" })),
-    keyed("Keys", "?", "help"),
-    keyed("Next", "n", "next", 0, { "aria-label": "Next recording in the queue" }),
+    element(
+      "div",
+      { class: "bar-buttons" },
+      cutsWords,
+      element("div", { class: "group", role: "group", "aria-label": "Zoom" }, act("−", "zoom", 0.5, { title: "Further away (-)", "aria-label": "Zoom out", class: "square" }), act("Fit", "fit", 0, { title: "All of it (f)" }), act("+", "zoom", 2, { title: "Closer (+)", "aria-label": "Zoom in", class: "square" })),
+      keyed("Next unsure", "u", "unsure"),
+      keyed("Next in queue", "n", "next"),
+      keyed("Keys", "?", "help"),
+    ),
   );
   const rangeBar = element("div", { class: "range-bar", hidden: true });
 
@@ -127,7 +130,7 @@ export function makeControls({ recording, formats, labels, run, picture, strip, 
       { class: "stage" },
       element("div", { class: "player" }, picture, transport),
       element("section", { class: "side", "aria-label": "Segments" }, list),
-      element("div", { class: "bench" }, legend, strip, rangeBar, tools),
+      element("div", { class: "bench" }, bar, strip, tools, rangeBar),
     ),
   );
   if (!editable) notes.append(element("div", { class: "notice", role: "note" }, element("p", { text: `A training clip: its folder says that it is ${recording.label}. To correct parts of it, move it into data/recordings.` })));

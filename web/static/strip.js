@@ -2,7 +2,7 @@
 // Strip: a stretch of the recording on a canvas, to look at, zoom, move along and drag edges on.
 
 import { indexAt, nearestEdge, snapped } from "./edits.js";
-import { HEIGHT, ROWS, paintOverview, paintStrip, readPalette } from "./strip_paint.js";
+import { HEIGHT, ROWS, paintOverview, paintPlayhead, paintStrip, readPalette } from "./strip_paint.js";
 import { clock, element, thumbnailAddress } from "./ui.js";
 
 const OVERVIEW_HEIGHT = 30;
@@ -43,7 +43,11 @@ export function makeStrip({ id, durationSeconds, frameSeconds }, told) {
   const root = element("div", { class: "strip" }, area, overview);
   const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", { alpha: false }));
   const overviewContext = /** @type {CanvasRenderingContext2D} */ (overview.getContext("2d", { alpha: false }));
+  // What only changes with the view or the segments is kept: while it plays, the playhead alone moves.
+  const stillCanvas = document.createElement("canvas");
   const wholeCanvas = document.createElement("canvas");
+  const stillContext = /** @type {CanvasRenderingContext2D} */ (stillCanvas.getContext("2d", { alpha: false }));
+  const wholeContext = /** @type {CanvasRenderingContext2D} */ (wholeCanvas.getContext("2d", { alpha: false }));
 
   /** @type {Scene} */
   const scene = {
@@ -54,6 +58,7 @@ export function makeStrip({ id, durationSeconds, frameSeconds }, told) {
   /** @type {Map<number, HTMLElement>} */
   const shownHandles = new Map();
   let frame = 0;
+  let isStale = true;
   let isWholeStale = true;
 
   // Looking
@@ -63,26 +68,30 @@ export function makeStrip({ id, durationSeconds, frameSeconds }, told) {
   const toSeconds = (/** @type {number} */ x) => Math.min(durationSeconds, Math.max(0, scene.start + x / pixels()));
   const xOf = (/** @type {MouseEvent} */ event) => event.clientX - canvas.getBoundingClientRect().left;
 
-  function draw() {
+  /** @param {boolean} [isChanged] more than the playhead */
+  function draw(isChanged = true) {
+    isStale ||= isChanged;
     if (!frame) frame = requestAnimationFrame(paint);
   }
 
   function paint() {
     frame = 0;
-    paintStrip(context, scene);
+    if (isStale) {
+      paintStrip(stillContext, scene);
+      placeHandles();
+      Object.assign(canvas.dataset, { start: scene.start, end: scene.end }); // what is shown, for who can't see it
+    }
+    isStale = false;
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.drawImage(stillCanvas, 0, 0);
+    paintPlayhead(context, scene);
     paintWhole();
-    placeHandles();
   }
 
   function paintWhole() {
     const { width, scale, palette } = scene;
-    if (isWholeStale) {
-      isWholeStale = false;
-      wholeCanvas.width = overview.width;
-      wholeCanvas.height = overview.height;
-      const whole = /** @type {CanvasRenderingContext2D} */ (wholeCanvas.getContext("2d", { alpha: false }));
-      paintOverview(whole, { ...scene, start: 0, end: durationSeconds }, OVERVIEW_HEIGHT);
-    }
+    if (isWholeStale) paintOverview(wholeContext, { ...scene, start: 0, end: durationSeconds }, OVERVIEW_HEIGHT);
+    isWholeStale = false;
     const ctx = overviewContext;
     ctx.setTransform(1, 0, 0, 1, 0, 0);
     ctx.drawImage(wholeCanvas, 0, 0);
@@ -106,7 +115,8 @@ export function makeStrip({ id, durationSeconds, frameSeconds }, told) {
   function resize() {
     scene.width = Math.max(1, area.clientWidth);
     scene.scale = window.devicePixelRatio || 1;
-    for (const [target, height] of /** @type {[HTMLCanvasElement, number][]} */ ([[canvas, HEIGHT], [overview, OVERVIEW_HEIGHT]])) {
+    for (const target of [canvas, stillCanvas, overview, wholeCanvas]) {
+      const height = target === canvas || target === stillCanvas ? HEIGHT : OVERVIEW_HEIGHT;
       target.width = Math.round(scene.width * scene.scale);
       target.height = Math.round(height * scene.scale);
       target.style.height = `${height}px`;
@@ -405,8 +415,9 @@ export function makeStrip({ id, durationSeconds, frameSeconds }, told) {
         const ads = content.segments.filter((segment) => segment.label === "ads").length;
         canvas.setAttribute("aria-label", `${content.segments.length} segments, ${ads} of ads; the list below says them all`);
       }
+      const isMoreThanTime = Object.entries(content).some(([name, value]) => name !== "playhead" && scene[/** @type {keyof Content} */ (name)] !== value);
       Object.assign(scene, content);
-      draw();
+      draw(isMoreThanTime);
     },
     show,
     zoom,

@@ -29,11 +29,11 @@ import { clock, labelColour } from "./ui.js";
 export const ROWS = {
   ruler: { top: 0, height: 20 },
   segments: { top: 22, height: 56 },
-  model: { top: 80, height: 8 },
-  curve: { top: 92, height: 50 },
-  levels: { top: 146, height: 32 },
+  model: { top: 80, height: 13 },
+  curve: { top: 97, height: 50 },
+  levels: { top: 151, height: 32 },
 };
-export const HEIGHT = 180;
+export const HEIGHT = 185;
 const TICK_SECONDS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200];
 const TICK_PIXELS = 84;
 const LABEL_PIXELS = 34; // of a segment that has its name written on it
@@ -44,7 +44,7 @@ export function readPalette(scale) {
   const style = getComputedStyle(document.documentElement);
   const read = (/** @type {string} */ name) => style.getPropertyValue(name).trim();
   const [ink, muted, line, surface, tint] = ["--ink", "--muted", "--line", "--surface", "--tint"].map(read);
-  /** @type {Map<string, {colour: string, pattern: CanvasPattern|null}>} */
+  /** @type {Map<string, {colour: string, pattern: CanvasPattern|null, onSolid: CanvasPattern|null}>} */
   const known = new Map();
   return {
     ink, muted, line, surface, tint,
@@ -58,7 +58,7 @@ export function readPalette(scale) {
       if (!found) {
         const colour = label === null ? muted : labelColour(label);
         const kind = label === null ? "dots" : label === "ads" ? "lines" : null;
-        found = { colour, pattern: kind && pattern(kind, colour, scale) };
+        found = { colour, pattern: kind && pattern(kind, colour, scale), onSolid: kind && pattern(kind, label === null ? muted : surface, scale) };
         known.set(key, found);
       }
       return found;
@@ -66,7 +66,7 @@ export function readPalette(scale) {
   };
 }
 
-/** @param {CanvasRenderingContext2D} context @param {Scene} scene */
+/** All but the playhead. @param {CanvasRenderingContext2D} context @param {Scene} scene */
 export function paintStrip(context, scene) {
   const { width, scale, palette } = scene;
   context.setTransform(scale, 0, 0, scale, 0, 0);
@@ -79,8 +79,8 @@ export function paintStrip(context, scene) {
   paintCurve(context, scene);
   paintLevels(context, scene);
   paintCuts(context, scene);
+  paintRowNames(context, scene);
   paintEdges(context, scene);
-  paintPlayhead(context, scene);
 }
 
 /**
@@ -134,7 +134,7 @@ function paintSegments(context, scene, segments, { top, height }, isMain) {
     const left = Math.max(-2, x(start_seconds));
     const right = Math.min(width + 2, x(end_seconds));
     const wide = Math.max(right - left, 0.5);
-    const { colour, pattern } = palette.of(label);
+    const { colour, pattern, onSolid } = palette.of(label);
     if (label !== null) {
       context.globalAlpha = isMain ? 0.34 : 1;
       context.fillStyle = colour;
@@ -142,11 +142,10 @@ function paintSegments(context, scene, segments, { top, height }, isMain) {
       context.globalAlpha = 1;
       if (isMain) context.fillRect(left, top, wide, 5);
     }
-    if (pattern && wide > 3) {
-      context.fillStyle = isMain || label === null ? pattern : palette.surface;
-      context.globalAlpha = isMain || label === null ? 0.75 : 0.35;
-      if (isMain || label === null) context.fillRect(left, top, wide, height);
-      else context.fillRect(left, top + height / 2 - 1, wide, 2);
+    if (pattern && onSolid && wide > 3) {
+      context.fillStyle = isMain ? pattern : onSolid;
+      context.globalAlpha = 0.7;
+      context.fillRect(left, top, wide, height);
       context.globalAlpha = 1;
     }
     if (!isMain) continue;
@@ -182,6 +181,23 @@ function paintUnsure(context, palette, left, wide, bottom) {
   context.lineTo(left + Math.max(wide - 1, 3), bottom - 2);
   context.stroke();
   context.setLineDash([]);
+}
+
+/** @param {CanvasRenderingContext2D} context @param {Scene} scene */
+function paintRowNames(context, { curve, levels, model, palette }) {
+  context.font = `10px ${FONT}`;
+  context.textBaseline = "top";
+  const names = /** @type {const} */ ([["probability of ads", ROWS.curve, curve], ["sound", ROWS.levels, levels], ["the model", ROWS.model, model]]);
+  for (const [name, row, track] of names) {
+    if (!track) continue;
+    const wide = context.measureText(name).width;
+    context.globalAlpha = 0.8;
+    context.fillStyle = palette.surface;
+    context.fillRect(0, row.top, wide + 8, 13);
+    context.globalAlpha = 1;
+    context.fillStyle = palette.muted;
+    context.fillText(name, 4, row.top + 2);
+  }
 }
 
 /** @param {CanvasRenderingContext2D} context @param {Scene} scene */
@@ -221,12 +237,14 @@ function paintLevels(context, scene) {
   context.fillRect(0, middle, width, 1);
   if (!levels || !levels.values.length) return;
   const columns = aggregated(levels, scene);
+  const half = (/** @type {number} */ c) => Math.max(0.5, (columns.high[c] * height) / 2);
   context.fillStyle = palette.muted;
-  const wide = columns.count > 1 ? Math.max(1, columns.x[1] - columns.x[0] - 0.5) : 1;
-  for (let c = 0; c < columns.count; c += 1) {
-    const half = Math.max(0.5, (columns.high[c] * height) / 2);
-    context.fillRect(columns.x[c] - wide / 2, middle - half, wide, 2 * half);
-  }
+  context.globalAlpha = 0.6;
+  context.beginPath();
+  for (let c = 0; c < columns.count; c += 1) context.lineTo(columns.x[c], middle - half(c));
+  for (let c = columns.count - 1; c >= 0; c -= 1) context.lineTo(columns.x[c], middle + half(c));
+  context.fill();
+  context.globalAlpha = 1;
 }
 
 const COLUMNS = { x: new Float32Array(0), low: new Float32Array(0), high: new Float32Array(0), count: 0 };
@@ -331,7 +349,8 @@ function paintRange(context, scene) {
 }
 
 /** @param {CanvasRenderingContext2D} context @param {Scene} scene */
-function paintPlayhead(context, scene) {
+export function paintPlayhead(context, scene) {
+  context.setTransform(scene.scale, 0, 0, scene.scale, 0, 0);
   const left = Math.round(toX(scene)(scene.playhead));
   if (left < -8 || left > scene.width + 8) return;
   context.fillStyle = scene.palette.surface; // a rim, so that it is seen on any colour
