@@ -217,6 +217,9 @@ TESTED_THROUGH = {
     "sqlite_store|mongo_store": "clip_store",
     "trees": "vector_index",
     "finder|holdings|model|names|page|places|stretch|wording": "search_clips",
+    "search_api": "finding",
+    "runs_api": "runs",
+    "material": "retraining",
 }
 
 
