@@ -123,6 +123,12 @@ def test_lost_server_is_said_and_found_again(chromium, stub):
         stub.is_down = False
         page.locator(ROW).wait_for()
         assert page.locator("#connection").is_hidden()
+        stub.is_down = True  # and once more, with a list that is shown
+        page.locator("[data-test=label-button]").click()
+        page.locator("#connection").wait_for()
+        stub.show_recordings([make_recording(1), make_recording(2)])
+        stub.is_down = False
+        page.locator(ROW).nth(1).wait_for()
 
 
 def test_page_without_its_token_says_how_to_get_in(chromium, stub):
