@@ -89,6 +89,14 @@ def test_nothing_there_says_what_to_do(chromium, stub):
         page.get_by_text("a link leads out").wait_for()
 
 
+def test_length_that_is_found_out_later_is_shown_then(chromium, stub):
+    stub.show_recordings([make_recording(1, duration_seconds=None)])
+    with open_stub(chromium, stub) as page:
+        page.locator(ROW).wait_for()
+        stub.show_recordings([make_recording(1, duration_seconds=61.0)])
+        page.locator(f"{ROW} .length").get_by_text("1:01").wait_for()
+
+
 def test_row_follows_its_job_to_the_end(chromium, stub):
     stub.show_recordings([make_recording(1)])
     stub.jobs = [make_job("running", progress=0.4)]
