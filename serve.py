@@ -146,6 +146,8 @@ def _read_settings(options: argparse.Namespace) -> Settings:
 
 def _listen(host: str, port: int) -> socket.socket:
     """Raises UserError where the port is taken, or the address is not of this machine."""
+    if not 0 <= port < 1 << 16:
+        raise UserError(f"--port {port} is none: ports go from 0, a free one, to 65535")
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -154,11 +156,10 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(place)
         listening.listen(1024)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
         raise UserError(
-            f"can't listen on {host}, port {port} ({reason}): try another --port, or 0 for a free "
-            "one"
+            f"can't listen on {host}, port {port} ({error.strerror or error}): try another --port, "
+            "or 0 for a free one"
         ) from None
     return listening
 

@@ -9,8 +9,8 @@ from web.corrections import Corrections
 from web.jobs import Jobs
 from web.label_jobs import Labelling
 from web.library import Library
+from web.listing import Listing
 from web.model_in_use import ModelInUse
-from web.overview import Overview
 from web.proxies import Proxies
 from web.reception import Reception
 from web.review_queue import ReviewQueue
@@ -38,7 +38,7 @@ class Services:
         self.checker = Worker()  # of what is uploaded
         self.reception = Reception(settings.uploads.path, settings.max_upload_bytes)
         self.labelling = Labelling(self)
-        self.overview = Overview(self)
+        self.listing = Listing(self)
         self.proxies = Proxies(self)
         self.stopping = False
         self._is_started = False
@@ -46,7 +46,7 @@ class Services:
         self._closers: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self.at_stop(self.library.close)
-        self.at_stop(self.overview.close)
+        self.at_stop(self.listing.close)
 
     def start(self) -> None:
         """Does nothing the second time. Raises UserError where another page has the same cache."""

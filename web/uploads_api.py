@@ -109,5 +109,5 @@ def _refuse_full(services: Services) -> None:
 def _describe(services: Services, place: Path) -> dict:
     for recording in services.library.all():
         if recording.path == place:
-            return services.overview.lines([services.library.looked(recording)])[0]
+            return services.listing.lines([services.library.looked(recording)])[0]
     raise NotFound(f"{place.name} was removed at once")
