@@ -113,7 +113,12 @@ function facts(r) {
         }),
       ),
     ),
-    cell("state", r.label && r.state === "training_clip" ? labelMark(r.label, " clip") : stateBadge(r)),
+    cell(
+      "state",
+      r.label && r.state === "training_clip"
+        ? labelMark(r.label, " clip")
+        : stateBadge(r),
+    ),
     cell("length", r.duration_seconds === null ? "" : clock(r.duration_seconds)),
     cell(
       "ads",
@@ -179,11 +184,12 @@ function act(r, job) {
 
 /** @param {Recording} r @returns {HTMLElement} */
 function stateBadge(r) {
-  if (r.outdated && r.state === "not_labelled")
+  if (r.outdated && r.state === "not_labelled") {
     return element("span", {
       class: "badge unsure",
       text: "Labelled by an older model",
       title: "Label it again, and it is as the model in use says",
     });
+  }
   return element("span", { class: `badge ${STATES[r.state].badge}`, text: STATES[r.state].title });
 }
