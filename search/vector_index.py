@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import json
-import os
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ import numpy as np
 from search.clip_store import ClipStore, EmbeddedClip, state_of
 from search.trees import TARGET_RECALL, Trees, TreeSettings
 from utils.errors import UserError
-from utils.files import write_whole
+from utils.files import replacing, write_whole
 
 FORMAT = 1
 KINDS = ("auto", "exact", "annoy")
@@ -363,16 +362,9 @@ def _check(folder: Path, info: dict, model_version: str, state: str | None) -> N
 
 def _write_file(path: Path, write: Callable[[Path], None]) -> list[int]:
     """[bytes, CRC-32] of what `write` put there; whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as temporary:
         write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        result = _size_and_sum(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return result
+        return _size_and_sum(temporary)
 
 
 def _write_array(path: Path, array: np.ndarray) -> None:

@@ -16,6 +16,7 @@ from timeline.cutting import (
     write_chapters_into,
 )
 from timeline.timeline import Segment, Timeline
+from utils import files
 from utils.audio import read_audio
 from utils.muxing import MuxError
 
@@ -356,11 +357,15 @@ def test_recording_and_existing_files_are_not_written_over(recordings, tmp_path)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_full_disk_is_one_line_and_leaves_nothing(recordings, tmp_path):
+def test_full_disk_is_one_line_and_leaves_nothing(recordings, tmp_path, monkeypatch):
     source = recordings["h264.mp4"]
     plan = plan_cut(source, timeline_of(source, BREAKS), drop="ads", mode="copy", suffix=".mkv")
-    # What is written beside the target goes to a device that is always full.
-    (tmp_path / f".cut.mkv.{os.getpid()}.partial").symlink_to("/dev/full")
+
+    def create(path: Path) -> int:
+        path.symlink_to("/dev/full")  # a device that is always full
+        return os.open(path, os.O_RDWR)
+
+    monkeypatch.setattr(files, "_create_locked", create)
     with pytest.raises(MuxError, match=r"the disk is full while writing .*cut\.mkv"):
         cut(plan, tmp_path / "cut.mkv")
     assert list(tmp_path.iterdir()) == []

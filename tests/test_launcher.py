@@ -1,6 +1,7 @@
 """Launcher: run_training.sh and its check, run in a temporary clone with a stubbed pipenv."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -54,6 +55,10 @@ class Clone:
         scripts = ("check_setup.py", "show_runs.py", "watch_run.py")
         for name in ("run_training.sh", *scripts, "Pipfile", "Pipfile.lock"):
             shutil.copy(ROOT / name, self.folder)
+        check = (ROOT / "check_setup.py").read_text()
+        enough = re.sub(r"^(SET_UP_GB|FREE_GB) = \d+", r"\1 = 0", check, flags=re.MULTILINE)
+        assert enough != check  # what this machine's disk has left is no matter
+        (self.folder / "check_setup.py").write_text(enough)
         for room in ("cloud", "utils", "training"):
             shutil.copytree(ROOT / room, self.folder / room)
         for name in ("cost_optimized_train.py", "train.py"):

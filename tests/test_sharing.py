@@ -16,7 +16,7 @@ from trainings import Outcome, flags, run_script
 import cost_optimized_train
 import prepare_data
 from cloud.s3 import list_objects, read_json
-from utils import content_hashes, sharing
+from utils import content_hashes, fetching, sharing
 
 SMALL = flags(frame_size="32,32", fps=2, workers=1)
 VIDEOS = ["ads/0.mp4", "ads/1.mp4", "games/0.mp4", "games/1.mp4"]
@@ -31,6 +31,12 @@ class Archive:
     outcome: Outcome
     fetched: list[str]
     most_on_disk: int
+
+
+@pytest.fixture(autouse=True)
+def room_for_all(monkeypatch):
+    """Else one machine waits for the other where the disk is nearly full: both are one process."""
+    monkeypatch.setattr(fetching, "SPARE_BYTES", 0)
 
 
 @pytest.fixture
@@ -70,6 +76,14 @@ def prepare(bucket: str, cache: Path, *more: str, source: str = "data") -> Outco
 
 def fetched_videos(s3: S3Server) -> list[str]:
     return sorted(path.rpartition("/data/")[2] for _, path in s3.requests if ".mp4" in path)
+
+
+def wait_for_one(cache: Path) -> None:
+    """Until a recording is in the stores of a cache."""
+    end = time.monotonic() + 30
+    while not rows(cache):
+        assert time.monotonic() < end, "none got ready"
+        time.sleep(0.05)
 
 
 def rows(cache: Path) -> dict[tuple[str, str], bytes]:
@@ -184,7 +198,12 @@ def test_denied_access_stops_in_one_line_and_what_was_done_by_then_is_on_s3(
 ):
     monkeypatch.setattr(sharing, "PUT_SECONDS", 0)
     monkeypatch.setattr(content_hashes, "SAVE_SECONDS", 0)
-    with s3.faulty(one_after(3, "denied", "GET", ".mp4")):
+
+    def deny() -> str:
+        wait_for_one(tmp_path / "lost")
+        return "denied"
+
+    with s3.faulty(one_after(3, deny, "GET", ".mp4")):
         lost = prepare(bucket, tmp_path / "lost")
     assert lost.code == 1
     assert f"s3:GetObject on arn:aws:s3:::{bucket}/data/" in lost.last
@@ -214,6 +233,7 @@ def test_control_c_puts_what_is_done_by_then(s3, bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(content_hashes, "SAVE_SECONDS", 0)
 
     def stop() -> None:
+        wait_for_one(tmp_path / "first")
         os.kill(os.getpid(), signal.SIGINT)
 
     with s3.faulty(one_after(3, stop, "GET", ".mp4")):

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +17,7 @@ from utils.content_hashes import ContentHashes, hash_file
 from utils.damage import Damage, DamageLog
 from utils.dataset import prefetch
 from utils.features import FeatureSpec, read_features
+from utils.files import replacing
 from utils.media import WHOLE, Part
 from utils.sources import Folder
 from utils.video import VideoInfo
@@ -116,34 +116,27 @@ class KeptEmbeddings:
         self, path: Path, reading: Reading, blocks: Iterator[EmbeddedBlock]
     ) -> Iterator[EmbeddedBlock]:
         """Yields the blocks, and has kept them when the last one was taken."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
         rest: dict[str, list[bytes]] = {"shown": [], "mfcc": [], "sounding": []}
         has_track = False
-        try:
-            with zipfile.ZipFile(temporary, "w") as file:
-                with file.open("embeddings", "w", force_zip64=True) as member:
-                    for block in blocks:
-                        member.write(block.embeddings.tobytes())
-                        rest["shown"].append(block.shown.tobytes())
-                        rest["sounding"].append(block.sounding.tobytes())
-                        if block.mfcc is not None:
-                            has_track = True
-                            rest["mfcc"].append(block.mfcc.tobytes())
-                        yield block
-                for name, parts in rest.items():
-                    file.writestr(name, b"".join(parts))
-                damage = [asdict(record) for record in reading.damage.records]
-                info = {
-                    "has_track": has_track,
-                    "end_seconds": reading.damage.end_seconds,
-                    "damage": damage,
-                }
-                file.writestr("info.json", json.dumps(info))
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as file:
+            with file.open("embeddings", "w", force_zip64=True) as member:
+                for block in blocks:
+                    member.write(block.embeddings.tobytes())
+                    rest["shown"].append(block.shown.tobytes())
+                    rest["sounding"].append(block.sounding.tobytes())
+                    if block.mfcc is not None:
+                        has_track = True
+                        rest["mfcc"].append(block.mfcc.tobytes())
+                    yield block
+            for name, parts in rest.items():
+                file.writestr(name, b"".join(parts))
+            damage = [asdict(record) for record in reading.damage.records]
+            info = {
+                "has_track": has_track,
+                "end_seconds": reading.damage.end_seconds,
+                "damage": damage,
+            }
+            file.writestr("info.json", json.dumps(info))
 
     def read(self, path: Path, reading: Reading) -> Iterator[EmbeddedBlock] | None:
         """The blocks that were kept and their damage, None where there are none or damaged ones."""

@@ -10,12 +10,15 @@ from models.encoders import pool_mean_std
 from utils.dataset import Batch, ClipDataset, whole_batches
 
 BLOCK_CLIPS = 64
+POOLED_CLIPS = 16  # at a time
 STATISTICS_CLIPS = 10_000  # pooled, 100 MB; more would not make a mean and a deviation better
 
 
 def pool_pictures(batch: Batch) -> Batch:
     """The batch with its embeddings pooled over time, (B, 2560) float32."""
-    return replace(batch, video=pool_mean_std(batch.video, batch.video_mask))
+    # A few clips at a time stay in the processor's cache: five times as fast as a batch of 144.
+    parts = zip(batch.video.split(POOLED_CLIPS), batch.video_mask.split(POOLED_CLIPS), strict=True)
+    return replace(batch, video=torch.cat([pool_mean_std(*part) for part in parts]))
 
 
 def pooled_statistics(dataset: ClipDataset) -> torch.Tensor:

@@ -150,18 +150,17 @@ class ClipDataset:
         counts = np.array([len(rows) for rows in video_rows])
         choose = _choose_evenly if even else _choose
         chosen = choose(draws[:, 2:], counts, train_frames)
-        videos = [
-            video[rows.start + columns[: min(count, train_frames)]]
-            for (video, _), rows, columns, count in zip(
-                arrays, video_rows, chosen, counts.tolist(), strict=True
-            )
+        frames = [
+            rows.start + columns[: min(count, train_frames)]
+            for rows, columns, count in zip(video_rows, chosen, counts.tolist(), strict=True)
         ]
         sounds = [
             None if mfcc is None else mfcc[rows.start : rows.stop]
             for (_, mfcc), rows in zip(arrays, mfcc_rows, strict=True)
         ]
-        labels = self.labels[indices].tolist()
-        return collate(list(zip(videos, sounds, labels, strict=True)), self.spec.mfcc.n_mfcc)
+        video, video_mask = _gather([video for video, _ in arrays], frames)
+        mfcc, mfcc_mask = _pad_sounds(sounds, self.spec.mfcc.n_mfcc)
+        return Batch(video, video_mask, mfcc, mfcc_mask, torch.from_numpy(self.labels[indices]))
 
     @property
     def num_draws(self) -> int:
@@ -270,12 +269,10 @@ def whole_batches(dataset: ClipDataset, batch_size: int) -> Iterator[Batch]:
 
 def collate(items: list[Item], n_mfcc: int) -> Batch:
     """One padded batch of (video, mfcc or None, label)."""
-    videos = [item[0] for item in items]
-    sounds = [np.zeros((0, n_mfcc), np.float16) if item[1] is None else item[1] for item in items]
-    video, video_mask = _pad(videos, videos[0].dtype)
-    mfcc, mfcc_mask = _pad(sounds, sounds[0].dtype)
+    video, video_mask = _pad([item[0] for item in items])
+    mfcc, mfcc_mask = _pad_sounds([item[1] for item in items], n_mfcc)
     labels = torch.tensor([item[2] for item in items], dtype=torch.int64)
-    return Batch(video, video_mask, mfcc.float(), mfcc_mask, labels)  # numpy's halves are slow
+    return Batch(video, video_mask, mfcc, mfcc_mask, labels)
 
 
 def prefetch(iterator: Iterator) -> Iterator:
@@ -344,11 +341,30 @@ def _choose_evenly(draws: np.ndarray, counts: np.ndarray, number: int) -> np.nda
     return (np.arange(number) * counts + first) // np.minimum(counts, number).clip(min=1)
 
 
-def _pad(arrays: list[np.ndarray], dtype: np.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    length = max(1, max(len(array) for array in arrays))
-    padded = np.zeros((len(arrays), length, *arrays[0].shape[1:]), dtype)
+def _gather(arrays: list[np.ndarray], rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """These rows of each array, padded, and which of them are no padding; copied once."""
+    length = max(1, max(map(len, rows)))
+    padded = np.empty((len(arrays), length, *arrays[0].shape[1:]), arrays[0].dtype)
     mask = np.zeros((len(arrays), length), bool)
-    for row, array in enumerate(arrays):
-        padded[row, : len(array)] = array
-        mask[row, : len(array)] = True
+    for place, (array, chosen) in enumerate(zip(arrays, rows, strict=True)):
+        # By default numpy would copy once more, so that a row that is not there spoils nothing.
+        array.take(chosen, axis=0, out=padded[place, : len(chosen)], mode="clip")
+        padded[place, len(chosen) :] = 0
+        mask[place, : len(chosen)] = True
+    return torch.from_numpy(padded), torch.from_numpy(mask)
+
+
+def _pad_sounds(sounds: list[np.ndarray | None], n_mfcc: int) -> tuple[torch.Tensor, torch.Tensor]:
+    nothing = np.zeros((0, n_mfcc), np.float16)
+    mfcc, mask = _pad([nothing if sound is None else sound for sound in sounds])
+    return mfcc.float(), mask  # numpy's halves are slow
+
+
+def _pad(arrays: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    length = max(1, max(len(array) for array in arrays))
+    padded = np.zeros((len(arrays), length, *arrays[0].shape[1:]), arrays[0].dtype)
+    mask = np.zeros((len(arrays), length), bool)
+    for place, array in enumerate(arrays):
+        padded[place, : len(array)] = array
+        mask[place, : len(array)] = True
     return torch.from_numpy(padded), torch.from_numpy(mask)

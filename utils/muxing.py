@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 
 from utils.errors import UserError
+from utils.files import replacing
 from utils.media import opened, packets, video_stream
 from utils.picture_index import PictureIndex, Retimer, read_index
 
@@ -86,24 +87,16 @@ def writing(
     `options` are those of the container. Raises MuxError in one line for a full disk and for what
     the container does not take.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     output = None
     try:
-        output = open_output(temporary, path.suffix, options)
-        yield output
-        output.close()
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            output = open_output(temporary, path.suffix, options)
+            yield output
+            output.close()
     except BaseException as error:
         if output is not None:
             with contextlib.suppress(av.FFmpegError, OSError):
                 output.close()
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         if isinstance(error, (av.FFmpegError, OSError)):
             raise MuxError(_describe(error, path)) from error
         raise
