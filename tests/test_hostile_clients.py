@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from browser import Server
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("review")]
+
 IDLE_CONNECTIONS = 200
 ANSWER_SECONDS = 2.0  # of a busy machine with two cores; else it is a few milliseconds
 ROUNDS = 10
@@ -23,6 +25,7 @@ def archive(made_archive, tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(archive) -> Iterator[Server]:
     with Server(archive.serve_options(), archive.folder / "log") as server:
+        server.get(f"/api/recordings/{first_recording(server)}")  # what is read once
         yield server
 
 

@@ -7,7 +7,7 @@ import page_rules
 import pytest
 from browser import Server, open_page
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("review")]
 
 # Each view with what is there when it is shown; {id} is a recording's.
 VIEWS = {

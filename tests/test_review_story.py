@@ -11,7 +11,7 @@ from reviewer import Reviewer
 
 from utils.labels import Span, parse_labels
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("review")]
 
 FRAME_SECONDS = 1 / FRAME_RATE
 HAND_SECONDS = 0.2  # what a pixel of the strip is worth, twice
@@ -21,6 +21,7 @@ FIVE_EDGES_SECONDS = 60.0
 
 @pytest.fixture
 def archive(made_archive, tmp_path) -> Archive:
+    """One of the test's own, where it may train and label."""
     return made_archive.copy(tmp_path / "archive")
 
 
@@ -30,14 +31,29 @@ def server(archive) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def shared_archive(made_archive, tmp_path_factory) -> Archive:
+    return made_archive.copy(tmp_path_factory.mktemp("shared") / "archive")
+
+
+@pytest.fixture(scope="module")
+def labelled_server(shared_archive) -> Iterator[Server]:
+    """With the timelines of all recordings, and an index of them."""
+    with Server(shared_archive.serve_options(), shared_archive.folder / "log") as server:
+        status, answer = server.ask("POST", "/api/label", {"recordings": "all_unlabelled"})
+        assert status == 202, answer
+        for job in answer["jobs"]:
+            server.wait_for_job(job["id"])
+        server.job("POST", "/api/search/index")
+        yield server
+
+
 @pytest.fixture
-def labelled(server) -> Server:
-    """The same with the timelines of all recordings."""
-    status, answer = server.ask("POST", "/api/label", {"recordings": "all_unlabelled"})
-    assert status == 202, answer
-    for job in answer["jobs"]:
-        server.wait_for_job(job["id"])
-    return server
+def labelled(labelled_server, shared_archive) -> Iterator[Server]:
+    """The same, in which nobody has corrected anything."""
+    yield labelled_server
+    for sidecar in shared_archive.recordings.glob("*.json"):
+        sidecar.unlink()
 
 
 # What the server knows
@@ -197,17 +213,17 @@ def retrain_from_the_page(page, server: Server) -> None:
     assert server.get("/api/health")["model"]["run"] == job["result"]["run"]
 
 
-def test_five_edges_are_corrected_by_keyboard_in_a_minute(chromium, server):
+def test_five_edges_are_corrected_by_keyboard_in_a_minute(chromium, labelled):
     off = (1.3, -0.6, 2.125, -1.75, 0.4)
     draft = THIRD.truth
     for number, seconds in enumerate(off):
         draft = with_edge(draft, number, draft[number].end_seconds + seconds)
-    save(server, THIRD, draft)
-    with open_review(chromium, server, THIRD) as page:
+    save(labelled, THIRD, draft)
+    with open_review(chromium, labelled, THIRD) as page:
         hands = reviewer_of(page, THIRD)
         began = page.evaluate("() => performance.now()")
         hands.correct_edges([span.end_seconds for span in THIRD.truth[:-1]])
-        wait_until_saved(server, THIRD, THIRD.truth, FRAME_SECONDS / 2 + 0.001)
+        wait_until_saved(labelled, THIRD, THIRD.truth, FRAME_SECONDS / 2 + 0.001)
         took = (page.evaluate("() => performance.now()") - began) / 1000
     assert took < FIVE_EDGES_SECONDS
 
@@ -234,7 +250,6 @@ def test_corrected_recording_leaves_the_queue(chromium, labelled):
 
 def test_all_airings_of_a_spot_are_found_and_labelled(chromium, labelled):
     """The spot runs at 20 s of the first and at 70 s of the second recording."""
-    labelled.job("POST", "/api/search/index")
     save(labelled, SECOND, [Span(0.0, SECOND.ends[-1], "games")])  # somebody forgot the spot
     start, end = 20.0, 20.0 + SPOT[2]
     path = f"/#/search?recording={id_of(labelled, FIRST)}&start={start}&end={end}"
@@ -291,8 +306,8 @@ def test_second_tab_is_asked_before_anything_is_lost(chromium, labelled):
         wait_until_saved(labelled, FIRST, of_other, 0.01)
 
 
-def test_label_file_of_somebody_else_is_not_overwritten_unasked(chromium, labelled, archive):
-    sidecar = (archive.recordings / FIRST.name).with_suffix(".json")
+def test_label_file_of_somebody_else_is_not_overwritten_unasked(chromium, labelled, shared_archive):
+    sidecar = (shared_archive.recordings / FIRST.name).with_suffix(".json")
     theirs = b'[{"start": 1, "end": 2, "label": "ads"}]'
     sidecar.write_bytes(theirs)
     with open_review(chromium, labelled, FIRST, expected=[409]) as page:
@@ -336,7 +351,7 @@ def test_edit_made_while_the_server_is_away_is_saved_when_it_is_back(chromium, l
         wait_until_saved(labelled, FIRST, with_edge(found, 0, found[0].end_seconds + 1.0), 0.01)
 
 
-def test_download_is_what_label_recording_writes(chromium, labelled, archive):
+def test_download_is_what_label_recording_writes(labelled):
     name = id_of(labelled, FIRST)
     save(labelled, FIRST, FIRST.truth)
     status, edl = labelled.ask("GET", f"/api/recordings/{name}/download?format=edl&of=corrected")

@@ -3,7 +3,20 @@
 // for a file that is not kept.
 
 import { upload } from "./api.js";
-import { button, bytes, clock, element, labelMark, labelProperty, meter, openDialog, percent, progressBar, showError, toast } from "./ui.js";
+import {
+  button,
+  bytes,
+  clock,
+  element,
+  labelMark,
+  labelProperty,
+  meter,
+  openDialog,
+  percent,
+  progressBar,
+  showError,
+  toast,
+} from "./ui.js";
 
 const AT_ONCE = 2;
 const ACCEPTED = "video/*,.mp4,.mkv,.mov,.ts,.avi,.webm";
@@ -26,15 +39,29 @@ export function uploadPanel() {
 /** @param {Added} added @returns {HTMLButtonElement[]} */
 export function addButtons(added) {
   return [
-    button("Classify a file", () => chooseFiles(false, (files) => classifyFile(files[0])), { icon: "search" }),
-    button("Add videos", () => chooseFiles(true, (files) => addFiles(files, added)), { icon: "upload", data: { test: "add-videos" } }),
+    button("Classify a file", () => chooseFiles(false, (files) => classifyFile(files[0])), {
+      icon: "search",
+    }),
+    button("Add videos", () => chooseFiles(true, (files) => addFiles(files, added)), {
+      icon: "upload",
+      data: { test: "add-videos" },
+    }),
   ];
 }
 
 /** Takes files that are dropped anywhere on the page, until the returned function is called. @param {Added} added */
 export function catchDrops(added) {
-  const zone = (/** @type {string} */ title, /** @type {string} */ text, /** @type {(files: File[]) => void} */ take) => {
-    const made = element("div", { class: "drop-zone" }, element("strong", { text: title }), element("span", { text }));
+  const zone = (
+    /** @type {string} */ title,
+    /** @type {string} */ text,
+    /** @type {(files: File[]) => void} */ take,
+  ) => {
+    const made = element(
+      "div",
+      { class: "drop-zone" },
+      element("strong", { text: title }),
+      element("span", { text }),
+    );
     made.addEventListener("dragenter", () => made.classList.add("over"));
     made.addEventListener("dragleave", () => made.classList.remove("over"));
     made.addEventListener("drop", (/** @type {DragEvent} */ event) => {
@@ -44,7 +71,9 @@ export function catchDrops(added) {
     });
     return made;
   };
-  const overlay = element("div", { class: "drop", hidden: true },
+  const overlay = element(
+    "div",
+    { class: "drop", hidden: true },
     zone("Add to the recordings", "to label, review and train on", (files) => addFiles(files, added)),
     zone("Only classify", "says what it is and keeps nothing", (files) => classifyFile(files[0])),
   );
@@ -57,10 +86,12 @@ export function catchDrops(added) {
     if (event.type === "drop" || event.relatedTarget === null) overlay.hidden = true;
   };
   const listeners = { dragenter: begun, dragover: over, dragleave: ended, drop: ended };
-  for (const [name, listener] of Object.entries(listeners)) document.addEventListener(name, /** @type {any} */ (listener));
+  for (const [name, listener] of Object.entries(listeners))
+    document.addEventListener(name, /** @type {any} */ (listener));
   document.body.append(overlay);
   return () => {
-    for (const [name, listener] of Object.entries(listeners)) document.removeEventListener(name, /** @type {any} */ (listener));
+    for (const [name, listener] of Object.entries(listeners))
+      document.removeEventListener(name, /** @type {any} */ (listener));
     overlay.remove();
   };
 }
@@ -71,16 +102,32 @@ function addFiles(files, added) {
     const stop = new AbortController();
     const bar = progressBar(0, `Upload of ${file.name}`);
     const words = element("small", { class: "muted", text: `${bytes(file.size)}, waiting` });
-    const cancel = button("", () => (stop.abort(), entry.remove()), { icon: "close", class: "quiet square", "aria-label": `Cancel the upload of ${file.name}` });
-    const entry = element("li", {}, element("div", {}, element("span", { class: "title", text: file.name }), words, bar), cancel);
+    const cancel = button("", () => (stop.abort(), entry.remove()), {
+      icon: "close",
+      class: "quiet square",
+      "aria-label": `Cancel the upload of ${file.name}`,
+    });
+    const entry = element(
+      "li",
+      {},
+      element("div", {}, element("span", { class: "title", text: file.name }), words, bar),
+      cancel,
+    );
     uploadPanel().append(entry);
     waiting.push(async () => {
       if (stop.signal.aborted) return;
       try {
-        added(await upload(file, (share) => {
-          bar.value = share;
-          words.textContent = share < 1 ? `${percent(share)} of ${bytes(file.size)}` : "checking that it is a video…";
-        }, { signal: stop.signal }));
+        added(
+          await upload(
+            file,
+            (share) => {
+              bar.value = share;
+              words.textContent =
+                share < 1 ? `${percent(share)} of ${bytes(file.size)}` : "checking that it is a video…";
+            },
+            { signal: stop.signal },
+          ),
+        );
         entry.remove();
         toast(`${file.name} was added`, "good");
       } catch (/** @type {any} */ error) {
@@ -97,10 +144,12 @@ function addFiles(files, added) {
 function next() {
   while (running < AT_ONCE && waiting.length > 0) {
     running += 1;
-    void /** @type {() => Promise<void>} */ (waiting.shift())().finally(() => {
-      running -= 1;
-      next();
-    });
+    void (
+      /** @type {() => Promise<void>} */ (waiting.shift())().finally(() => {
+        running -= 1;
+        next();
+      })
+    );
   }
 }
 
@@ -118,18 +167,33 @@ function chooseFiles(multiple, chosen) {
 /** @param {File} file */
 async function classifyFile(file) {
   const stop = new AbortController();
-  const words = element("p", { class: "muted", role: "status", text: `Sending ${file.name}, ${bytes(file.size)}` });
+  const words = element("p", {
+    class: "muted",
+    role: "status",
+    text: `Sending ${file.name}, ${bytes(file.size)}`,
+  });
   const bar = progressBar(0, "Sent");
   const body = element("div", {}, words, bar);
-  const dialog = openDialog("What is it?", [body, element("div", { class: "actions end" }, button("Close", () => dialog.close()))]);
+  const dialog = openDialog("What is it?", [
+    body,
+    element(
+      "div",
+      { class: "actions end" },
+      button("Close", () => dialog.close()),
+    ),
+  ]);
   dialog.addEventListener("close", () => stop.abort());
   try {
-    const answer = await upload(file, (share) => {
-      bar.value = share;
-      if (share < 1) return;
-      bar.removeAttribute("value");
-      words.textContent = `Looking at ${file.name}…`;
-    }, { path: "/api/classify", signal: stop.signal });
+    const answer = await upload(
+      file,
+      (share) => {
+        bar.value = share;
+        if (share < 1) return;
+        bar.removeAttribute("value");
+        words.textContent = `Looking at ${file.name}…`;
+      },
+      { path: "/api/classify", signal: stop.signal },
+    );
     body.replaceChildren(...verdict(file, answer));
   } catch (error) {
     dialog.close();
@@ -142,16 +206,36 @@ function verdict(file, answer) {
   const shares = Object.entries(answer.probabilities).sort((a, b) => b[1] - a[1]);
   const segments = answer.timeline?.segments ?? [];
   return [
-    element("p", { class: "verdict", role: "status" }, labelMark(answer.label), ` ${percent(answer.confidence)}`),
+    element(
+      "p",
+      { class: "verdict", role: "status" },
+      labelMark(answer.label),
+      ` ${percent(answer.confidence)}`,
+    ),
     element("p", { class: "muted", text: `${file.name}. Nothing of it was kept.` }),
-    element("dl", { class: "shares" }, ...shares.flatMap(([label, share]) => [
-      element("dt", { text: label }),
-      element("dd", {}, meter(share, `${label} ${percent(share)}`, labelProperty(label)), percent(share)),
-    ])),
+    element(
+      "dl",
+      { class: "shares" },
+      ...shares.flatMap(([label, share]) => [
+        element("dt", { text: label }),
+        element("dd", {}, meter(share, `${label} ${percent(share)}`, labelProperty(label)), percent(share)),
+      ]),
+    ),
     segments.length > 1 && element("h3", { text: "Over its length" }),
-    segments.length > 1 && element("ol", { class: "spans" }, ...segments.map((/** @type {any} */ s) => element(
-      "li", {}, element("span", { text: `${clock(s.start_seconds)} – ${clock(s.end_seconds)}` }), labelMark(s.label),
-      element("span", { class: "muted", text: percent(s.confidence) }), s.unsure && element("span", { class: "badge unsure", text: "unsure" }),
-    ))),
+    segments.length > 1 &&
+      element(
+        "ol",
+        { class: "spans" },
+        ...segments.map((/** @type {any} */ s) =>
+          element(
+            "li",
+            {},
+            element("span", { text: `${clock(s.start_seconds)} – ${clock(s.end_seconds)}` }),
+            labelMark(s.label),
+            element("span", { class: "muted", text: percent(s.confidence) }),
+            s.unsure && element("span", { class: "badge unsure", text: "unsure" }),
+          ),
+        ),
+      ),
   ].filter(Boolean);
 }

@@ -3,7 +3,18 @@
 
 import { get, watchConnection } from "./api.js";
 import { ENDED, isActive, knownJobs, watchJobs } from "./jobs.js";
-import { counted, element, emptyState, failedState, percent, progressBar, setClasses, showError, span, toast } from "./ui.js";
+import {
+  counted,
+  element,
+  emptyState,
+  failedState,
+  percent,
+  progressBar,
+  setClasses,
+  showError,
+  span,
+  toast,
+} from "./ui.js";
 
 /** @typedef {(() => void)|void} Cleanup */
 /** @typedef {(root: HTMLElement, params: URLSearchParams, id?: string) => Cleanup|Promise<Cleanup>} Show */
@@ -74,7 +85,9 @@ function mark(tab) {
 /** @param {HTMLElement} root */
 function nothingHere(root) {
   const home = element("a", { class: "button primary", href: "#/recordings", text: "All recordings" });
-  root.append(emptyState("search", "There is nothing at this address", "The link may be of an older version.", home));
+  root.append(
+    emptyState("search", "There is nothing at this address", "The link may be of an older version.", home),
+  );
 }
 
 /** A screen reader goes on at the heading of the new view. @param {HTMLElement} root */
@@ -94,7 +107,12 @@ function showJobs() {
   count.title = `${active.length} queued or running`;
   const job = active.find((one) => one.state === "running") ?? active[active.length - 1];
   const left = job.eta_seconds === null ? "" : ` · ${span(job.eta_seconds)} left`;
-  const words = job.state === "queued" ? "waiting" : job.progress === null ? "running" : `${percent(job.progress)}${left}`;
+  const words =
+    job.state === "queued"
+      ? "waiting"
+      : job.progress === null
+        ? "running"
+        : `${percent(job.progress)}${left}`;
   now.replaceChildren(
     element("span", { text: `${job.title} · ${words}` }),
     progressBar(job.state === "queued" ? 0 : job.progress, "Progress of the running job"),
@@ -111,12 +129,15 @@ function followJobs() {
     drawing = requestAnimationFrame(showJobs);
     if (!ENDED.has(job.state)) return void running.add(job.id);
     if (!running.delete(job.id)) return;
-    if (job.state === "failed") toast(`${job.title}: ${job.error ?? "failed"}`, "error", { text: "Jobs", href: "#/jobs" });
-    if (job.state === "done" && job.kind === "retrain") toast(`${job.title}: done`, "good", { text: "Runs", href: "#/runs" });
+    if (job.state === "failed")
+      toast(`${job.title}: ${job.error ?? "failed"}`, "error", { text: "Jobs", href: "#/jobs" });
+    if (job.state === "done" && job.kind === "retrain")
+      toast(`${job.title}: done`, "good", { text: "Runs", href: "#/runs" });
     if (job.kind !== "label") return;
     if (job.state === "done") labelled += 1;
     if (labelled === 0 || knownJobs().some((one) => one.kind === "label" && isActive(one))) return;
-    if (labelled > 1) toast(`${counted(labelled, "recording")} labelled`, "good", { text: "Queue", href: "#/queue" });
+    if (labelled > 1)
+      toast(`${counted(labelled, "recording")} labelled`, "good", { text: "Queue", href: "#/queue" });
     else toast(`${job.title}: done`, "good", { text: "Review", href: `#/review/${job.recording}` });
     labelled = 0;
   });
@@ -126,12 +147,15 @@ function followConnection() {
   const banner = /** @type {HTMLElement} */ (document.getElementById("connection"));
   watchConnection((now, before) => {
     banner.hidden = now === "up";
-    if (now === "down") banner.textContent = "The server does not answer. Trying again every two seconds; nothing on this page is lost.";
-    if (now === "locked") banner.textContent = "This page is locked: open the address with ?token=… that serve.py printed.";
+    if (now === "down")
+      banner.textContent =
+        "The server does not answer. Trying again every two seconds; nothing on this page is lost.";
+    if (now === "locked")
+      banner.textContent = "This page is locked: open the address with ?token=… that serve.py printed.";
     if (now !== "up") return;
     toast("The server is back.", "good");
     // A view that could not load anything shows itself anew; others go on where they were.
-    if (before === "locked" || main.querySelector(".empty, .loading")) void route();
+    if (before === "locked" || main.querySelector(".failed, .loading")) void route();
   });
 }
 

@@ -2,7 +2,22 @@
 // Places that a search found: the same spot and what resembles it, and one label for all of them.
 
 import { post } from "./api.js";
-import { busy, button, clock, confirmDialog, counted, element, emptyState, labelMark, lazyImage, notice, percent, span, thumbnailAddress, toast } from "./ui.js";
+import {
+  busy,
+  button,
+  clock,
+  confirmDialog,
+  counted,
+  element,
+  emptyState,
+  labelMark,
+  lazyImage,
+  notice,
+  percent,
+  span,
+  thumbnailAddress,
+  toast,
+} from "./ui.js";
 
 /**
  * @typedef {object} Place
@@ -25,11 +40,35 @@ export function placesFound({ same, similar }, marked, canLabel) {
   const shown = (/** @type {Place[]} */ places, /** @type {boolean} */ ticked) =>
     places.map((place) => drawPlace(place, ticked, place.recording !== null && canLabel(place.recording)));
   if (same.length + similar.length === 0) {
-    return [emptyState("search", "Nothing like it was found", "No other place in the index resembles this range. A longer range, or one without the picture cutting away, may find more.")];
+    return [
+      emptyState(
+        "search",
+        "Nothing like it was found",
+        "No other place in the index resembles this range. A longer range, or one without the picture cutting away, may find more.",
+      ),
+    ];
   }
   return [
-    ...(same.length > 0 ? [section("same", "The same again", "Airings of this very spot, to the second.", shown(marked ? [marked, ...same] : same, true))] : []),
-    ...(similar.length > 0 ? [section("similar", "Similar", "Looks or sounds alike. Look before you label.", shown(similar, false))] : []),
+    ...(same.length > 0
+      ? [
+          section(
+            "same",
+            "The same again",
+            "Airings of this very spot, to the second.",
+            shown(marked ? [marked, ...same] : same, true),
+          ),
+        ]
+      : []),
+    ...(similar.length > 0
+      ? [
+          section(
+            "similar",
+            "Similar",
+            "Looks or sounds alike. Look before you label.",
+            shown(similar, false),
+          ),
+        ]
+      : []),
   ];
 }
 
@@ -39,11 +78,18 @@ function section(id, title, about, cards) {
   const chosen = () => cards.filter(({ box }) => box?.checked).map(({ place }) => place);
   const all = element("input", { type: "checkbox", "aria-label": `Choose all: ${title}` });
   const outcome = element("div", { role: "status" });
-  const go = button("", () => void labelPlaces(go, chosen(), outcome), { class: "primary", icon: "label", data: { test: id === "same" ? "label-airings" : "label-similar" } });
+  const go = button("", () => void labelPlaces(go, chosen(), outcome), {
+    class: "primary",
+    icon: "label",
+    data: { test: id === "same" ? "label-airings" : "label-similar" },
+  });
   const refresh = () => {
     const count = chosen().length;
     go.disabled = count === 0;
-    /** @type {Node} */ (go.lastChild).textContent = id === "same" && count === boxes.length ? "Label all airings as ads" : `Label ${counted(count, "place")} as ads`;
+    /** @type {Node} */ (go.lastChild).textContent =
+      id === "same" && count === boxes.length
+        ? "Label all airings as ads"
+        : `Label ${counted(count, "place")} as ads`;
     all.checked = count > 0 && count === boxes.length;
     all.indeterminate = count > 0 && count < boxes.length;
   };
@@ -57,9 +103,18 @@ function section(id, title, about, cards) {
   return element(
     "section",
     { "aria-labelledby": `${id}-title` },
-    element("div", { class: "view-header" },
-      element("div", {}, element("h2", { id: `${id}-title`, text: title }), element("p", { class: "lead", text: about })),
-      boxes.length > 0 && element("div", { class: "actions" }, element("label", { class: "check" }, all, "All"), go)),
+    element(
+      "div",
+      { class: "view-header" },
+      element(
+        "div",
+        {},
+        element("h2", { id: `${id}-title`, text: title }),
+        element("p", { class: "lead", text: about }),
+      ),
+      boxes.length > 0 &&
+        element("div", { class: "actions" }, element("label", { class: "check" }, all, "All"), go),
+    ),
     outcome,
     list,
   );
@@ -70,17 +125,38 @@ function drawPlace(place, ticked, canLabel) {
   const name = place.name.slice(place.name.lastIndexOf("/") + 1);
   const times = `${clock(place.start_seconds)} – ${clock(place.end_seconds)}`;
   const middle = (place.start_seconds + place.end_seconds) / 2;
-  const box = canLabel && element("input", { type: "checkbox", checked: ticked, "aria-label": `Choose ${name}, ${times}` });
+  const box =
+    canLabel &&
+    element("input", { type: "checkbox", checked: ticked, "aria-label": `Choose ${name}, ${times}` });
   const facts = [
     element("strong", { text: times }),
     element("span", { class: "name", text: name }),
     place.label && element("span", { class: "muted" }, labelMark(place.label)),
-    element("span", { class: "muted", text: place.by ? `${percent(place.likeness)} alike, by ${place.by}` : "what you marked" }),
+    element("span", {
+      class: "muted",
+      text: place.by ? `${percent(place.likeness)} alike, by ${place.by}` : "what you marked",
+    }),
   ];
   const body = place.recording
-    ? element("a", { class: "place-link", href: `#/review/${place.recording}?t=${place.start_seconds.toFixed(2)}` }, lazyImage(thumbnailAddress(place.recording, middle, 120)), ...facts)
-    : element("div", { class: "place-link" }, element("span", { class: "thumbnail missing" }), ...facts, element("small", { class: "muted", text: "not in the folders of this page" }));
-  const card = element("li", { class: "place", data: { test: "search-result" } }, box && element("label", { class: "check" }, box), body);
+    ? element(
+        "a",
+        { class: "place-link", href: `#/review/${place.recording}?t=${place.start_seconds.toFixed(2)}` },
+        lazyImage(thumbnailAddress(place.recording, middle, 120)),
+        ...facts,
+      )
+    : element(
+        "div",
+        { class: "place-link" },
+        element("span", { class: "thumbnail missing" }),
+        ...facts,
+        element("small", { class: "muted", text: "not in the folders of this page" }),
+      );
+  const card = element(
+    "li",
+    { class: "place", data: { test: "search-result" } },
+    box && element("label", { class: "check" }, box),
+    body,
+  );
   return { place, box: /** @type {HTMLInputElement|null} */ (box || null), card };
 }
 
@@ -97,13 +173,25 @@ async function labelPlaces(control, places, outcome) {
   await busy(control, async () => {
     const { changed, refused } = await post("/api/search/label", {
       label: "ads",
-      places: places.map(({ recording, start_seconds, end_seconds }) => ({ recording, start_seconds, end_seconds })),
+      places: places.map(({ recording, start_seconds, end_seconds }) => ({
+        recording,
+        start_seconds,
+        end_seconds,
+      })),
     });
     const names = new Map(places.map(({ recording, name }) => [recording, name]));
     if (changed.length > 0) toast(`${counted(changed.length, "recording")} corrected`, "good");
     outcome.replaceChildren(
-      ...(changed.length > 0 ? [notice(`Corrected: ${changed.map((/** @type {any} */ one) => `${names.get(one.recording) ?? one.recording} (${span(one.seconds)})`).join(", ")}`)] : []),
-      ...refused.map((/** @type {any} */ one) => notice(`${names.get(one.recording) ?? one.recording} was left as it is: ${one.reason}`, "warning")),
+      ...(changed.length > 0
+        ? [
+            notice(
+              `Corrected: ${changed.map((/** @type {any} */ one) => `${names.get(one.recording) ?? one.recording} (${span(one.seconds)})`).join(", ")}`,
+            ),
+          ]
+        : []),
+      ...refused.map((/** @type {any} */ one) =>
+        notice(`${names.get(one.recording) ?? one.recording} was left as it is: ${one.reason}`, "warning"),
+      ),
     );
   });
 }

@@ -2,7 +2,20 @@
 // View of what to review first: the places where a correction is expected to fix the most.
 
 import { get, watchConnection } from "./api.js";
-import { clock, element, emptyState, failedState, labelMark, lazyImage, meter, percent, showError, span, thumbnailAddress, viewHeader } from "./ui.js";
+import {
+  clock,
+  element,
+  emptyState,
+  failedState,
+  labelMark,
+  lazyImage,
+  meter,
+  percent,
+  showError,
+  span,
+  thumbnailAddress,
+  viewHeader,
+} from "./ui.js";
 
 const SHOWN = 50;
 const BEGAN = "queue-began-seconds"; // in sessionStorage: what was expected to be wrong at first
@@ -32,7 +45,10 @@ export function show(root) {
     try {
       const answer = await get(`/api/queue?limit=${SHOWN}`, { signal: stop.signal });
       list.replaceChildren(...answer.items.map(drawItem));
-      lead.textContent = answer.items.length > 0 ? "Where the model is least sure, with what a look at it is expected to fix. Press n while reviewing for the next one." : "";
+      lead.textContent =
+        answer.items.length > 0
+          ? "Where the model is least sure, with what a look at it is expected to fix. Press n while reviewing for the next one."
+          : "";
       progress.replaceChildren(...drawProgress(answer.total_expected_wrong_seconds));
       none.replaceChildren(...(answer.items.length > 0 ? [] : [nothing()]));
     } catch (error) {
@@ -65,9 +81,19 @@ function drawItem(item) {
         { class: "queue-what" },
         element("strong", { text: `${clock(item.start_seconds)} – ${clock(item.end_seconds)}` }),
         element("span", { class: "name", text: name }),
-        element("span", { class: "muted" }, labelMark(item.label), ` ${percent(item.confidence)} sure, ${span(length)}`),
+        element(
+          "span",
+          { class: "muted" },
+          labelMark(item.label),
+          ` ${percent(item.confidence)} sure, ${span(length)}`,
+        ),
       ),
-      element("span", { class: "queue-gain" }, element("strong", { text: span(item.expected_wrong_seconds) }), element("small", { text: "to fix" })),
+      element(
+        "span",
+        { class: "queue-gain" },
+        element("strong", { text: span(item.expected_wrong_seconds) }),
+        element("small", { text: "to fix" }),
+      ),
     ),
   );
 }
@@ -79,14 +105,30 @@ function drawProgress(left) {
   if (began === 0) return [];
   const minutes = (/** @type {number} */ seconds) => Math.round(seconds / 60);
   const isPlain = began >= 600 && began < 7200; // one unit is right for both
-  const words = isPlain ? `${minutes(began - left)} of ${minutes(began)} min` : `${span(began - left)} of ${span(began)}`;
+  const words = isPlain
+    ? `${minutes(began - left)} of ${minutes(began)} min`
+    : `${span(began - left)} of ${span(began)}`;
   return [
-    element("p", {}, element("strong", { text: words }), element("span", { class: "muted", text: " of what is likely wrong was looked at" })),
+    element(
+      "p",
+      {},
+      element("strong", { text: words }),
+      element("span", { class: "muted", text: " of what is likely wrong was looked at" }),
+    ),
     meter((began - left) / began, `${words} looked at`, "--good"),
   ];
 }
 
 function nothing() {
-  const link = element("a", { class: "button primary", href: "#/recordings?state=not_labelled", text: "Recordings to label" });
-  return emptyState("check", "Nothing to review", "No labelled recording has a place that is likely wrong. Label more recordings: what is worth a look turns up here.", link);
+  const link = element("a", {
+    class: "button primary",
+    href: "#/recordings?state=not_labelled",
+    text: "Recordings to label",
+  });
+  return emptyState(
+    "check",
+    "Nothing to review",
+    "No labelled recording has a place that is likely wrong. Label more recordings: what is worth a look turns up here.",
+    link,
+  );
 }

@@ -3,7 +3,21 @@
 
 import { del, post } from "./api.js";
 import { heard, isActive } from "./jobs.js";
-import { busy, button, bytes, clock, counted, element, labelMark, lazyImage, meter, percent, progressBar, span, thumbnailAddress } from "./ui.js";
+import {
+  busy,
+  button,
+  bytes,
+  clock,
+  counted,
+  element,
+  labelMark,
+  lazyImage,
+  meter,
+  percent,
+  progressBar,
+  span,
+  thumbnailAddress,
+} from "./ui.js";
 
 /**
  * @typedef {object} Recording
@@ -77,19 +91,40 @@ function facts(r) {
   const href = `#/review/${r.id}`;
   const place = [r.folder, r.name.slice(0, Math.max(0, at))].filter(Boolean).join("/");
   const seconds = (r.duration_seconds ?? 9) / 3; // past the black of the beginning
-  const cell = (/** @type {string} */ kind, /** @type {...any} */ ...content) => element("div", { role: "cell", class: `cell ${kind}` }, ...content);
+  const cell = (/** @type {string} */ kind, /** @type {...any} */ ...content) =>
+    element("div", { role: "cell", class: `cell ${kind}` }, ...content);
   return [
     cell(
       "name",
-      element("a", { class: "picture", href, tabindex: -1, "aria-hidden": "true" }, r.error ? element("span", { class: "thumbnail missing" }) : lazyImage(thumbnailAddress(r.id, seconds))),
-      element("div", {}, element("a", { class: "title", href, text: r.name.slice(at + 1) }), element("small", { class: r.error ? "problem" : "muted", text: r.error ?? `${place} · ${bytes(r.size_bytes)}` })),
+      element(
+        "a",
+        { class: "picture", href, tabindex: -1, "aria-hidden": "true" },
+        r.error
+          ? element("span", { class: "thumbnail missing" })
+          : lazyImage(thumbnailAddress(r.id, seconds)),
+      ),
+      element(
+        "div",
+        {},
+        element("a", { class: "title", href, text: r.name.slice(at + 1) }),
+        element("small", {
+          class: r.error ? "problem" : "muted",
+          text: r.error ?? `${place} · ${bytes(r.size_bytes)}`,
+        }),
+      ),
     ),
-    cell("state", r.label && r.state === "training_clip" ? labelMark(r.label, " clip") : stateBadge(r)),
+    cell(
+      "state",
+      r.label && r.state === "training_clip"
+        ? labelMark(r.label, " clip")
+        : stateBadge(r),
+    ),
     cell("length", r.duration_seconds === null ? "" : clock(r.duration_seconds)),
     cell(
       "ads",
       r.ads_share !== null && meter(r.ads_share, `${percent(r.ads_share)} ads`, "--ads"),
-      r.ads_share !== null && element("small", { text: `${percent(r.ads_share)} ads · ${counted(r.breaks ?? 0, "break")}` }),
+      r.ads_share !== null &&
+        element("small", { text: `${percent(r.ads_share)} ads · ${counted(r.breaks ?? 0, "break")}` }),
     ),
     cell("unsure", r.unsure ? element("span", { class: "badge unsure", text: `${r.unsure} unsure` }) : ""),
     cell("wrong", r.expected_wrong_seconds ? wrongWords(r.expected_wrong_seconds) : ""),
@@ -99,25 +134,62 @@ function facts(r) {
 /** @param {number} seconds */
 function wrongWords(seconds) {
   const much = seconds >= WORTH_A_LOOK_SECONDS;
-  return element("span", { class: much ? "much" : "muted", text: `≈ ${span(seconds)}` }, element("span", { class: "narrow-only", text: " likely wrong" }));
+  return element(
+    "span",
+    { class: much ? "much" : "muted", text: `≈ ${span(seconds)}` },
+    element("span", { class: "narrow-only", text: " likely wrong" }),
+  );
 }
 
 /** @param {Recording} r @param {Job|null} job @returns {Node[]} */
 function act(r, job) {
   const name = r.name.slice(r.name.lastIndexOf("/") + 1);
   if (job && isActive(job)) {
-    const words = job.state === "queued" ? "waiting" : job.progress === null ? "starting" : percent(job.progress);
-    const cancel = button("", () => void busy(cancel, async () => heard(await del(`/api/jobs/${job.id}`))), { icon: "close", class: "quiet square", "aria-label": `Cancel: ${job.title}` });
-    return [element("div", { class: "underway" }, element("small", { text: words }), progressBar(job.state === "queued" ? 0 : job.progress, `Labelling ${name}`)), cancel];
+    const words =
+      job.state === "queued" ? "waiting" : job.progress === null ? "starting" : percent(job.progress);
+    const cancel = button("", () => void busy(cancel, async () => heard(await del(`/api/jobs/${job.id}`))), {
+      icon: "close",
+      class: "quiet square",
+      "aria-label": `Cancel: ${job.title}`,
+    });
+    return [
+      element(
+        "div",
+        { class: "underway" },
+        element("small", { text: words }),
+        progressBar(job.state === "queued" ? 0 : job.progress, `Labelling ${name}`),
+      ),
+      cancel,
+    ];
   }
   if (r.error || r.state === "training_clip") return [];
-  if (r.state !== "not_labelled") return [element("a", { class: "button", href: `#/review/${r.id}`, "aria-label": `Review ${name}`, text: "Review" })];
-  const label = button("Label", () => void busy(label, async () => heard(await post(`/api/recordings/${r.id}/label`))), { icon: "label", "aria-label": `Label ${name}`, data: { test: "label-button" } });
-  return job?.state === "failed" ? [element("small", { class: "problem", text: job.error ?? "failed" }), label] : [label];
+  if (r.state !== "not_labelled")
+    return [
+      element("a", {
+        class: "button",
+        href: `#/review/${r.id}`,
+        "aria-label": `Review ${name}`,
+        text: "Review",
+      }),
+    ];
+  const label = button(
+    "Label",
+    () => void busy(label, async () => heard(await post(`/api/recordings/${r.id}/label`))),
+    { icon: "label", "aria-label": `Label ${name}`, data: { test: "label-button" } },
+  );
+  return job?.state === "failed"
+    ? [element("small", { class: "problem", text: job.error ?? "failed" }), label]
+    : [label];
 }
 
 /** @param {Recording} r @returns {HTMLElement} */
 function stateBadge(r) {
-  if (r.outdated && r.state === "not_labelled") return element("span", { class: "badge unsure", text: "Labelled by an older model", title: "Label it again, and it is as the model in use says" });
+  if (r.outdated && r.state === "not_labelled") {
+    return element("span", {
+      class: "badge unsure",
+      text: "Labelled by an older model",
+      title: "Label it again, and it is as the model in use says",
+    });
+  }
   return element("span", { class: `badge ${STATES[r.state].badge}`, text: STATES[r.state].title });
 }

@@ -5,14 +5,29 @@ import { addButtons, catchDrops, uploadPanel } from "./adding.js";
 import { get, post, watchConnection } from "./api.js";
 import { heard, isActive, watchJobs } from "./jobs.js";
 import { makeRow, STATES } from "./recording_row.js";
-import { busy, button, confirmDialog, counted, element, emptyState, failedState, notice, showError, span, toast, viewHeader } from "./ui.js";
+import {
+  busy,
+  button,
+  confirmDialog,
+  counted,
+  element,
+  emptyState,
+  failedState,
+  notice,
+  showError,
+  span,
+  toast,
+  viewHeader,
+} from "./ui.js";
 
 /** @typedef {import("./recording_row.js").Recording} Recording */
 /** @typedef {import("./recording_row.js").Row} Row */
 
 const FIRST_ROWS = 24; // what a tall window shows; the others follow while nothing else is to do
 const NEXT_ROWS = 80;
-const SUMS_MS = 1500; // after which what timelines come to is asked for again, as long as it is missing
+// What new files and timelines come to is found out by and by: the list is asked for again after
+// the first time, then after twice as long each time up to the second.
+const AGAIN_MS = [1500, 60_000];
 
 /** @type {Record<string, {title: string, key: (r: Recording) => number|string, down: boolean}>} */
 const SORTS = {
@@ -53,26 +68,61 @@ class List {
   #stopped = false;
   /** @type {ReturnType<typeof setTimeout>|undefined} */
   #again;
+  #pauseMs = AGAIN_MS[0];
 
   /** @param {HTMLElement} root @param {URLSearchParams} params */
   constructor(root, params) {
     const sort = params.get("sort") ?? "newest";
     this.sort = sort in SORTS ? sort : "newest";
     this.up = params.get("up") === "1";
-    this.text = element("input", { type: "search", placeholder: "Name", value: params.get("q") ?? "", "aria-label": "Filter by name" });
-    this.state = select("State", [["", "All states"], ...Object.entries(STATES).map(([key, value]) => [key, value.title])], params.get("state"));
+    this.text = element("input", {
+      type: "search",
+      placeholder: "Name",
+      value: params.get("q") ?? "",
+      "aria-label": "Filter by name",
+    });
+    this.state = select(
+      "State",
+      [["", "All states"], ...Object.entries(STATES).map(([key, value]) => [key, value.title])],
+      params.get("state"),
+    );
     this.folder = select("Folder", [["", "All folders"]], params.get("folder"));
-    this.order = select("Sort", Object.entries(SORTS).map(([key, value]) => [key, `Sort: ${value.title}`]), this.sort);
-    this.labelAll = button("Label all", () => void this.#labelAll(), { icon: "label", class: "primary", hidden: true, data: { test: "label-all" } });
+    this.order = select(
+      "Sort",
+      Object.entries(SORTS).map(([key, value]) => [key, `Sort: ${value.title}`]),
+      this.sort,
+    );
+    this.labelAll = button("Label all", () => void this.#labelAll(), {
+      icon: "label",
+      class: "primary",
+      hidden: true,
+      data: { test: "label-all" },
+    });
     this.head = element("div", { role: "row", class: "row head" });
     this.body = element("div", { role: "rowgroup" });
-    this.table = element("div", { role: "table", class: "recordings-table", "aria-label": "Recordings", hidden: true },
-      element("div", { role: "rowgroup" }, this.head), this.body);
+    this.table = element(
+      "div",
+      { role: "table", class: "recordings-table", "aria-label": "Recordings", hidden: true },
+      element("div", { role: "rowgroup" }, this.head),
+      this.body,
+    );
     this.none = element("div", {}, element("p", { class: "loading", text: "Loading…" }));
     this.notes = element("div");
     this.count = element("p", { class: "muted count-line", role: "status" });
-    this.tools = element("div", { class: "toolbar", hidden: true }, this.text, this.state, this.folder, this.order);
-    const header = viewHeader("Recordings", "", ...addButtons((recording) => this.add(recording)), this.labelAll);
+    this.tools = element(
+      "div",
+      { class: "toolbar", hidden: true },
+      this.text,
+      this.state,
+      this.folder,
+      this.order,
+    );
+    const header = viewHeader(
+      "Recordings",
+      "",
+      ...addButtons((recording) => this.add(recording)),
+      this.labelAll,
+    );
     this.lead = header.querySelector(".lead");
     root.append(header, this.notes, uploadPanel(), this.tools, this.count, this.table, this.none);
     this.text.addEventListener("input", () => this.#draw());
@@ -94,18 +144,29 @@ class List {
       for (const recording of answer.recordings) this.#put(recording);
       this.#fillFolders(answer.folders);
       this.#draw();
-      const missing = answer.recordings.some((/** @type {Recording} */ r) => r.state === "labelled" && r.ads_share === null);
-      clearTimeout(this.#again);
-      if (missing) this.#again = setTimeout(() => void this.load(), SUMS_MS);
+      this.#askAgain();
       const health = await get("/api/health"); // looks at the model: the list does not wait for it
       /** @type {Set<string>} */
       const notes = new Set([...answer.notes, ...health.notes]);
-      this.notes.replaceChildren(...(health.model ? [] : [noModel()]), ...[...notes].map((note) => notice(note, "warning")));
+      this.notes.replaceChildren(
+        ...(health.model ? [] : [noModel()]),
+        ...[...notes].map((note) => notice(note, "warning")),
+      );
     } catch (/** @type {any} */ error) {
       if (this.#stopped) return;
       if (this.#rows.size > 0) return showError(error);
       this.none.replaceChildren(failedState(error, () => void this.load()));
     }
+  }
+
+  /** Later, as long as something is missing that will be found out. */
+  #askAgain() {
+    clearTimeout(this.#again);
+    const isMissing = (/** @type {Recording} */ r) =>
+      !r.error && (r.duration_seconds === null || (r.state === "labelled" && r.ads_share === null));
+    if (![...this.#rows.values()].some((row) => isMissing(row.recording))) return;
+    this.#again = setTimeout(() => void this.load(), this.#pauseMs);
+    this.#pauseMs = Math.min(2 * this.#pauseMs, AGAIN_MS[1]);
   }
 
   /** @param {Recording} recording that was uploaded */
@@ -122,7 +183,8 @@ class List {
     this.#jobs.set(job.recording, job);
     const row = this.#rows.get(job.recording);
     row?.setJob(job);
-    if (row && job.state === "done" && before?.id === job.id && isActive(before)) void this.#reload(job.recording);
+    if (row && job.state === "done" && before?.id === job.id && isActive(before))
+      void this.#reload(job.recording);
   }
 
   /** @param {string} id */
@@ -165,7 +227,8 @@ class List {
     const [state, folder] = [this.state.value, this.folder.value];
     const rows = [...this.#rows.values()].filter(
       ({ recording: r }) =>
-        (!state || r.state === state) && (!folder || r.folder === folder) &&
+        (!state || r.state === state) &&
+        (!folder || r.folder === folder) &&
         words.every((/** @type {string} */ word) => `${r.folder}/${r.name}`.toLowerCase().includes(word)),
     );
     const { key, down } = SORTS[this.sort];
@@ -202,10 +265,19 @@ class List {
   #drawHead() {
     const cells = COLUMNS.map((name) => {
       const sorted = name === this.sort && (SORTS[name].down === this.up ? "ascending" : "descending");
-      const turn = element("button", { type: "button", class: "sort", text: SORTS[name].title, on: { click: () => this.#sortBy(name) } });
+      const turn = element("button", {
+        type: "button",
+        class: "sort",
+        text: SORTS[name].title,
+        on: { click: () => this.#sortBy(name) },
+      });
       return element("div", { role: "columnheader", class: `cell ${name}`, "aria-sort": sorted }, turn);
     });
-    const last = element("div", { role: "columnheader", class: "cell act" }, element("span", { class: "visually-hidden", text: "Actions" }));
+    const last = element(
+      "div",
+      { role: "columnheader", class: "cell act" },
+      element("span", { class: "visually-hidden", text: "Actions" }),
+    );
     this.head.replaceChildren(...cells, last);
   }
 
@@ -214,13 +286,21 @@ class List {
     const all = [...this.#rows.values()].map((row) => row.recording);
     const seconds = all.reduce((sum, r) => sum + (r.duration_seconds ?? 0), 0);
     const corrected = all.filter((r) => r.state === "corrected").length;
-    const words = [counted(all.length, "recording"), seconds > 0 && span(seconds), corrected > 0 && `${corrected.toLocaleString("en")} corrected`];
+    const words = [
+      counted(all.length, "recording"),
+      seconds > 0 && span(seconds),
+      corrected > 0 && `${corrected.toLocaleString("en")} corrected`,
+    ];
     this.lead.textContent = all.length === 0 ? "" : words.filter(Boolean).join(", ");
     const filtered = shown.length < all.length;
-    this.count.textContent = filtered ? `${shown.length.toLocaleString("en")} of ${counted(all.length, "recording")}` : "";
+    this.count.textContent = filtered
+      ? `${shown.length.toLocaleString("en")} of ${counted(all.length, "recording")}`
+      : "";
     const open = shown.filter((row) => row.canLabel()).length;
     this.labelAll.hidden = open === 0;
-    /** @type {Node} */ (this.labelAll.lastChild).textContent = filtered ? `Label the ${open} shown` : `Label all ${open}`;
+    /** @type {Node} */ (this.labelAll.lastChild).textContent = filtered
+      ? `Label the ${open} shown`
+      : `Label all ${open}`;
   }
 
   /** @param {Row[]} shown @returns {Node[]} what stands where there is no row */
@@ -231,11 +311,14 @@ class List {
         this.text.value = this.state.value = this.folder.value = "";
         this.#draw();
       });
-      return [emptyState("search", "Nothing matches", "No recording has this name, state and folder.", clear)];
+      return [
+        emptyState("search", "Nothing matches", "No recording has this name, state and folder.", clear),
+      ];
     }
     return [
       emptyState(
-        "film", "No recordings yet",
+        "film",
+        "No recordings yet",
         "Drop videos anywhere on this page, or put them into data/recordings/ and look again. Clips to train on go into data/ads/ and data/games/.",
         button("Look again", () => void this.load(), { icon: "refresh" }),
       ),
@@ -244,7 +327,13 @@ class List {
 
   /** Keeps the filters in the address, so that Back and a reload find them. */
   #remember() {
-    const wanted = { q: this.text.value, state: this.state.value, folder: this.folder.value, sort: this.sort === "newest" ? "" : this.sort, up: this.up ? "1" : "" };
+    const wanted = {
+      q: this.text.value,
+      state: this.state.value,
+      folder: this.folder.value,
+      sort: this.sort === "newest" ? "" : this.sort,
+      up: this.up ? "1" : "",
+    };
     const query = new URLSearchParams(Object.entries(wanted).filter(([, value]) => value)).toString();
     history.replaceState(null, "", `#/recordings${query ? `?${query}` : ""}`);
   }
@@ -260,7 +349,8 @@ class List {
     });
     if (!agreed) return;
     await busy(this.labelAll, async () => {
-      const recordings = shown.length < this.#rows.size ? rows.map((row) => row.recording.id) : "all_unlabelled";
+      const recordings =
+        shown.length < this.#rows.size ? rows.map((row) => row.recording.id) : "all_unlabelled";
       const { jobs } = await post("/api/label", { recordings });
       jobs.forEach(heard);
       toast(`${counted(jobs.length, "recording")} queued`, "info", { text: "Jobs", href: "#/jobs" });
@@ -271,12 +361,20 @@ class List {
 
 /** @param {string} name @param {string[][]} options @param {string|null} chosen @returns {HTMLSelectElement} */
 function select(name, options, chosen) {
-  const made = element("select", { "aria-label": name, data: { wanted: chosen ?? "" } }, ...options.map(([value, text]) => element("option", { value, text })));
+  const made = element(
+    "select",
+    { "aria-label": name, data: { wanted: chosen ?? "" } },
+    ...options.map(([value, text]) => element("option", { value, text })),
+  );
   if (options.some(([value]) => value === chosen)) made.value = chosen;
   return made;
 }
 
 function noModel() {
   const link = element("a", { href: "#/runs", class: "button", text: "Train a model" });
-  return notice("There is no trained model yet, so nothing can be labelled. Train one first, from clips in data/ads/ and data/games/.", "warning", link);
+  return notice(
+    "There is no trained model yet, so nothing can be labelled. Train one first, from clips in data/ads/ and data/games/.",
+    "warning",
+    link,
+  );
 }

@@ -4,7 +4,19 @@
 import { del, get, post } from "./api.js";
 import { heard, isActive, watchJobs } from "./jobs.js";
 import { METRICS } from "./metrics.js";
-import { busy, button, confirmDialog, counted, element, notice, percent, progressBar, showError, span, toast } from "./ui.js";
+import {
+  busy,
+  button,
+  confirmDialog,
+  counted,
+  element,
+  notice,
+  percent,
+  progressBar,
+  showError,
+  span,
+  toast,
+} from "./ui.js";
 
 /** @typedef {import("./jobs.js").Job} Job */
 
@@ -21,13 +33,34 @@ export function retrainCard(changed) {
   let stopped = false;
   const about = element("div");
   const state = element("div", { class: "retrain-state" });
-  const constants = element("textarea", { rows: 3, spellcheck: "false", placeholder: "EPOCHS = 4", "aria-label": "Constants, one a line" });
-  const start = button("Retrain with corrections", () => void ask(), { class: "primary", icon: "refresh", disabled: true, data: { test: "retrain" } });
+  const constants = element("textarea", {
+    rows: 3,
+    spellcheck: "false",
+    placeholder: "EPOCHS = 4",
+    "aria-label": "Constants, one a line",
+  });
+  const start = button("Retrain with corrections", () => void ask(), {
+    class: "primary",
+    icon: "refresh",
+    disabled: true,
+    data: { test: "retrain" },
+  });
   const card = element(
     "section",
     { class: "card retrain", "aria-labelledby": "retrain-title" },
-    element("div", { class: "retrain-head" }, element("div", {}, element("h2", { id: "retrain-title", text: "Retrain with corrections" }), about), start),
-    element("details", {}, element("summary", { text: "Change constants of the training" }), element("p", { class: "muted", text: "One a line, as they stand at the top of the training script." }), constants),
+    element(
+      "div",
+      { class: "retrain-head" },
+      element("div", {}, element("h2", { id: "retrain-title", text: "Retrain with corrections" }), about),
+      start,
+    ),
+    element(
+      "details",
+      {},
+      element("summary", { text: "Change constants of the training" }),
+      element("p", { class: "muted", text: "One a line, as they stand at the top of the training script." }),
+      constants,
+    ),
     state,
   );
 
@@ -57,7 +90,9 @@ export function retrainCard(changed) {
     });
     if (!agreed) return;
     await busy(start, async () => {
-      job = /** @type {Job} */ (await post("/api/retrain", Object.keys(chosen).length > 0 ? { constants: chosen } : {}));
+      job = /** @type {Job} */ (
+        await post("/api/retrain", Object.keys(chosen).length > 0 ? { constants: chosen } : {})
+      );
       heard(job);
       changed();
     });
@@ -87,12 +122,25 @@ export function retrainCard(changed) {
 function describe(facts) {
   if (!facts) return [element("p", { class: "muted", text: "Looking at what there is to learn from…" })];
   const { demo } = facts.data;
-  const classes = Object.entries(facts.data.classes).map(([name, { recordings, groups }]) => `${name}: ${counted(recordings, "recording")} in ${counted(groups, "group")}`);
+  const classes = Object.entries(facts.data.classes).map(
+    ([name, { recordings, groups }]) =>
+      `${name}: ${counted(recordings, "recording")} in ${counted(groups, "group")}`,
+  );
   const corrected = facts.corrected_recordings.length;
   return [
-    element("p", {}, "Learns from ", corrected > 0 && element("strong", { text: counted(corrected, "corrected recording") }),
-      corrected > 0 ? " and the clips in the data folder" : "the clips in the data folder", classes.length > 0 && `: ${classes.join(" · ")}.`),
-    demo && notice("There are no clips of your own yet: it would train on the made demo set, which says nothing about real recordings.", "warning"),
+    element(
+      "p",
+      {},
+      "Learns from ",
+      corrected > 0 && element("strong", { text: counted(corrected, "corrected recording") }),
+      corrected > 0 ? " and the clips in the data folder" : "the clips in the data folder",
+      classes.length > 0 && `: ${classes.join(" · ")}.`,
+    ),
+    demo &&
+      notice(
+        "There are no clips of your own yet: it would train on the made demo set, which says nothing about real recordings.",
+        "warning",
+      ),
     !facts.can && facts.why && notice(facts.why, "warning"),
   ].filter(Boolean);
 }
@@ -100,18 +148,47 @@ function describe(facts) {
 /** @param {Job} job @param {any} facts @returns {Node[]} */
 function drawJob(job, facts) {
   if (isActive(job)) {
-    const cancel = button("Cancel", () => void busy(cancel, async () => heard(await del(`/api/jobs/${job.id}`))));
+    const cancel = button(
+      "Cancel",
+      () => void busy(cancel, async () => heard(await del(`/api/jobs/${job.id}`))),
+    );
     const left = job.eta_seconds === null ? "" : `${span(job.eta_seconds)} left`;
-    const words = job.state === "queued" ? "waiting for its turn" : [job.progress === null ? "starting" : percent(job.progress), job.note, left].filter(Boolean).join(" · ");
-    return [element("div", { class: "retrain-now" }, element("div", {}, element("p", { text: words }), progressBar(job.state === "queued" ? 0 : job.progress, "Progress of the training")), cancel)];
+    const words =
+      job.state === "queued"
+        ? "waiting for its turn"
+        : [job.progress === null ? "starting" : percent(job.progress), job.note, left]
+            .filter(Boolean)
+            .join(" · ");
+    return [
+      element(
+        "div",
+        { class: "retrain-now" },
+        element(
+          "div",
+          {},
+          element("p", { text: words }),
+          progressBar(job.state === "queued" ? 0 : job.progress, "Progress of the training"),
+        ),
+        cancel,
+      ),
+    ];
   }
-  if (job.state === "failed") return [notice(`The last training failed: ${job.error ?? "the log of the run says why"}`, "error")];
+  if (job.state === "failed")
+    return [notice(`The last training failed: ${job.error ?? "the log of the run says why"}`, "error")];
   if (job.state !== "done" || !job.result) return [];
   const { run, metrics, in_use: used } = job.result;
-  const numbers = METRICS.filter(({ key }) => typeof metrics?.[key] === "number").slice(0, 3).map(({ key, title, words }) => `${title.toLowerCase()} ${words(metrics[key])}`);
-  const again = button("Label again with the new model", () => void labelAgain(again, facts), { data: { test: "label-again" } });
+  const numbers = METRICS.filter(({ key }) => typeof metrics?.[key] === "number")
+    .slice(0, 3)
+    .map(({ key, title, words }) => `${title.toLowerCase()} ${words(metrics[key])}`);
+  const again = button("Label again with the new model", () => void labelAgain(again, facts), {
+    data: { test: "label-again" },
+  });
   return [
-    notice(`${run}: ${numbers.join(", ")}. ${used ? "It is in use now." : "The model before stays in use; promote this one below if you want it."}`, "info", ...(used ? [element("div", { class: "actions" }, again)] : [])),
+    notice(
+      `${run}: ${numbers.join(", ")}. ${used ? "It is in use now." : "The model before stays in use; promote this one below if you want it."}`,
+      "info",
+      ...(used ? [element("div", { class: "actions" }, again)] : []),
+    ),
   ];
 }
 

@@ -4,7 +4,23 @@
 import { get, post, watchConnection } from "./api.js";
 import { heard, isActive, watchJobs } from "./jobs.js";
 import { placesFound } from "./places.js";
-import { busy, button, clock, counted, element, emptyState, lazyImage, notice, parseClock, percent, progressBar, showError, span, thumbnailAddress, viewHeader } from "./ui.js";
+import {
+  busy,
+  button,
+  clock,
+  counted,
+  element,
+  emptyState,
+  lazyImage,
+  notice,
+  parseClock,
+  percent,
+  progressBar,
+  showError,
+  span,
+  thumbnailAddress,
+  viewHeader,
+} from "./ui.js";
 
 const PREVIEWS = 6;
 const LENGTH_SECONDS = 30; // of the range where the address gives none
@@ -22,16 +38,28 @@ export function show(root, params) {
   const index = indexLine();
   const form = new Form(params, (wanted) => void find(wanted));
   const results = element("div", { class: "search-results" });
-  root.append(viewHeader("Search", "Where else did this run? Mark a range here, or while reviewing."), index.line, form.element, results);
+  root.append(
+    viewHeader("Search", "Where else did this run? Mark a range here, or while reviewing."),
+    index.line,
+    form.element,
+    results,
+  );
 
   const find = async (/** @type {any} */ wanted) => {
-    history.replaceState(null, "", `#/search?${new URLSearchParams({ recording: wanted.recording, start: String(wanted.start_seconds), end: String(wanted.end_seconds) })}`);
-    results.replaceChildren(element("p", { class: "loading", role: "status", text: "Looking through the index…" }));
+    history.replaceState(
+      null,
+      "",
+      `#/search?${new URLSearchParams({ recording: wanted.recording, start: String(wanted.start_seconds), end: String(wanted.end_seconds) })}`,
+    );
+    results.replaceChildren(
+      element("p", { class: "loading", role: "status", text: "Looking through the index…" }),
+    );
     try {
       const found = await post("/api/search", wanted, { signal: stop.signal });
       results.replaceChildren(...placesFound(found, form.marked(), (id) => form.canLabel(id)));
     } catch (/** @type {any} */ error) {
-      if (error.name !== "AbortError") results.replaceChildren(notice(error.message ?? String(error), "error"));
+      if (error.name !== "AbortError")
+        results.replaceChildren(notice(error.message ?? String(error), "error"));
     }
   };
   void form.load().then((complete) => {
@@ -56,19 +84,56 @@ class Form {
     const start = Number(params.get("start")) || 0;
     const end = Number(params.get("end")) || start + LENGTH_SECONDS;
     this.names = element("datalist", { id: "search-names" });
-    this.recording = element("input", { type: "text", list: "search-names", required: true, autocomplete: "off", placeholder: "Type a part of its name" });
-    this.start = element("input", { type: "text", value: clock(start, 2), size: 10, spellcheck: "false", placeholder: "12:03" });
-    this.end = element("input", { type: "text", value: clock(end, 2), size: 10, spellcheck: "false", placeholder: "12:33" });
+    this.recording = element("input", {
+      type: "text",
+      list: "search-names",
+      required: true,
+      autocomplete: "off",
+      placeholder: "Type a part of its name",
+    });
+    this.start = element("input", {
+      type: "text",
+      value: clock(start, 2),
+      size: 10,
+      spellcheck: "false",
+      placeholder: "12:03",
+    });
+    this.end = element("input", {
+      type: "text",
+      value: clock(end, 2),
+      size: 10,
+      spellcheck: "false",
+      placeholder: "12:33",
+    });
     this.label = element("select", {}, element("option", { value: "", text: "all" }));
-    this.go = button("Find", () => {}, { type: "submit", class: "primary", icon: "search", data: { test: "find" } });
+    this.go = button("Find", () => {}, {
+      type: "submit",
+      class: "primary",
+      icon: "search",
+      data: { test: "find" },
+    });
     this.hint = element("p", { class: "problem", role: "alert" });
     this.preview = element("div", { class: "range-preview", "aria-live": "polite" });
-    const field = (/** @type {string} */ name, /** @type {HTMLElement} */ control, classes = "") => element("label", { class: `field ${classes}` }, element("span", { text: name }), control);
+    const field = (/** @type {string} */ name, /** @type {HTMLElement} */ control, classes = "") =>
+      element("label", { class: `field ${classes}` }, element("span", { text: name }), control);
     this.element = element(
       "form",
-      { class: "card search-form", on: { submit: (/** @type {Event} */ event) => (event.preventDefault(), this.submit()) } },
-      element("div", { class: "toolbar" }, field("Recording", this.recording, "wide"), field("From", this.start), field("To", this.end), field("Label", this.label), this.go),
-      this.names, this.hint, this.preview,
+      {
+        class: "card search-form",
+        on: { submit: (/** @type {Event} */ event) => (event.preventDefault(), this.submit()) },
+      },
+      element(
+        "div",
+        { class: "toolbar" },
+        field("Recording", this.recording, "wide"),
+        field("From", this.start),
+        field("To", this.end),
+        field("Label", this.label),
+        this.go,
+      ),
+      this.names,
+      this.hint,
+      this.preview,
     );
     let timer = 0;
     this.element.addEventListener("input", () => {
@@ -82,7 +147,11 @@ class Form {
     const [answer, health] = await Promise.all([get("/api/recordings"), get("/api/health")]);
     for (const one of answer.recordings) this.#recordings.set(`${one.folder}/${one.name}`, one);
     this.names.replaceChildren(...[...this.#recordings.keys()].map((value) => element("option", { value })));
-    this.label.append(...(health.model?.classes ?? []).map((/** @type {string} */ name) => element("option", { value: name, text: name })));
+    this.label.append(
+      ...(health.model?.classes ?? []).map((/** @type {string} */ name) =>
+        element("option", { value: name, text: name }),
+      ),
+    );
     const wanted = this.params.get("recording");
     for (const [name, one] of this.#recordings) if (one.id === wanted) this.recording.value = name;
     this.#drawPreview();
@@ -94,7 +163,12 @@ class Form {
     this.hint.textContent = typeof wanted === "string" ? wanted : "";
     if (typeof wanted === "string") return;
     const { recording, start_seconds, end_seconds } = wanted;
-    this.find({ recording: recording.id, start_seconds, end_seconds, ...(this.label.value ? { label: this.label.value } : {}) });
+    this.find({
+      recording: recording.id,
+      start_seconds,
+      end_seconds,
+      ...(this.label.value ? { label: this.label.value } : {}),
+    });
   }
 
   /** @param {string} id */
@@ -107,18 +181,31 @@ class Form {
     const wanted = this.#read();
     if (typeof wanted === "string") return null;
     const { recording, start_seconds, end_seconds } = wanted;
-    return { recording: recording.id, name: recording.name, start_seconds, end_seconds, label: null, likeness: 1, by: "" };
+    return {
+      recording: recording.id,
+      name: recording.name,
+      start_seconds,
+      end_seconds,
+      label: null,
+      likeness: 1,
+      by: "",
+    };
   }
 
   /** @returns {string|{recording: Listed, start_seconds: number, end_seconds: number}} words on what is missing */
   #read() {
     const recording = this.#recordings.get(this.recording.value) ?? this.#only(this.recording.value);
     const [start, end] = [parseClock(this.start.value), parseClock(this.end.value)];
-    for (const [control, value] of /** @type {const} */ ([[this.start, start], [this.end, end]])) control.setAttribute("aria-invalid", String(value === null));
+    for (const [control, value] of /** @type {const} */ ([
+      [this.start, start],
+      [this.end, end],
+    ]))
+      control.setAttribute("aria-invalid", String(value === null));
     if (!recording) return "No single recording has this name: choose one of the list.";
     if (start === null || end === null) return "A time is written 12:03, 1:02:03 or 723.5.";
     if (end <= start) return "The range ends before it begins.";
-    if (recording.duration_seconds !== null && start >= recording.duration_seconds) return `The recording is ${clock(recording.duration_seconds)} long.`;
+    if (recording.duration_seconds !== null && start >= recording.duration_seconds)
+      return `The recording is ${clock(recording.duration_seconds)} long.`;
     return { recording, start_seconds: start, end_seconds: end };
   }
 
@@ -136,8 +223,20 @@ class Form {
     const times = Array.from({ length: PREVIEWS }, (_, i) => start + ((i + 0.5) / PREVIEWS) * (end - start));
     this.hint.textContent = "";
     this.preview.replaceChildren(
-      ...times.map((seconds) => element("figure", {}, lazyImage(thumbnailAddress(recording.id, seconds, 120)), element("figcaption", { text: clock(seconds, 1) }))),
-      element("a", { class: "button", href: `#/review/${recording.id}?t=${start.toFixed(2)}`, text: "Play", "aria-label": `Play ${recording.name} from ${clock(start)}` }),
+      ...times.map((seconds) =>
+        element(
+          "figure",
+          {},
+          lazyImage(thumbnailAddress(recording.id, seconds, 120)),
+          element("figcaption", { text: clock(seconds, 1) }),
+        ),
+      ),
+      element("a", {
+        class: "button",
+        href: `#/review/${recording.id}?t=${start.toFixed(2)}`,
+        text: "Play",
+        "aria-label": `Play ${recording.name} from ${clock(start)}`,
+      }),
     );
   }
 }
@@ -160,15 +259,32 @@ function indexLine() {
   const draw = () => {
     if (!facts) return;
     const underway = job && isActive(job);
-    const go = button(facts.recordings ? "Bring it up to date" : "Build the index", () => void busy(go, async () => heard(await post("/api/search/index"))), { class: facts.recordings ? "" : "primary", data: { test: "index" } });
+    const go = button(
+      facts.recordings ? "Bring it up to date" : "Build the index",
+      () => void busy(go, async () => heard(await post("/api/search/index"))),
+      { class: facts.recordings ? "" : "primary", data: { test: "index" } },
+    );
     const missing = facts.to_index ? `, ${counted(facts.to_index, "recording")} not in it yet` : "";
     const gone = facts.stale && !facts.to_index ? ", some of which are gone or changed" : "";
     const words = `${counted(facts.recordings, "recording")}, ${counted(facts.clips, "clip")} in the index${missing}${gone}`;
     line.replaceChildren(
       ...[
-        facts.recordings || underway ? element("span", { class: "muted", text: words }) : emptyState("search", "Nothing is indexed yet", "Searching needs an index of what every stretch of the recordings looks and sounds like. It is built in the background, once.", go),
+        facts.recordings || underway
+          ? element("span", { class: "muted", text: words })
+          : emptyState(
+              "search",
+              "Nothing is indexed yet",
+              "Searching needs an index of what every stretch of the recordings looks and sounds like. It is built in the background, once.",
+              go,
+            ),
         !underway && facts.recordings > 0 && facts.stale && go,
-        underway && element("div", { class: "underway" }, element("small", { text: indexing(/** @type {any} */ (job)) }), progressBar(/** @type {any} */ (job).progress, "Progress of the index")),
+        underway &&
+          element(
+            "div",
+            { class: "underway" },
+            element("small", { text: indexing(/** @type {any} */ (job)) }),
+            progressBar(/** @type {any} */ (job).progress, "Progress of the index"),
+          ),
       ].filter(Boolean),
     );
   };
@@ -186,5 +302,11 @@ function indexLine() {
 /** @param {import("./jobs.js").Job} job */
 function indexing(job) {
   if (job.state === "queued") return "waiting for its turn";
-  return [job.progress === null ? "indexing" : percent(job.progress), job.note, job.eta_seconds !== null && `${span(job.eta_seconds)} left`].filter(Boolean).join(" · ");
+  return [
+    job.progress === null ? "indexing" : percent(job.progress),
+    job.note,
+    job.eta_seconds !== null && `${span(job.eta_seconds)} left`,
+  ]
+    .filter(Boolean)
+    .join(" · ");
 }

@@ -193,7 +193,12 @@ export function viewHeader(title, lead = "", ...actions) {
   return element(
     "header",
     { class: "view-header" },
-    element("div", {}, element("h1", { tabindex: -1, text: title }), element("p", { class: "lead", text: lead })),
+    element(
+      "div",
+      {},
+      element("h1", { tabindex: -1, text: title }),
+      element("p", { class: "lead", text: lead }),
+    ),
     element("div", { class: "actions" }, ...actions),
   );
 }
@@ -216,12 +221,19 @@ export function emptyState(picture, title, text, ...actions) {
 /** What stands where a view could not load. @param {any} error @param {() => void} again */
 export function failedState(error, again) {
   const retry = button("Try again", again, { icon: "refresh", class: "primary" });
-  return emptyState("warn", "This could not be loaded", String(error?.message ?? error), retry);
+  const state = emptyState("warn", "This could not be loaded", String(error?.message ?? error), retry);
+  state.classList.add("failed");
+  return state;
 }
 
 /** A message that stays where it is put. @param {string} text @param {"info"|"warning"|"error"} [kind] @param {...Node} more */
 export function notice(text, kind = "info", ...more) {
-  return element("div", { class: `notice ${kind}`, role: kind === "error" ? "alert" : "note" }, element("p", { text }), ...more);
+  return element(
+    "div",
+    { class: `notice ${kind}`, role: kind === "error" ? "alert" : "note" },
+    element("p", { text }),
+    ...more,
+  );
 }
 
 /**
@@ -242,7 +254,10 @@ export function toast(message, kind = "info", action) {
     { class: `toast ${kind}` },
     icon(kind === "error" ? "warn" : kind === "good" ? "check" : "film"),
     element("p", { text: message }),
-    act && (action.href ? element("a", { ...act, href: action.href, text: action.text }) : button(action.text, () => {}, act)),
+    act &&
+      (action.href
+        ? element("a", { ...act, href: action.href, text: action.text })
+        : button(action.text, () => {}, act)),
     button("", dismiss, { icon: "close", class: "quiet square", "aria-label": "Close this message" }),
   );
   for (const shown of [...region.children].slice(0, -3)) shown.remove();
@@ -274,7 +289,11 @@ export function confirmDialog({ title, text = "", yes, no = "Cancel", danger = f
         "div",
         { class: "actions end" },
         button(no, () => dialog.close("no")),
-        button(yes, () => dialog.close("yes"), { class: danger ? "danger" : "primary", data: { test: "confirm" }, autofocus: true }),
+        button(yes, () => dialog.close("yes"), {
+          class: danger ? "danger" : "primary",
+          data: { test: "confirm" },
+          autofocus: true,
+        }),
       ),
     ]);
     dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"));
@@ -317,12 +336,20 @@ export function lazyImage(source, props = {}) {
     },
     { rootMargin: "200px" },
   );
-  const image = element("img", { class: "thumbnail", alt: "", decoding: "async", ...props, data: { source } });
-  image.addEventListener("load", () => inSight?.unobserve(image));
+  const image = element("img", {
+    class: "thumbnail",
+    alt: "",
+    decoding: "async",
+    ...props,
+    data: { source },
+  });
+  image.addEventListener("load", () => {
+    inSight?.unobserve(image);
+    image.classList.remove("missing");
+  });
   image.addEventListener("error", () => {
     if (!image.hasAttribute("src")) return; // taken away by ourselves
-    inSight?.unobserve(image);
-    image.removeAttribute("src");
+    image.removeAttribute("src"); // asked for again when it comes back into sight
     image.classList.add("missing");
   });
   inSight.observe(image);
