@@ -32,6 +32,7 @@ import uvicorn
 
 from utils.errors import UserError, run_main
 from web.app import create_app
+from web.model_in_use import NoModel
 from web.services import Services
 from web.settings import MAX_UPLOAD_BYTES, MAX_UPLOADS, Settings
 
@@ -146,6 +147,8 @@ def _read_settings(options: argparse.Namespace) -> Settings:
 
 def _listen(host: str, port: int) -> socket.socket:
     """Raises UserError where the port is taken, or the address is not of this machine."""
+    if not 0 <= port < 1 << 16:
+        raise UserError(f"--port {port} is none: ports go from 0, a free one, to 65535")
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -154,11 +157,10 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(place)
         listening.listen(1024)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
         raise UserError(
-            f"can't listen on {host}, port {port} ({reason}): try another --port, or 0 for a free "
-            "one"
+            f"can't listen on {host}, port {port} ({error.strerror or error}): try another --port, "
+            "or 0 for a free one"
         ) from None
     return listening
 
@@ -186,11 +188,13 @@ def _introduce(services: Services, address: str, options: argparse.Namespace) ->
         there = "" if folder.path.is_dir() else "  is not there yet: put recordings into it"
         lines.append(f"folder    {folder.path}{there}")
     try:
-        model = services.model.find()
-        said = f"{model.run}: {', '.join(model.classes)}" if model else None
-    except UserError as error:
+        model = services.model.known()
+        said = f"{model.run}: {', '.join(model.classes)}"
+    except NoModel:
+        said = "none yet: train one on the Runs page"
+    except UserError as error:  # a checkpoint that can't be used
         said = str(error)
-    lines.append(f"model     {said or 'none yet: train one on the Runs page'}")
+    lines.append(f"model     {said}")
     lines.append("stop      Ctrl-C")
     return lines
 

@@ -85,10 +85,6 @@ class Finder:
         """Why the index is not of the kind that was asked for; "" as a rule."""
         return self._index.note
 
-    @property
-    def num_clips(self) -> int:
-        return len(self._index)
-
     def key_of(self, recording: str) -> str | None:
         """Of a recording's content, where it is indexed and its features are here."""
         key = self._keys.get(recording)

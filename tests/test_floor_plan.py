@@ -26,7 +26,8 @@ MAY_IMPORT = {
 # Each heavy dependency with the only files that may import it, besides tests and benchmarks.
 DOORS = {
     "av": r"utils/(media|video|scaling|bars|hardware|interleaved|parts|stretches|audio|demo_\w+"
-    r"|connections|streams|tracks|picture_index|muxing|encoding|splicing|overlays)\.py",
+    r"|connections|streams|tracks|picture_index|muxing|encoding|splicing|overlays|playback"
+    r"|previews|proxies)\.py",
     "cv2": r"utils/(video|scaling|overlays|demo_\w+)\.py",
     "librosa": r"",  # tests alone: it takes 1.4 seconds to import
     "onnx": r"models/\w+\.py",
@@ -214,9 +215,15 @@ TESTED_THROUGH = {
     "tracks": "streams",
     "indexing|ingest|judging|preparing|profile|source|steps|training": "run_pipeline",
     "probing|settings": "validation",
+    "cuts|levels|thumbnails": "media_api",
+    "listing": "library_api",
+    "looks|readers": "library",
     "sqlite_store|mongo_store": "clip_store",
     "trees": "vector_index",
     "finder|holdings|model|names|page|places|stretch|wording": "search_clips",
+    "label_jobs|labelled|timelines|model_in_use|health|recipe|workers": "timelines_api",
+    "reception": "uploads_api",
+    "app|services": "access",
     "search_api": "finding",
     "runs_api": "runs",
     "material": "retraining",

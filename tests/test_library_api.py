@@ -9,7 +9,7 @@ from media import write_video
 from pages import make_settings, open_page
 from timelines import labelled, timeline
 
-from web import overview
+from web import listing
 
 
 @pytest.fixture
@@ -127,14 +127,14 @@ def test_a_timeline_is_read_once_even_over_a_restart(page, monkeypatch):
     add_timeline(page, "one", "games 60", "ads 20")
     first = list_of(page)["one"]
     services = services_of(page)
-    wait_until(page, lambda _: services.overview._summaries._thread is None)
+    wait_until(page, lambda _: services.listing._summaries._thread is None)
 
     def refuse(recording):
         raise AssertionError(f"{recording.name} is read again")
 
     monkeypatch.setattr(services.timelines, "find", refuse)
     assert list_of(page)["one"]["ads_share"] == first["ads_share"] == 0.25
-    kept = overview.Overview(services)  # as after a restart
+    kept = listing.Listing(services)  # as after a restart
     [line] = kept.lines([services.library.find(first["id"])])
     assert line["ads_share"] == 0.25
 
@@ -154,7 +154,7 @@ def test_what_was_kept_may_be_damaged(page):
     services = services_of(page)
     for content in (b"", b"[]", b'{"version": 1, "summaries": {"a": 5}}'):
         (services.settings.review_dir / "summaries.json").write_bytes(content)
-        fresh = overview.Overview(services)
+        fresh = listing.Listing(services)
         [line] = fresh.lines([services.library.find(list_of(page)["one"]["id"])])
         fresh.close()
         assert line["state"] == "labelled"

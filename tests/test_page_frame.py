@@ -89,6 +89,14 @@ def test_nothing_there_says_what_to_do(chromium, stub):
         page.get_by_text("a link leads out").wait_for()
 
 
+def test_length_that_is_found_out_later_is_shown_then(chromium, stub):
+    stub.show_recordings([make_recording(1, duration_seconds=None)])
+    with open_stub(chromium, stub) as page:
+        page.locator(ROW).wait_for()
+        stub.show_recordings([make_recording(1, duration_seconds=61.0)])
+        page.locator(f"{ROW} .length").get_by_text("1:01").wait_for()
+
+
 def test_row_follows_its_job_to_the_end(chromium, stub):
     stub.show_recordings([make_recording(1)])
     stub.jobs = [make_job("running", progress=0.4)]
@@ -123,6 +131,12 @@ def test_lost_server_is_said_and_found_again(chromium, stub):
         stub.is_down = False
         page.locator(ROW).wait_for()
         assert page.locator("#connection").is_hidden()
+        stub.is_down = True  # and once more, with a list that is shown
+        page.locator("[data-test=label-button]").click()
+        page.locator("#connection").wait_for()
+        stub.show_recordings([make_recording(1), make_recording(2)])
+        stub.is_down = False
+        page.locator(ROW).nth(1).wait_for()
 
 
 def test_page_without_its_token_says_how_to_get_in(chromium, stub):

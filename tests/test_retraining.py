@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from fastapi.testclient import TestClient
 from media import write_video
 from pages import make_settings, open_page, wait_for
 from pipelines import RUN_VARIABLE
-from trainings import KINDS, link_clips, run_script
+from trainings import KINDS, SMALL, link_clips, run_script
 
 import label_recording
 from utils.config import config_of_run
@@ -88,6 +89,17 @@ def said(page: TestClient, recording: Recording, seconds: float) -> str:
     return next(s.label for s in segments if s.start_seconds <= seconds < s.end_seconds)
 
 
+def outdated(page: TestClient) -> list[str]:
+    """The ids of recordings that are shown as labelled by an older model, when all is read."""
+    deadline = time.monotonic() + 20
+    while True:
+        listed = page.get("/api/recordings").json()["recordings"]
+        if all(r["state"] != "labelled" or r["label"] for r in listed):
+            return [r["id"] for r in listed if r["outdated"]]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def correct(page: TestClient, recording: Recording, *labels: str, revision=None) -> None:
     rows = [
         {"start_seconds": n * PART_SECONDS, "end_seconds": (n + 1) * PART_SECONDS, "label": name}
@@ -130,10 +142,36 @@ def test_retraining_from_corrections_changes_the_next_timeline(settings, clips_f
         assert (new.fps, new.frame_size, new.weights) == (old.fps, old.frame_size, old.weights)
         assert Path(new.data_dir).name == LIST
 
+        # What the older model labelled is known as such, and labelled again.
         assert page.app.state.services.timelines.find(recordings["day13"]) is None
-        label(page, settings, recordings["day13"])
+        assert outdated(page) == [recordings["day13"].id]
+        (job,) = page.post("/api/label", json={"recordings": "all_outdated"}).json()["jobs"]
+        assert wait_for(page, job, 120)["state"] == "done"
+        assert outdated(page) == []
         assert said(page, recordings["day13"], 9) == wanted
         assert said(page, recordings["day13"], 3) == "games"
+
+
+@pytest.mark.slow
+def test_first_model_is_learned_from_nothing_but_two_corrected_recordings(settings, trunk_file):
+    settings = replace(settings, weights=str(trunk_file))
+    with open_page(settings) as page:
+        days = recordings_of(page)
+        for day in ("day11", "day12"):
+            correct(page, days[day], "games", "ads")
+        constants = {name.upper(): value for name, value in SMALL.items()}
+        constants |= {"EPOCHS": 8, "HEAD_LEARNING_RATE": 0.01, "FINE_TUNE_BLOCKS": "0"}
+        job = retrain(page, **constants)
+        assert job["state"] == "done", job
+        assert job["result"]["in_use"]
+        job = page.post(f"/api/recordings/{days['day13'].id}/label").json()
+        assert wait_for(page, job, 120)["state"] == "done"
+        # So few clips teach little; but all of the way is gone, on both of them.
+        model = page.app.state.services.timelines.find(days["day13"]).timeline.model
+        assert model["run"] == (settings.runs_dir / "latest").resolve().name
+        data = json.loads((settings.runs_dir / "latest" / "data.json").read_text())
+        for side in ("train", "validation"):
+            assert {label: d["groups"] for label, d in data[side].items()} == {"ads": 1, "games": 1}
 
 
 def material(page: TestClient):

@@ -110,13 +110,7 @@ class Finding:
 
     def state(self) -> dict:
         """What the model in use has indexed, and how many recordings it has not; loads no model."""
-        if known := self._model.find():
-            version, spec = (
-                known.identity["sha256"][:VERSION_DIGITS],
-                known.identity["feature_spec"],
-            )
-        else:
-            version, spec = (t.version, t.spec.id) if (t := self._trunk) else (None, "")
+        version, spec = self._identity()
         keys: dict[str, str] = {}
         clips = 0
         if version:
@@ -213,6 +207,17 @@ class Finding:
             own = known.get(storable(place_of(os.path.realpath(place.recording))))
         middle = (place.start_seconds + place.end_seconds) / 2
         return Found(place, own, (own and self._label_at(own, middle)) or place.label)
+
+    def _identity(self) -> tuple[str | None, str]:
+        """The version of the model that would search, and the id of what it is fed with.
+
+        None and "" where that is the trunk, which nobody has asked for yet.
+        """
+        if known := self._model.find():
+            sha256, spec = known.identity["sha256"], known.identity["feature_spec"]
+            return sha256[:VERSION_DIGITS], spec
+        trunk = self._trunk
+        return (trunk.version, trunk.spec.id) if trunk else (None, "")
 
     def _open(self) -> _Opened:
         """What answers, as store and model are now. Raises NotIndexed."""

@@ -72,7 +72,11 @@ class Library:
 
     def all(self) -> list[Recording]:
         """Every recording, by folder and name; what nobody has looked into comes to be so."""
-        found = [replace(r, look=self._looks.find(r)) for r in self._listing().values()]
+        listing = self._listing()
+        for recording in [r for r in listing.values() if r.look is None]:
+            if look := self._looks.find(recording):
+                listing[recording.id] = replace(recording, look=look)
+        found = list(listing.values())
         self._looks.want([recording for recording in found if recording.look is None])
         return found
 

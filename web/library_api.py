@@ -15,7 +15,7 @@ from web.services import Services
 def router(services: Services) -> APIRouter:
     """The routes of recordings."""
     api = APIRouter(prefix="/api/recordings", tags=["recordings"])
-    library, overview = services.library, services.overview
+    library, listing = services.library, services.listing
 
     @api.get("")
     def recordings() -> JSONResponse:
@@ -32,7 +32,7 @@ def router(services: Services) -> APIRouter:
         # At once, as FastAPI's own way of a thousand lines takes a tenth of a second.
         return JSONResponse(
             {
-                "recordings": overview.lines(found),
+                "recordings": listing.lines(found),
                 "folders": folders,
                 "notes": list(library.notes),
             }
@@ -43,7 +43,7 @@ def router(services: Services) -> APIRouter:
         """One of them, with its timeline and what people said it shows."""
         found = library.looked(library.find(id))
         labelled = services.timelines.find(found)
-        [line] = overview.lines([found])
+        [line] = listing.lines([found])
         return JSONResponse(line | _more(services, found, labelled))
 
     return api

@@ -16,6 +16,7 @@ from utils.video import VideoInfo
 from web.readers import Readers
 
 AT_ONCE = 2  # recordings looked into in the background
+REST_SECONDS = 0.3  # before the first, as the page is just being opened
 SAVE_SECONDS = 5.0  # from one saving of what was found to the next, while there is more
 VERSION = 1  # raise it when a look into a recording tells more
 LOG = logging.getLogger("web")
@@ -86,6 +87,7 @@ class Looks:
         self._save()
 
     def _work(self) -> None:
+        time.sleep(REST_SECONDS)
         while True:
             with self._changed:
                 while not self._wanted and not self._is_closed:
@@ -110,9 +112,7 @@ class Looks:
             return Look(*self._readers.run(look_into, path))
         except (MediaError, OSError) as error:
             return Look(error=_one_line(error))
-        except (
-            Exception
-        ) as error:  # what no file made so far; the others are to be seen all the same
+        except Exception as error:  # of no file so far; the others are to be seen all the same
             LOG.exception("looking into %s failed", path)
             return Look(error=f"can't be read ({type(error).__name__}: {_one_line(error)})")
 

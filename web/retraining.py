@@ -36,7 +36,6 @@ WEIGHTS = ("auto", "imagenet", "none")  # that are known on every machine
 LOOK_SECONDS = 0.5  # between two looks at the training
 STOP_SECONDS = 120.0  # in which a training that is told to end has saved
 TRAINED, JUDGED = 0.8, 0.95  # part of a job at the end of the last epoch, and while judging
-NICENESS = 10
 LAST_BYTES = 4000  # of what the training printed
 STARTED, LOG = "started.json", "retraining.log"
 
@@ -98,8 +97,6 @@ class Retraining:
         with open(log, "wb") as said:
             how = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": subprocess.STDOUT}
             child = start_training(SCRIPT, _flags(training.config), resume=resume, **how)
-        with contextlib.suppress(OSError):  # the page comes first
-            os.setpriority(os.PRIO_PROCESS, child.pid, NICENESS)
         run = resume
         try:
             handle.on_cancel(child.terminate)

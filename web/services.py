@@ -9,8 +9,8 @@ from web.corrections import Corrections
 from web.jobs import Jobs
 from web.label_jobs import Labelling
 from web.library import Library
+from web.listing import Listing
 from web.model_in_use import ModelInUse
-from web.overview import Overview
 from web.proxies import Proxies
 from web.reception import Reception
 from web.review_queue import ReviewQueue
@@ -35,10 +35,9 @@ class Services:
         self.queue = ReviewQueue(self.library, self.timelines, self.corrections)
         self.worker = Worker()  # of the jobs; a process, so that no recording can end the page
         self.guests = Worker()  # of what is shown and not kept, which need not wait for the jobs
-        self.checker = Worker()  # of what is uploaded
         self.reception = Reception(settings.uploads.path, settings.max_upload_bytes)
         self.labelling = Labelling(self)
-        self.overview = Overview(self)
+        self.listing = Listing(self)
         self.proxies = Proxies(self)
         self.stopping = False
         self._is_started = False
@@ -46,7 +45,7 @@ class Services:
         self._closers: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self.at_stop(self.library.close)
-        self.at_stop(self.overview.close)
+        self.at_stop(self.listing.close)
 
     def start(self) -> None:
         """Does nothing the second time. Raises UserError where another page has the same cache."""
@@ -65,8 +64,8 @@ class Services:
     def stop(self) -> None:
         self.stop_streams()
         self.jobs.stop()
-        for worker in (self.worker, self.guests, self.checker):
-            worker.close()
+        self.worker.close()
+        self.guests.close()
         for close in reversed(self._closers):
             close()
 

@@ -40,9 +40,7 @@ def router(services: Services) -> APIRouter:
     labelling = services.labelling
 
     @api.post("/recordings/{id}/label", status_code=202)
-    def label_recording(
-        id: str, wishes: Annotated[LabelWishes | None, Body()] = None
-    ) -> dict:
+    def label_recording(id: str, wishes: Annotated[LabelWishes | None, Body()] = None) -> dict:
         """The job that finds out what a recording shows when."""
         wishes = wishes or LabelWishes()
         recording = services.library.find(id)

@@ -33,6 +33,7 @@ import {
  * @property {number|null} breaks
  * @property {number|null} unsure segments
  * @property {number|null} expected_wrong_seconds
+ * @property {boolean} outdated labelled, but by an older model
  * @property {boolean} editable
  * @property {string|null} error
  */
@@ -116,7 +117,7 @@ function facts(r) {
       "state",
       r.label && r.state === "training_clip"
         ? labelMark(r.label, " clip")
-        : element("span", { class: `badge ${STATES[r.state].badge}`, text: STATES[r.state].title }),
+        : stateBadge(r),
     ),
     cell("length", r.duration_seconds === null ? "" : clock(r.duration_seconds)),
     cell(
@@ -179,4 +180,16 @@ function act(r, job) {
   return job?.state === "failed"
     ? [element("small", { class: "problem", text: job.error ?? "failed" }), label]
     : [label];
+}
+
+/** @param {Recording} r @returns {HTMLElement} */
+function stateBadge(r) {
+  if (r.outdated && r.state === "not_labelled") {
+    return element("span", {
+      class: "badge unsure",
+      text: "Labelled by an older model",
+      title: "Label it again, and it is as the model in use says",
+    });
+  }
+  return element("span", { class: `badge ${STATES[r.state].badge}`, text: STATES[r.state].title });
 }

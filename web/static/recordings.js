@@ -25,7 +25,9 @@ import {
 
 const FIRST_ROWS = 24; // what a tall window shows; the others follow while nothing else is to do
 const NEXT_ROWS = 80;
-const SUMS_MS = 1500; // after which what timelines come to is asked for again, as long as it is missing
+// What new files and timelines come to is found out by and by: the list is asked for again after
+// the first time, then after twice as long each time up to the second.
+const AGAIN_MS = [1500, 60_000];
 
 /** @type {Record<string, {title: string, key: (r: Recording) => number|string, down: boolean}>} */
 const SORTS = {
@@ -66,6 +68,7 @@ class List {
   #stopped = false;
   /** @type {ReturnType<typeof setTimeout>|undefined} */
   #again;
+  #pauseMs = AGAIN_MS[0];
 
   /** @param {HTMLElement} root @param {URLSearchParams} params */
   constructor(root, params) {
@@ -141,11 +144,7 @@ class List {
       for (const recording of answer.recordings) this.#put(recording);
       this.#fillFolders(answer.folders);
       this.#draw();
-      const missing = answer.recordings.some(
-        (/** @type {Recording} */ r) => r.state === "labelled" && r.ads_share === null,
-      );
-      clearTimeout(this.#again);
-      if (missing) this.#again = setTimeout(() => void this.load(), SUMS_MS);
+      this.#askAgain();
       const health = await get("/api/health"); // looks at the model: the list does not wait for it
       /** @type {Set<string>} */
       const notes = new Set([...answer.notes, ...health.notes]);
@@ -158,6 +157,16 @@ class List {
       if (this.#rows.size > 0) return showError(error);
       this.none.replaceChildren(failedState(error, () => void this.load()));
     }
+  }
+
+  /** Later, as long as something is missing that will be found out. */
+  #askAgain() {
+    clearTimeout(this.#again);
+    const isMissing = (/** @type {Recording} */ r) =>
+      !r.error && (r.duration_seconds === null || (r.state === "labelled" && r.ads_share === null));
+    if (![...this.#rows.values()].some((row) => isMissing(row.recording))) return;
+    this.#again = setTimeout(() => void this.load(), this.#pauseMs);
+    this.#pauseMs = Math.min(2 * this.#pauseMs, AGAIN_MS[1]);
   }
 
   /** @param {Recording} recording that was uploaded */
