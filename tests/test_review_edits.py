@@ -168,7 +168,6 @@ def test_rows_of_the_server_become_a_cover():
 
 SAVING = """
 const { makeSaver } = await import(%(module)s);
-globalThis.addEventListener = globalThis.removeEventListener = () => {};
 const state = (what) => ({ segments: [], corrected: true, what });
 const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const sent = [], said_ = [];
