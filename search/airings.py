@@ -73,6 +73,20 @@ def find_airings(
     return found
 
 
+def keep_sounds(
+    features: FeatureStore,
+    keys: Sequence[str],
+    folder: Path,
+    *,
+    report: Callable[[int], None] = lambda recordings: None,
+) -> None:
+    """Makes the hashes that `find_airings` keeps in a folder, so that its first answer is soon."""
+    for key in keys:
+        if features.num_rows(key, "mfcc"):
+            _sound_hashes(features, key, folder)
+        report(1)
+
+
 def group_spots(repeats: Iterable[Repeat]) -> list[Spot]:
     """What repeats say was aired more than once, the most often aired first.
 

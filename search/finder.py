@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from search.airings import Airing, find_airings, group_spots
+from search.airings import Airing, find_airings, group_spots, keep_sounds
 from search.clip_store import ClipStore, EmbeddedClip
 from search.model import SearchModel
 from search.places import Place, find_places
@@ -160,11 +160,15 @@ class Finder:
             self._features,
             self._spec,
             self.keys,
-            kept_in=self._cache_dir / f"sounds-{self._spec.id}",
+            kept_in=self._sounds,
             report=report,
         )
         places = [place for airing in airings for place in self._places(airing)]
         return list(_in_order(p for p in places if label in (None, p.label)))
+
+    def make_ready(self, *, report: Callable[[int], None] = lambda recordings: None) -> None:
+        """Makes what the first question for the `same` would make, a third of a second an hour."""
+        keep_sounds(self._features, self.keys, self._sounds, report=report)
 
     def spots(self, *, label: str | None = None) -> list[Runs]:
         """All that ran more than once, the most often run first."""
@@ -186,6 +190,10 @@ class Finder:
         frames = self._features.get(key, "frames")
         frames = frames[self._spec.frame_span(start_seconds, end_seconds)]
         return small_pictures(frames, self._features.info(key)["aspect_ratio"])
+
+    @property
+    def _sounds(self) -> Path:
+        return self._cache_dir / f"sounds-{self._spec.id}"
 
     def _places(self, airing: Airing) -> list[Place]:
         """An airing in each recording of that content."""
