@@ -144,13 +144,14 @@ class Complaints:
 class Server:
     """serve.py with `options` as a child on a free port of 127.0.0.1; it survives `stop`.
 
-    What it says goes to `log`.
+    What it says goes to `log`; `token` is what it is asked with.
     """
 
-    def __init__(self, options: list[object], log: Path):
+    def __init__(self, options: list[object], log: Path, token: str | None = None):
         self._options = [str(option) for option in options]
         self.log = log
         self.port = _free_port()
+        self._token = token
         self._process: subprocess.Popen | None = None
 
     def __enter__(self) -> "Server":
@@ -213,6 +214,8 @@ class Server:
         data = body if raw or body is None else json.dumps(body).encode()
         kind = "application/octet-stream" if raw else "application/json"
         headers = {"Content-Type": kind} if data is not None else {}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
         request = urllib.request.Request(self.url + path, data=data, method=method, headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=timeout_seconds) as answer:
