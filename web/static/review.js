@@ -77,13 +77,18 @@ function makeReview(root, { path, recording, formats, durationSeconds, startSeco
     segmentList.set(list);
     segmentList.setCurrent(here());
     controls.set({ history, revision, range, edge, segments: list, here: here(), recording });
+    showTime();
+  }
+
+  function showTime() {
+    controls.setTime(player.time(), durationSeconds, segments()[here()]?.label ?? null);
   }
 
   function onTime() {
     strip.set({ playhead: player.time() });
     if (player.isPlaying() && !strip.isDragging()) strip.reveal(player.time(), true);
     segmentList.setCurrent(here());
-    controls.setTime(player.time(), durationSeconds, segments()[here()]?.label ?? null);
+    showTime();
   }
 
   /** @param {number} seconds */

@@ -59,7 +59,7 @@ export function makeControls({ recording, formats, labels, run, picture, strip, 
 
   // Transport
   const play = act("Play", "play", 0, { class: "primary play", data: { test: "play" }, "aria-keyshortcuts": "Space" });
-  const time = element("output", { class: "time" });
+  const time = element("span", { class: "time", role: "timer" }); // no live region: it changes all the time
   const rate = element("select", { "aria-label": "Speed", on: { change: () => run("rate", Number(rate.value)) } });
   rate.append(...RATES.map((value) => element("option", { value, selected: value === 1, text: `${value} ×` })));
   const transport = element(
