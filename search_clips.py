@@ -61,12 +61,13 @@ from search.wording import (
     times,
 )
 from training.checkpoint import load_checkpoint
-from training.device import choose_device, return_freed_memory
+from training.device import choose_device
 from training.weights import find_weights, new_model
 from utils.config import make_config, read_constants
 from utils.errors import UserError, run_main
 from utils.fetching import FETCHED
 from utils.media import MediaError
+from utils.memory import return_freed_memory
 from utils.prepared_set import open_feature_store
 from utils.sources import open_source
 

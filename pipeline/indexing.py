@@ -14,7 +14,8 @@ from pipeline.source import open_recordings
 from pipeline.steps import Pipeline, Step
 from pipeline.validation import class_hours
 from search.clip_store import ClipStore, open_clip_store
-from search.embeddings import ClipEmbedder, plan_clips, storable, store_clips
+from search.embedder import ClipEmbedder
+from search.embeddings import plan_clips, storable, store_clips
 from search.vector_index import INFO, IndexMismatch, VectorIndex, open_index
 from training.checkpoint import load_checkpoint
 from training.device import choose_device

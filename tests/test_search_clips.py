@@ -20,7 +20,8 @@ from trainings import ROOT, Outcome, run_script, write_clip
 
 import search_clips
 from search.clip_store import open_clip_store
-from search.embeddings import ClipEmbedder, model_version
+from search.embedder import ClipEmbedder
+from search.embeddings import model_version
 from search.places import find_places
 from search.vector_index import VectorIndex
 from training.checkpoint import load_checkpoint, save_checkpoint
