@@ -21,31 +21,24 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
 
 from cloud.s3 import S3Folder
 from search.clip_store import ClipStore, open_clip_store
-from search.embeddings import (
-    CLIP_SECONDS,
-    Changes,
-    ClipEmbedder,
-    TrunkModel,
-    model_version,
-    plan_clips,
-    storable,
-    store_clips,
-)
-from search.finder import Finder, small_pictures
+from search.embeddings import Changes, model_version, storable
+from search.finder import Finder, index_folder, small_pictures
 from search.holdings import (
     Holdings,
+    embed_holdings,
     is_feature_store,
     place_of,
     prepare_holdings,
     read_holdings,
 )
+from search.model import SearchModel
 from search.page import Card, Line, write_page
 from search.places import Place
 from search.stretch import Stretch, read_stretch
@@ -62,35 +55,18 @@ from search.wording import (
 )
 from training.checkpoint import load_checkpoint
 from training.device import choose_device
+from training.registry import default_checkpoint
 from training.weights import find_weights, new_model
 from utils.config import make_config, read_constants
 from utils.errors import UserError, run_main
 from utils.fetching import FETCHED
 from utils.media import MediaError
 from utils.memory import return_freed_memory
-from utils.prepared_set import open_feature_store
 from utils.sources import open_source
 
 ROOT = Path(__file__).resolve().parent
 SCRIPT = ROOT / "cost_optimized_train.py"  # its constants say how clips are read without a model
 CACHE_DIR = Path("cache")
-CHAMPION = Path("runs/champion/best.safetensors")  # of run_pipeline.py; it comes first
-CHECKPOINT = Path("runs/latest/best.safetensors")
-SEARCH = "search"  # folder in the cache: an index for each model, and what repeats
-
-
-@dataclass(frozen=True)
-class Model:
-    """What makes vectors of clips, and what is to be said about it."""
-
-    embedder: ClipEmbedder
-    clip_seconds: float
-    classes: tuple[str, ...]  # none where nothing was trained
-    note: str
-
-    @property
-    def version(self) -> str:
-        return self.embedder.version
 
 
 def main() -> int:
@@ -108,10 +84,11 @@ def index(options: argparse.Namespace, store: ClipStore) -> int:
     for text in options.sources:
         holdings = open_holdings(text, model, options)
         rejected += holdings.rejected
-        changes += embed_holdings(store, model, holdings)
+        with _bar(holdings.num_frames, "embed", "frame") as bar:
+            changes += embed_holdings(store, model, holdings, report=bar.update)
     found = open_index(
         store,
-        _index_folder(options, model),
+        index_folder(options.cache_dir, model.version),
         model_version=model.version,
         kind=options.index,
         fresh=True,
@@ -147,12 +124,11 @@ def query(options: argparse.Namespace, store: ClipStore) -> int:
     """Finds what is like a file, or a part of it."""
     model = load_model(options)
     finder = open_finder(options, store, model)
-    spec = model.embedder.spec
     try:
-        asked = read_stretch(options.file, spec, options.start, options.end)
+        asked = read_stretch(options.file, model.spec, options.start, options.end)
     except MediaError as error:
         raise UserError(f"{options.file} can't be read ({error}): try another file") from error
-    spans = asked.spans(model.clip_seconds, model.clip_seconds / 2)
+    spans = asked.spans(model.clip_seconds, model.hop_seconds)
     vectors = model.embedder.embed(asked.frames, asked.mfcc, spans)
     itself = (
         storable(place_of(str(options.file))),
@@ -225,28 +201,24 @@ def forget(options: argparse.Namespace, store: ClipStore) -> int:
     return 0
 
 
-def load_model(options: argparse.Namespace) -> Model:
+def load_model(options: argparse.Namespace) -> SearchModel:
     """The network of a checkpoint, or the trunk alone where there is none and none was named."""
-    path = options.checkpoint or (CHAMPION if CHAMPION.exists() else CHECKPOINT)
+    path = options.checkpoint or default_checkpoint()
     if options.checkpoint or path.exists():
-        checkpoint = load_checkpoint(path, choose_device())
-        embedder = ClipEmbedder(checkpoint.model, checkpoint.spec, model_version(path))
-        note = f"{checkpoint.model.config['name']} of {path}"
-        model = Model(embedder, checkpoint.clip_seconds, tuple(checkpoint.classes), note)
+        model = SearchModel.of(load_checkpoint(path, choose_device()), model_version(path), path)
     else:
         config = make_config(read_constants(SCRIPT), {})
         weights, source = find_weights(options.weights)
         encoder = new_model(config, 2, weights).video_encoder.to(choose_device())
-        embedder = ClipEmbedder(TrunkModel(encoder), config.feature_spec)
         note = f"the trunk alone, {source}: {path} is not there yet"
-        model = Model(embedder, CLIP_SECONDS, (), note)
+        model = SearchModel.of_trunk(encoder, config.feature_spec, note)
     print(f"model       {model.version}: {model.note}", file=sys.stderr)
     return model
 
 
-def open_holdings(text: str, model: Model, options: argparse.Namespace) -> Holdings:
+def open_holdings(text: str, model: SearchModel, options: argparse.Namespace) -> Holdings:
     """The recordings of a source, or of a feature store."""
-    spec = model.embedder.spec
+    spec = model.spec
     if is_feature_store(Path(text)):
         return read_holdings(Path(text), spec, classes=model.classes)
     source = open_source(text, options.cache_dir / FETCHED, S3Folder)
@@ -260,41 +232,11 @@ def open_holdings(text: str, model: Model, options: argparse.Namespace) -> Holdi
     )
 
 
-def embed_holdings(store: ClipStore, model: Model, holdings: Holdings) -> Changes:
-    """Brings the store to what is held now: what is not there any more is deleted."""
-    prepared = holdings.prepared
-    planned = list(
-        plan_clips(
-            prepared,
-            model.version,
-            clip_seconds=model.clip_seconds,
-            hop_seconds=model.clip_seconds / 2,
-        )
-    )
-    names = {clip.recording for clip in planned}
-    frames = sum(prepared.store.num_rows(key, "frames") for key in prepared.keys.values())
-    with _bar(frames, "embed", "frame") as bar:
-        changes = store_clips(store, model.embedder, prepared.store, planned, report=bar.update)
-    for name in store.recordings(model_version=model.version) if holdings.prefix else ():
-        if name.startswith(storable(holdings.prefix)) and name not in names:
-            deleted = store.delete(recording=name, model_version=model.version)
-            changes += Changes(deleted=deleted)
-    return changes
-
-
-def open_finder(options: argparse.Namespace, store: ClipStore, model: Model) -> Finder:
+def open_finder(options: argparse.Namespace, store: ClipStore, model: SearchModel) -> Finder:
     """What answers, as the store is now. Raises UserError where it holds nothing of this model."""
-    found = open_index(store, _index_folder(options, model), model_version=model.version)
-    if not len(found):
-        others = ", ".join(store.models()) or "none"
-        raise UserError(
-            f"{store.name} has no clip of model {model.version} (of others: {others}): "
-            "python search_clips.py index FOLDER first, or pass the --checkpoint of one of those"
-        )
-    if found.note:
-        print(f"note: {found.note}: every clip is compared", file=sys.stderr)
-    features = open_feature_store(options.cache_dir, model.embedder.spec)
-    finder = Finder(store, found, features, model.embedder.spec, options.cache_dir / SEARCH)
+    finder = Finder.open(store, model.version, model.spec, options.cache_dir)
+    if finder.index_note:
+        print(f"note: {finder.index_note}: every clip is compared", file=sys.stderr)
     if finder.num_without_features:
         print(
             f"note: {finder.num_without_features} recordings have no features on this machine: "
@@ -339,10 +281,6 @@ def say_places(
         print(f"written {options.html}", file=sys.stderr)
 
 
-def _index_folder(options: argparse.Namespace, model: Model) -> Path:
-    return options.cache_dir / SEARCH / model.version
-
-
 def _overlap(place: Place, stretch: tuple[str, float, float]) -> bool:
     recording, start, end = stretch
     return place.recording == recording and place.start_seconds < end and start < place.end_seconds
@@ -358,7 +296,7 @@ def _bar(total: int, title: str, unit: str) -> tqdm:
 def _read_options() -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
     add = common.add_argument
-    add("--checkpoint", type=Path, help=f"what a training left [{CHAMPION}, {CHECKPOINT}]")
+    add("--checkpoint", type=Path, help=f"what a training left [{default_checkpoint()}]")
     add("--weights", default="imagenet", help="of the trunk without a checkpoint [%(default)s]")
     add("--cache-dir", type=Path, default=CACHE_DIR, help="what is remembered [%(default)s]")
     add("--store", metavar="URL", help="mongodb:// or an SQLite file [MONGODB_URL, or the cache's]")

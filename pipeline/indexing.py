@@ -1,7 +1,6 @@
 """Indexing: the champion's embeddings of all clips in the store, and an index to search them."""
 
 import shutil
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -16,13 +15,13 @@ from pipeline.validation import class_hours
 from search.clip_store import ClipStore, open_clip_store
 from search.embedder import ClipEmbedder
 from search.embeddings import plan_clips, storable, store_clips
+from search.finder import index_folder
 from search.vector_index import INFO, IndexMismatch, VectorIndex, open_index
 from training.checkpoint import load_checkpoint
 from training.device import choose_device
 from training.registry import Version, hash_file
 from utils.recordings import Recording
 
-INDEXES = "search"  # in the cache folder, a folder for each model, as search_clips.py has them
 EMBEDDED = "embedded.json"  # names of the recordings whose clips were put
 KEPT_CHAMPIONS = 2  # whose clips stay in the store: the present one's, and those to go back to
 
@@ -70,7 +69,7 @@ class Index(Step):
         if outputs["index"] is None:
             return None
         embedded = pipeline.outputs("embed")
-        folder = index_folder(pipeline, embedded["model"])
+        folder = index_folder(pipeline.settings.cache_dir, embedded["model"])
         try:
             VectorIndex.load(folder, model_version=embedded["model"], state=embedded["state"])
         except IndexMismatch as error:
@@ -81,7 +80,7 @@ class Index(Step):
         embedded = pipeline.outputs("embed")
         if embedded["model"] is None:
             return {"index": None}, "skipped, there is no champion yet"
-        folder = index_folder(pipeline, embedded["model"])
+        folder = index_folder(pipeline.settings.cache_dir, embedded["model"])
         with open_store(pipeline) as store:
             index = open_index(store, folder, model_version=embedded["model"], fresh=True)
         if index.state != embedded["state"]:
@@ -92,10 +91,6 @@ class Index(Step):
             pipeline.warn(index.note)
         outputs = {"index": hash_file(folder / INFO), "kind": index.kind}
         return outputs, f"{len(index)} clips in {folder}, {index.kind}"
-
-
-def index_folder(pipeline: Pipeline, model: str) -> Path:
-    return Path(pipeline.settings.cache_dir, INDEXES, model)
 
 
 def open_store(pipeline: Pipeline) -> ClipStore:
@@ -131,7 +126,7 @@ def put_clips(pipeline: Pipeline, champion: Version, store: ClipStore) -> str:
     kept = list(dict.fromkeys(reigns))[:KEPT_CHAMPIONS]
     for model in sorted(set(before["models"]) - set(kept)):
         store.delete(model_version=model)
-        shutil.rmtree(index_folder(pipeline, model), ignore_errors=True)
+        shutil.rmtree(index_folder(pipeline.settings.cache_dir, model), ignore_errors=True)
     write_json(pipeline.folder / EMBEDDED, {"recordings": mine, "models": kept})
     ours = set(mine)
     clips = (clip for clip in store.find(model_version=champion.id) if clip.recording in ours)

@@ -28,11 +28,11 @@ from cloud.s3 import (
     replace_bytes,
     update_json,
 )
-from pipeline.indexing import index_folder
 from pipeline.profile import profile_path
 from pipeline.records import PipelineError, digest
 from pipeline.steps import Pipeline, Step
 from search.clip_store import open_clip_store
+from search.finder import index_folder
 from search.vector_index import INFO
 
 BUCKET_VARIABLE = "S3_BUCKET_NAME"
@@ -103,7 +103,7 @@ def publish_url(pipeline: Pipeline) -> str | None:
 def release_files(pipeline: Pipeline) -> dict[str, Path]:
     """The files of a release by name: those of the version, the index, the clips, the profile."""
     champion = pipeline.registry.champion
-    index = index_folder(pipeline, champion.id)
+    index = index_folder(pipeline.settings.cache_dir, champion.id)
     champion.check()
     files = {name: champion.folder / name for name in champion.files}
     tag = json.loads((index / INFO).read_bytes())["tag"]

@@ -1,24 +1,20 @@
 """Training: the training script as a child process, gone on with where it was broken off."""
 
-import ctypes
-import os
 import shlex
 import signal
-import subprocess
-import sys
-from functools import partial
 from pathlib import Path
 
 from pipeline.records import PipelineError, digest, read_json
 from pipeline.steps import Pipeline, Step
+from training.child import (
+    NOT_OF_THE_RESULT,
+    find_trainings,
+    is_finished,
+    start_training,
+    was_stopped,
+)
 from training.registry import MODEL, hash_file
 from utils.errors import Interrupted
-
-RESULTS = (MODEL, "metrics.json", "report.html")  # what a finished run has; the report comes last
-PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
-STOPPED = 130  # the exit code of a training that has saved and ended
-# What a run may differ in and still be the same training.
-NOT_OF_THE_RESULT = ("runs_dir", "cache_dir", "workers", "track", "checkpoint_minutes", "data_dir")
 
 
 class Train(Step):
@@ -68,20 +64,8 @@ class Train(Step):
 def find_runs(pipeline: Pipeline, listed: str) -> list[Path]:
     """Trainings on this list with these constants, finished or not, in the order they began."""
     settings = pipeline.settings
-    wanted = _essence(settings.train_config().constants())
-    found = []
-    for path in Path(settings.runs_dir).glob("*/config.json"):
-        config = read_json(path)
-        constants = config.get("constants", {})
-        if path.parent.is_symlink() or constants.get("DATA_DIR") != listed:
-            continue
-        if config.get("script") == settings.script.name and _essence(constants) == wanted:
-            found.append(path.parent)
-    return sorted(found)
-
-
-def is_finished(run: Path) -> bool:
-    return all((run / name).exists() for name in RESULTS)
+    constants = {**settings.train_config().constants(), "DATA_DIR": listed}
+    return find_trainings(settings.runs_dir, settings.script.name, constants)
 
 
 def train(pipeline: Pipeline, listed: str, resume: Path | None) -> None:
@@ -89,16 +73,11 @@ def train(pipeline: Pipeline, listed: str, resume: Path | None) -> None:
     failed: what it said is on the screen.
     """
     settings = pipeline.settings
-    command = [sys.executable, str(settings.script), *shlex.split(settings.train_flags)]
-    command += ["--data-dir", listed, "--cache-dir", settings.cache_dir]
-    command += ["--runs-dir", settings.runs_dir, "--seed", str(settings.seed), "--track", "true"]
-    if resume is not None:
-        command += ["--resume", str(resume)]
+    flags = [*shlex.split(settings.train_flags), "--data-dir", listed]
+    flags += ["--cache-dir", settings.cache_dir, "--runs-dir", settings.runs_dir]
+    flags += ["--seed", str(settings.seed), "--track", "true"]
     inherited = () if pipeline.lock is None else (pipeline.lock,)
-    end_with_us = partial(_end_with_parent, os.getpid())
-    # Threads that spin while they wait make it three times slower beside other work.
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
-    child = subprocess.Popen(command, env=environment, pass_fds=inherited, preexec_fn=end_with_us)
+    child = start_training(settings.script, flags, resume=resume, pass_fds=inherited)
     before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     try:
         code = child.wait()
@@ -106,22 +85,10 @@ def train(pipeline: Pipeline, listed: str, resume: Path | None) -> None:
         code = child.wait()
     finally:
         signal.signal(signal.SIGTERM, before)
-    if code in (STOPPED, -signal.SIGTERM, -signal.SIGINT):
+    if was_stopped(code):
         raise Interrupted("the training was stopped: the same command goes on from there")
     if code:
         raise PipelineError(
             f"train: {settings.train_script} ended with code {code}, and said why above: mend "
             "that, and the same command goes on from there"
         )
-
-
-def _end_with_parent(parent: int) -> None:
-    # A training that outlives a killed pipeline would write beside the one that goes on: it is told
-    # to save and end, and holds the pipeline's lock until it has.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it was killed before this was asked for
-        os._exit(STOPPED)
-
-
-def _essence(constants: dict) -> str:
-    return digest({k: v for k, v in constants.items() if k.lower() not in NOT_OF_THE_RESULT})

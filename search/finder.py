@@ -11,11 +11,14 @@ from search.airings import Airing, find_airings, group_spots
 from search.clip_store import ClipStore, EmbeddedClip
 from search.places import Place, find_places
 from search.stretch import Stretch
-from search.vector_index import VectorIndex
+from search.vector_index import VectorIndex, open_index
 from utils.duplicates import find_duplicates
+from utils.errors import UserError
 from utils.feature_store import FeatureStore
 from utils.features import FeatureSpec
+from utils.prepared_set import open_feature_store
 
+SEARCH = "search"  # folder in the cache: an index for each model, and what repeats
 THUMBNAIL_HEIGHT, NUM_THUMBNAILS = 96, 4  # pixels, pictures
 
 
@@ -47,11 +50,42 @@ class Finder:
         self._index = index
         self._features = features
         self._spec = spec
+        self._keys = store.recordings(model_version=index.model_version)  # by name
         names: dict[str, list[str]] = {}
-        for name, key in store.recordings(model_version=index.model_version).items():
+        for name, key in self._keys.items():
             names.setdefault(key, []).append(name)
         self._names = names  # by key
         self._clips: dict[str, list[EmbeddedClip]] = {}  # by recording
+
+    @classmethod
+    def open(cls, store: ClipStore, version: str, spec: FeatureSpec, cache_dir: Path) -> "Finder":
+        """Of the model of that version, as the store is now.
+
+        Raises UserError where it holds nothing of this model.
+        """
+        index = open_index(store, index_folder(cache_dir, version), model_version=version)
+        if not len(index):
+            others = ", ".join(store.models()) or "none"
+            raise UserError(
+                f"{store.name} has no clip of model {version} (of others: {others}): "
+                "python search_clips.py index FOLDER first, or pass the --checkpoint of one of "
+                "those"
+            )
+        return cls(store, index, open_feature_store(cache_dir, spec), spec, cache_dir / SEARCH)
+
+    @property
+    def index_note(self) -> str:
+        """Why the index is not of the kind that was asked for; "" as a rule."""
+        return self._index.note
+
+    @property
+    def num_clips(self) -> int:
+        return len(self._index)
+
+    def key_of(self, recording: str) -> str | None:
+        """Of a recording's content, where it is indexed and its features are here."""
+        key = self._keys.get(recording)
+        return key if key in self._features else None
 
     @property
     def keys(self) -> list[str]:
@@ -150,6 +184,11 @@ class Finder:
             found = self._store.find(recording=recording, model_version=version, vectors=False)
             self._clips[recording] = list(found)
         return self._clips[recording]
+
+
+def index_folder(cache_dir: Path, version: str) -> Path:
+    """Where the index of a model lies."""
+    return Path(cache_dir, SEARCH, version)
 
 
 def small_pictures(frames: np.ndarray, aspect_ratio: float) -> np.ndarray:

@@ -8,11 +8,15 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from search.clip_store import ClipStore
+from search.embeddings import Changes, plan_clips, storable, store_clips
+from search.model import SearchModel
 from utils.errors import UserError
 from utils.features import FeatureSpec
 from utils.labels import Span
 from utils.preparation import CONTENT_HASHES, prepare_recordings
 from utils.prepared_set import PreparedSet, open_feature_store
+from utils.progress import Progress
 from utils.recordings import (
     VIDEO_SUFFIXES,
     DataError,
@@ -35,6 +39,12 @@ class Holdings:
     rejected: tuple[tuple[str, str], ...]  # name, reason
     prefix: str  # of all names; what has it and is not here any more is gone
 
+    @property
+    def num_frames(self) -> int:
+        return sum(
+            self.prepared.store.num_rows(key, "frames") for key in self.prepared.keys.values()
+        )
+
 
 def prepare_holdings(
     source: Source,
@@ -44,11 +54,13 @@ def prepare_holdings(
     classes: Collection[str] = (),
     workers: int = 0,
     say: Callable[[str], None],
+    watch: Callable[[Progress], None] | None = None,
 ) -> Holdings:
     """All videos of a source, decoded where that was not done before.
 
     They have the labels of a data folder, those of `classes` where there are any; where it is no
-    data folder none has a label. Raises DataError where there is no video.
+    data folder none has a label. `watch` takes the place of the bar, as `prepare_recordings` says.
+    Raises DataError where there is no video.
     """
     videos = find_videos(source)
     if not videos:
@@ -62,9 +74,11 @@ def prepare_holdings(
         say(f"labels are not used: {error}")
     # In one group and of no class: copies are kept, and any number may be unreadable.
     plain = {replace(video, group=""): video for video in videos}
-    with contextlib.redirect_stdout(sys.stderr):  # standard output is the answer's
+    # Standard output is the answer's; a page has none, and threads that share it.
+    quiet = contextlib.redirect_stdout(sys.stderr) if watch is None else contextlib.nullcontext()
+    with quiet:
         prepared = prepare_recordings(
-            list(plain), source, spec, cache_dir, workers=workers, max_rejected=1.0
+            list(plain), source, spec, cache_dir, workers=workers, max_rejected=1.0, watch=watch
         )
     prefix = f"{place_of(source.name, source.is_remote)}/"
     keys = {}
@@ -105,6 +119,36 @@ def read_holdings(folder: Path, spec: FeatureSpec, *, classes: Collection[str] =
     if not keys:
         raise DataError(f"{folder} holds no recording: run prepare_data.py first")
     return Holdings(PreparedSet(store, spec, keys, []), (), "")
+
+
+def embed_holdings(
+    store: ClipStore,
+    model: SearchModel,
+    holdings: Holdings,
+    *,
+    report: Callable[[int], None] = lambda frames: None,
+) -> Changes:
+    """Brings the store to what is held now: what is not there any more is deleted.
+
+    `report` is told how many more frames are done; what it raises ends this, and the next call goes
+    on with the recordings that are not in the store.
+    """
+    prepared = holdings.prepared
+    planned = list(
+        plan_clips(
+            prepared,
+            model.version,
+            clip_seconds=model.clip_seconds,
+            hop_seconds=model.hop_seconds,
+        )
+    )
+    names = {clip.recording for clip in planned}
+    changes = store_clips(store, model.embedder, prepared.store, planned, report=report)
+    for name in store.recordings(model_version=model.version) if holdings.prefix else ():
+        if name.startswith(storable(holdings.prefix)) and name not in names:
+            deleted = store.delete(recording=name, model_version=model.version)
+            changes += Changes(deleted=deleted)
+    return changes
 
 
 def place_of(text: str, is_remote: bool = False) -> str:

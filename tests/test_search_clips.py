@@ -366,8 +366,7 @@ def test_killed_indexing_ends_as_if_nothing_had_been(archive, search, cache, che
 def test_without_a_checkpoint_the_trunk_answers_and_that_is_said(
     archive, cache, trunk_file, spot, tmp_path, monkeypatch
 ):
-    for name in ("CHAMPION", "CHECKPOINT"):
-        monkeypatch.setattr(search_clips, name, tmp_path / "none.safetensors")
+    monkeypatch.setattr(search_clips, "default_checkpoint", lambda: tmp_path / "none.safetensors")
     places = ("--cache-dir", cache, "--weights", trunk_file)
     small = {"FRAME_SIZE": (32, 32), "TRUNK_SIZE": (32, 32), "FPS": 2}
     read = search_clips.read_constants

@@ -42,6 +42,7 @@ def prepare_recordings(
     retry_rejected: bool = False,
     after_each: Callable[[], None] = lambda: None,
     cluster: str | None = None,
+    watch: Callable[[Progress], None] | None = None,
 ) -> PreparedSet:
     """Decodes what the store does not hold yet, one process per core, with a progress bar.
 
@@ -49,6 +50,8 @@ def prepare_recordings(
     copies of a file in another class or group, are set aside and listed in rejected.csv beside the
     store. `after_each` is called when a recording is in the store and nothing is being written to
     it. `cluster` is the address of a Ray cluster to do it on, as `prepare_on_cluster` takes it.
+    Without one, `watch` takes the place of the bar: it is told a few times a second how far this
+    is, and what it raises ends it.
     Whatever ends this, the next call goes on with the parts that are not finished. Raises
     DataError where more than the fraction `max_rejected` is set aside, or a class is left without
     a recording, and StoreError where another run is preparing.
@@ -76,7 +79,7 @@ def prepare_recordings(
                 price_per_hour=price_per_hour,
             )
             if cluster is None:
-                preparation = _Preparation(store, spec, rejects, progress)
+                preparation = _Preparation(store, spec, rejects, progress, watch)
                 workers = workers or os.cpu_count() or 1
                 outcomes.update(preparation.run(pending, source, hashes, workers, after_each))
             else:
@@ -93,7 +96,8 @@ def prepare_recordings(
                         progress=progress,
                     )
                 )
-            tqdm.write(progress.summary())
+            if watch is None:
+                tqdm.write(progress.summary())
     return _settle(outcomes, store, spec, max_rejected)
 
 
@@ -126,12 +130,18 @@ class _Preparation:
     """
 
     def __init__(
-        self, store: FeatureStore, spec: FeatureSpec, rejects: Rejects, progress: Progress
+        self,
+        store: FeatureStore,
+        spec: FeatureSpec,
+        rejects: Rejects,
+        progress: Progress,
+        watch: Callable[[Progress], None] | None,
     ):
         self._store = store
         self._spec = spec
         self._rejects = rejects
         self._progress = progress
+        self._watch = watch
         self._incoming = store.folder / INCOMING
         self._lock = threading.Lock()
         self._claims: dict[str, Recording] = {}  # of several with the same bytes, who decodes them
@@ -148,7 +158,8 @@ class _Preparation:
         drop_unfinished(self._incoming)
         outcomes = {}
         coming, waiting = deque(pending), deque()
-        bar = ProgressBar(self._progress)
+        bar = ProgressBar(self._progress) if self._watch is None else None
+        show = bar.show if bar else partial(self._watch, self._progress)
         pool = WorkerPool(workers)
         threads = ThreadPoolExecutor(workers + AHEAD, "recording")
         decoder = Decoder(
@@ -170,7 +181,7 @@ class _Preparation:
                     recording = waiting.popleft()
                     outcomes[recording] = self._add(recording, decoded)
                     after_each()
-                bar.show()
+                show()
                 hashes.save(now=False)
                 busy = [self._futures[r] for r in waiting if not self._futures[r].done()]
                 wait(busy, LOOK_SECONDS, FIRST_COMPLETED)
@@ -182,7 +193,8 @@ class _Preparation:
             pool.close()
             threads.shutdown(cancel_futures=True)
             hashes.save()
-            bar.close()
+            if bar:
+                bar.close()
         return outcomes
 
     def _tasks_left(self, recordings: Iterable[Recording], decoder: Decoder) -> int:

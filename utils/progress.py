@@ -73,6 +73,12 @@ class Progress:
         """Seconds of video decoded by this run."""
         return sum(self._decoded_seconds.copy().values())
 
+    @property
+    def fraction(self) -> float | None:
+        """Of the seconds of video that are done, 0 to 1; None while no recording was opened."""
+        done, left = self._prepared_seconds + self._done_seconds(), self._left_seconds()
+        return None if left is None else done / max(done + left, 1e-9)
+
     def line(self) -> str:
         """`3.2/200.0 h · 148x real time · ETA 1:20:31 · 2 rejected · $0.31 of about $1.04`."""
         done = self._prepared_seconds + self._done_seconds()
