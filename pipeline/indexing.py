@@ -16,6 +16,7 @@ from search.clip_store import ClipStore, open_clip_store
 from search.embedder import ClipEmbedder
 from search.embeddings import plan_clips, storable, store_clips
 from search.finder import index_folder
+from search.model import embedder_folder
 from search.vector_index import INFO, IndexMismatch, VectorIndex, open_index
 from training.checkpoint import load_checkpoint
 from training.device import choose_device
@@ -126,7 +127,8 @@ def put_clips(pipeline: Pipeline, champion: Version, store: ClipStore) -> str:
     kept = list(dict.fromkeys(reigns))[:KEPT_CHAMPIONS]
     for model in sorted(set(before["models"]) - set(kept)):
         store.delete(model_version=model)
-        shutil.rmtree(index_folder(pipeline.settings.cache_dir, model), ignore_errors=True)
+        for folder in (index_folder, embedder_folder):
+            shutil.rmtree(folder(pipeline.settings.cache_dir, model), ignore_errors=True)
     write_json(pipeline.folder / EMBEDDED, {"recordings": mine, "models": kept})
     ours = set(mine)
     clips = (clip for clip in store.find(model_version=champion.id) if clip.recording in ours)

@@ -52,6 +52,11 @@ class ClipEmbedder:
             version = hashlib.sha256(text.encode()).hexdigest()[:VERSION_DIGITS]
         self.version = version
 
+    @property
+    def network(self) -> str:
+        """Its name, as checkpoints have it."""
+        return self._model.config["name"]
+
     @torch.inference_mode()
     def embed(
         self,

@@ -195,6 +195,27 @@ def test_stretch_of_a_recording_finds_the_others_and_not_itself(indexed, search)
         assert not overlap(place, "two.mp4", 22, 28)
 
 
+def test_question_is_answered_without_torch_and_in_the_same_way(
+    indexed, search, spot, cache, checkpoint
+):
+    asked = ("query", spot, "--json", "-k", 20, "--cache-dir", cache, "--checkpoint", checkpoint)
+    program = f"""
+import sys, search_clips
+sys.argv = {["search_clips.py", *map(str, asked)]!r}
+code = search_clips.main()
+sys.exit(code or "torch" in sys.modules)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)["similar"]
+    shutil.rmtree(cache / "search" / "embedders")
+    by_torch = answer(search("query", spot, "--json", "-k", 20))["similar"]
+    for one, other in zip(found, by_torch, strict=True):
+        assert one.pop("score") == pytest.approx(other.pop("score"), abs=1e-5)
+        assert one == other
+    assert (cache / "search" / "embedders").is_dir(), "the next question is answered sooner"
+
+
 def test_answers_are_different_places(indexed, search):
     found = answer(search("query", indexed / "games" / "none.mp4", "--json", "-k", 20))["similar"]
     assert len(found) > 3
