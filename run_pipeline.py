@@ -25,6 +25,7 @@ from pipeline.publishing import Publish
 from pipeline.records import only_one
 from pipeline.settings import Settings, make_settings
 from pipeline.steps import Pipeline, Step, run_steps, say_plan
+from pipeline.takeover import publish_rollback, take_over
 from pipeline.training import Train
 from pipeline.validation import Validate
 from training.registry import Registry
@@ -74,6 +75,7 @@ def main() -> int:
             return roll_back(pipeline, options.version)
         if said := registry.finish():
             pipeline.say("registry", said)
+        take_over(pipeline)
         run_steps(pipeline, options.steps)
     if registry.champion:
         pipeline.say("champion", f"{registry.champion.name} in {settings.runs_dir}/champion")
@@ -81,13 +83,16 @@ def main() -> int:
 
 
 def roll_back(pipeline: Pipeline, name: str | None) -> int:
+    take_over(pipeline)
     try:
         version = pipeline.registry.rollback(name)
     except TrackingError as error:  # it must not be in the way of going back
         version = pipeline.registry.champion
         pipeline.say("  WARNING", f"MLflow is told at the next start: {error}")
     pipeline.say("rollback", f"{version.name} is champion, {version.model}")
-    pipeline.say("next", "python run_pipeline.py --from embed: search and S3 follow it")
+    if url := publish_rollback(pipeline):
+        pipeline.say("publish", f"{url} names it again")
+    pipeline.say("next", "python run_pipeline.py --from embed: search follows it")
     return 0
 
 

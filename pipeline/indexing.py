@@ -16,6 +16,7 @@ from search.clip_store import ClipStore, open_clip_store
 from search.embedder import ClipEmbedder
 from search.embeddings import plan_clips, storable, store_clips
 from search.finder import index_folder
+from search.holdings import place_of
 from search.model import embedder_folder
 from search.vector_index import INFO, IndexMismatch, VectorIndex, open_index
 from training.checkpoint import load_checkpoint
@@ -107,7 +108,7 @@ def put_clips(pipeline: Pipeline, champion: Version, store: ClipStore) -> str:
     source = open_recordings(pipeline)
 
     def name_of(recording: Recording) -> str:
-        return source.place(recording.name)
+        return place_of(source.place(recording.name), source.is_remote)  # as search_clips.py does
 
     checkpoint = load_checkpoint(champion.model, choose_device())
     rows = read_snapshot(pipeline)

@@ -206,6 +206,7 @@ TESTED_THROUGH = {
     "indexing|ingest|judging|preparing|profile|source|steps|training": "run_pipeline",
     "probing|settings": "validation",
     "sqlite_store|mongo_store": "clip_store",
+    "takeover": "publishing",
     "trees": "vector_index",
     "embedder": "embeddings",
     "sessions": "runtime",
