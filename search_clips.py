@@ -59,7 +59,7 @@ from utils.errors import UserError, run_main
 from utils.fetching import FETCHED
 from utils.media import MediaError
 from utils.memory import return_freed_memory
-from utils.sources import open_source
+from utils.sources import Source, open_source
 
 ROOT = Path(__file__).resolve().parent
 SCRIPT = ROOT / "cost_optimized_train.py"  # its constants say how clips are read without a model
@@ -214,17 +214,24 @@ def load_model(options: argparse.Namespace, *, for_many: bool = False) -> Search
 
 def open_holdings(text: str, model: SearchModel, options: argparse.Namespace) -> Holdings:
     """The recordings of a source, or of a feature store."""
-    spec = model.spec
+
+    def open_place(place: str) -> Source:
+        return open_source(place, options.cache_dir / FETCHED, S3Folder)
+
+    def say(line: str) -> None:
+        print(f"note: {line}", file=sys.stderr)
+
     if is_feature_store(Path(text)):
-        return read_holdings(Path(text), spec, classes=model.classes)
-    source = open_source(text, options.cache_dir / FETCHED, S3Folder)
+        return read_holdings(
+            Path(text), model.spec, classes=model.classes, open_place=open_place, say=say
+        )
     return prepare_holdings(
-        source,
-        spec,
+        open_place(text),
+        model.spec,
         options.cache_dir,
         classes=model.classes,
         workers=options.workers,
-        say=lambda line: print(f"note: {line}", file=sys.stderr),
+        say=say,
     )
 
 

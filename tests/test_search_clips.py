@@ -286,7 +286,7 @@ def test_store_follows_the_recordings(indexed, search, cache, spot):
     assert after[version][str(indexed / "games" / "one.mp4")]["seconds"] == 6.0
 
 
-def test_new_label_file_costs_no_embedding(archive, search):
+def test_new_label_file_costs_no_embedding(archive, search, cache):
     folder = archive / "recordings"
     folder.mkdir()
     shutil.move(archive / "games" / "two.mp4", folder / "two.mp4")
@@ -295,6 +295,9 @@ def test_new_label_file_costs_no_embedding(archive, search):
     changes = answer(search("index", archive, "--json"))
     assert (changes["embedded"], changes["deleted"]) == (0, 0)
     assert changes["relabelled"] > 10
+    (store,) = (cache / "features").iterdir()
+    changes = answer(search("index", store, "--json"))
+    assert (changes["embedded"], changes["relabelled"], changes["deleted"]) == (0, 0, 0)
 
 
 def test_folder_of_no_classes_is_searched_too(archive, search, spot, tmp_path):
