@@ -291,10 +291,15 @@ def test_new_label_file_costs_no_embedding(archive, search, cache):
     folder.mkdir()
     shutil.move(archive / "games" / "two.mp4", folder / "two.mp4")
     assert answer(search("index", archive, "--json"))["relabelled"] == 0
-    (folder / "two.csv").write_text("start,end,label\n0,4,games\n4,10,ads\n10,36,games\n")
+    rows = "0,4,games\n4,10,ads\n10,36,games\n"
+    (folder / "two.csv").write_text(f"start_seconds,end_seconds,label\n{rows}")
     changes = answer(search("index", archive, "--json"))
     assert (changes["embedded"], changes["deleted"]) == (0, 0)
-    assert changes["relabelled"] > 10
+    with open_clip_store(str(cache / "clips.sqlite")) as clips:
+        found = clips.find(recording=str(folder / "two.mp4"), vectors=False)
+        labels = [clip.label for clip in found]
+    assert set(labels) == {"ads", "games"}
+    assert changes["relabelled"] == len(labels)
     (store,) = (cache / "features").iterdir()
     changes = answer(search("index", store, "--json"))
     assert (changes["embedded"], changes["relabelled"], changes["deleted"]) == (0, 0, 0)
