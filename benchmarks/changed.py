@@ -62,18 +62,21 @@ CHANGES: dict[str, tuple[Change, int | None, int, int]] = {  # lines, pictures a
 }
 
 
-def measure_changes(data_dir: Path | None, checkpoint: Path | None, most: int) -> dict[str, float]:
+def measure_changes(
+    data_dir: Path | None, checkpoint: Path | None, most: int, *, weights: str = "auto"
+) -> dict[str, float]:
     """For each change, the parts of the questions whose first answer is right, one of ten is, and
     that the fingerprints tell; and how many times those told something wrong.
 
-    By the model of `checkpoint`, or the trunk alone; of the demo set where there is no `data_dir`.
+    By the model of `checkpoint`, or the trunk alone with these weights; of the demo set where there
+    is no `data_dir`.
     """
     with tempfile.TemporaryDirectory() as text:
         scratch = Path(text)
         if data_dir is None:
             data_dir = scratch / "demo"
             make_demo_set(data_dir)
-        model = open_model(checkpoint)
+        model = open_model(checkpoint, weights)
         holdings = prepare_holdings(
             Folder(data_dir), model.spec, scratch / "cache", classes=model.classes, say=_note
         )
@@ -96,12 +99,12 @@ def measure_changes(data_dir: Path | None, checkpoint: Path | None, most: int) -
     return figures
 
 
-def open_model(checkpoint: Path | None) -> SearchModel:
+def open_model(checkpoint: Path | None, weights: str) -> SearchModel:
     if checkpoint is not None:
         return SearchModel.of(load_checkpoint(checkpoint), model_version(checkpoint), checkpoint)
     config = make_config(read_constants(ROOT / "cost_optimized_train.py"), {})
-    weights, source = find_weights("auto")
-    encoder = new_model(config, 2, weights).video_encoder
+    found, source = find_weights(weights)
+    encoder = new_model(config, 2, found).video_encoder
     return SearchModel.of_trunk(encoder, config.feature_spec, f"the trunk alone, {source}")
 
 

@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="20,000 vectors, one round")
     parser.add_argument("--data-dir", type=Path, help="clips that are changed [the demo set]")
     parser.add_argument("--checkpoint", type=Path, help="model that finds them [the trunk alone]")
+    parser.add_argument("--weights", default="auto", help="of the trunk alone [%(default)s]")
     options = parser.parse_args()
     count, rounds = (20_000, 1) if options.quick else (100_000, 5)
     rng = np.random.default_rng(0)
@@ -67,7 +68,7 @@ def main() -> None:
     del vectors
     figures |= measure_query(count // 5, rounds)
     most = QUICK_CHANGED if options.quick else MOST_CHANGED
-    figures |= measure_changes(options.data_dir, options.checkpoint, most)
+    figures |= measure_changes(options.data_dir, options.checkpoint, most, weights=options.weights)
     write_figures("search", figures)
 
 
