@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from search.airings import Airing, find_airings, group_spots
+from search.airings import Airing, find_airings, group_spots, sharpen
 from search.clip_store import ClipStore, EmbeddedClip
 from search.places import Place, find_places
 from search.stretch import Stretch
@@ -46,6 +46,7 @@ class Finder:
         cache_dir: Path,
     ):
         self._cache_dir = cache_dir
+        self._sounds = cache_dir / f"sounds-{spec.id}"
         self._store = store
         self._index = index
         self._features = features
@@ -129,7 +130,7 @@ class Finder:
             self._features,
             self._spec,
             self.keys,
-            kept_in=self._cache_dir / f"sounds-{self._spec.id}",
+            kept_in=self._sounds,
             report=report,
         )
         places = [place for airing in airings for place in self._places(airing)]
@@ -140,7 +141,8 @@ class Finder:
         self._cache_dir.mkdir(parents=True, exist_ok=True)
         found = find_duplicates(self._features, self._spec, self.keys, self._cache_dir)
         runs = []
-        for spot in group_spots(found.repeats):
+        repeats = sharpen(found.repeats, self._features, self._spec, kept_in=self._sounds)
+        for spot in group_spots(repeats):
             places = [place for airing in spot.airings for place in self._places(airing)]
             labels = [place.label for place in places if place.label is not None]
             said = max(sorted(set(labels)), key=labels.count) if labels else None
