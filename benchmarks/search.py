@@ -36,6 +36,7 @@ from benchmarks.figures import write_figures
 from models.encoders import FrameEncoder
 from search.clip_store import EmbeddedClip, clip_id, open_clip_store
 from search.embeddings import model_version
+from search.model import SearchModel
 from search.vector_index import Hit, VectorIndex, open_index
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.weights import TrunkWeights, new_model
@@ -142,8 +143,9 @@ def measure_query(num_clips: int, rounds: int) -> dict[str, float]:
         video = folder / "question.mp4"
         write_video(video, VIDEO_SECONDS)
         version = model_version(checkpoint)
-        model = load_checkpoint(checkpoint).model
-        size = model.video_head.in_features + model.no_sound.shape[1]
+        loaded = load_checkpoint(checkpoint)
+        SearchModel.of(loaded, version, checkpoint).keep(folder)  # as the command `index` does
+        size = loaded.model.video_head.in_features + loaded.model.no_sound.shape[1]
         vectors = np.random.default_rng(1).standard_normal((num_clips, size), np.float32)
         with open_clip_store(str(folder / "clips.sqlite")) as store:
             store.put(as_clips(vectors, version))

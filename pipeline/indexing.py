@@ -13,11 +13,10 @@ from pipeline.source import open_recordings
 from pipeline.steps import Pipeline, Step
 from pipeline.validation import class_hours
 from search.clip_store import ClipStore, open_clip_store
-from search.embedder import ClipEmbedder
 from search.embeddings import plan_clips, storable, store_clips
 from search.finder import index_folder
 from search.holdings import place_of
-from search.model import embedder_folder
+from search.model import SearchModel, embedder_folder
 from search.vector_index import INFO, IndexMismatch, VectorIndex, open_index
 from training.checkpoint import load_checkpoint
 from training.device import choose_device
@@ -113,13 +112,14 @@ def put_clips(pipeline: Pipeline, champion: Version, store: ClipStore) -> str:
     checkpoint = load_checkpoint(champion.model, choose_device())
     rows = read_snapshot(pipeline)
     prepared = prepare_for(pipeline, checkpoint.spec, {row["name"] for row in rows})
-    embedder = ClipEmbedder(checkpoint.model, checkpoint.spec, champion.id)
+    model = SearchModel.of(checkpoint, champion.id, champion.model)
+    model.keep(pipeline.settings.cache_dir)  # for the questions that follow
     planned = plan_clips(
         prepared, champion.id, clip_seconds=checkpoint.clip_seconds, name_of=name_of
     )
     frames = sum(prepared.store.num_rows(key, "frames") for key in prepared.keys.values())
     with tqdm(total=frames, desc="embed", unit="frame", delay=1, leave=False) as bar:
-        changes = store_clips(store, embedder, prepared.store, planned, report=bar.update)
+        changes = store_clips(store, model.embedder, prepared.store, planned, report=bar.update)
     mine = sorted(storable(name_of(recording)) for recording in prepared.keys)
     before = read_json(pipeline.folder / EMBEDDED) or {"recordings": [], "models": []}
     for name in sorted(set(before["recordings"]) - set(mine)):

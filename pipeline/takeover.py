@@ -3,14 +3,15 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+from cloud import s3
 from cloud.local_copy import digest_file
-from cloud.s3 import DAMAGED, S3DamagedError, get_file, head, read_bytes, read_json
+from cloud.s3 import DAMAGED, S3DamagedError, get_file, head, read_bytes
 from pipeline.profile import profile_path
 from pipeline.publishing import ALIAS, DUMP, SEEN, STATE, content_url, publish_url, put_release
-from pipeline.records import read_json as read_record
-from pipeline.records import write_json
+from pipeline.records import read_json, write_json
 from pipeline.steps import Pipeline
 from search.clip_store import open_clip_store
 from search.finder import index_folder
@@ -30,8 +31,8 @@ def take_over(pipeline: Pipeline) -> None:
     url = publish_url(pipeline)
     if url is None:
         return
-    release = read_json(f"{url}/{ALIAS}")[0].get("release")
-    if release is None or release == read_record(pipeline.folder / SEEN).get("release"):
+    release = s3.read_json(f"{url}/{ALIAS}")[0].get("release")
+    if release is None or release == read_json(pipeline.folder / SEEN).get("release"):
         return
     try:
         manifest = json.loads(read_bytes(f"{url}/releases/{release}.json")[0])
@@ -49,7 +50,7 @@ def publish_rollback(pipeline: Pipeline) -> str | None:
     None where nothing is published, or that champion never was.
     """
     url, champion = publish_url(pipeline), pipeline.registry.champion
-    known = read_json(f"{url}/{ALIAS}")[0].get("releases", {}) if url else {}
+    known = s3.read_json(f"{url}/{ALIAS}")[0].get("releases", {}) if url else {}
     if champion.id not in known:
         return None
     manifest = json.loads(read_bytes(f"{url}/releases/{known[champion.id]}.json")[0])
@@ -96,7 +97,7 @@ def _scratch(pipeline: Pipeline) -> Path:
     return folder
 
 
-def _fetch(url: str, manifest: dict, folder: Path, wanted) -> None:
+def _fetch(url: str, manifest: dict, folder: Path, wanted: Callable[[str], bool]) -> None:
     """Writes the wanted files of a release below a folder, each held against its sha256."""
     for name, file in manifest["files"].items():
         if not wanted(name):

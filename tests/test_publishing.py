@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from pipelines import OUTSIDE, RUN_VARIABLE, pipeline_flags, run_pipe, state_of
-from s3_server import one_after
+from s3_server import one_after, some_after
 
 from cloud import s3 as s3_module
 from search.clip_store import open_clip_store
@@ -204,6 +204,18 @@ def test_rollback_publishes_without_the_recordings(s3, bucket, folder, run, fres
     said = run("--only", "ingest").out  # the other machine follows
     assert "taken over" in said
     assert Registry(folder / "runs").champion.name == before["champion"]
+
+
+def test_rollback_does_not_wait_for_s3(s3, bucket, folder, run, tmp_path, monkeypatch):
+    crown_another(folder, tmp_path)
+    before, _ = Registry(folder / "runs").versions()
+    monkeypatch.setattr(s3_module, "MAX_ATTEMPTS", 1)
+    s3_module.forget_connection()
+    with s3.faulty(some_after(0, 9, "denied", "GET", "champion.json")):
+        outcome = run("rollback")
+    assert outcome.code == 0, outcome.err
+    assert "S3 does not follow" in outcome.out
+    assert Registry(folder / "runs").champion == before
 
 
 @pytest.mark.parametrize("part", ["index/", "models/champions.json", "clips.sqlite"])
