@@ -13,7 +13,6 @@ end, and the exit code is then 1.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -41,7 +40,7 @@ from timeline.durations import (
     write_durations,
 )
 from timeline.formats import read_spans
-from timeline.labelling import Labelled, Method
+from timeline.labelled import Labelled, Method
 from timeline.ledger import ExistingFileError, Ledger
 from timeline.live import LiveOptions, run_live
 from timeline.outputs import NAMES, Outputs, find_truth
@@ -273,23 +272,8 @@ def load_classifier(path: Path) -> tuple[Classifier, Thresholds | None, Path]:
     """The model of a checkpoint, its thresholds, and the folder it learned from."""
     checkpoint = load_checkpoint(path, choose_device())
     thresholds = read_thresholds(checkpoint.recipe)
-    values = {row.name: row.value for row in thresholds.thresholds} if thresholds else {}
-    identity = {
-        "name": checkpoint.model.config["name"],
-        "run": path.resolve().parent.name,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "feature_spec": checkpoint.spec.id,
-        "trained": checkpoint.recipe.get("versions", {}),
-    }
-    classifier = Classifier(
-        checkpoint.model,
-        checkpoint.spec,
-        tuple(checkpoint.classes),
-        checkpoint.clip_seconds,
-        checkpoint.temperature,
-        values,
-        identity,
-    )
+    values = thresholds.values() if thresholds else {}
+    classifier = Classifier.of(checkpoint, path, values)
     return classifier, thresholds, Path(checkpoint.recipe["constants"]["DATA_DIR"])
 
 

@@ -53,7 +53,7 @@ main() {
     status) run_status "$@" ;;
     monitor) run_light watch_run.py "$@" ;;
     test) run_tests "$@" ;;
-    set-up) set_up default ;; # what the others do first
+    set-up) set_up "${1:-default}" ;; # what the others do first; or dev, what test does
     lock) make_lock ;;
     aws) run_aws run "$@" ;;
     logs | fetch | stop | resume | reap | upload) run_aws "$verb" "$@" ;;
@@ -203,7 +203,8 @@ run_tests() {
   section "shellcheck" check_shell || failed+=", shellcheck"
   # One thread for each worker: more only get in each other's way. A third worker, as some tests mostly wait.
   export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-  section "pytest" "$PYTHON" -m pytest -n 3 "$@" || failed+=", pytest"
+  # Tests of one group share what takes long to make, and so a worker.
+  section "pytest" "$PYTHON" -m pytest -n 3 --dist loadgroup "$@" || failed+=", pytest"
   if [[ -n "$failed" ]]; then
     die "test: failed: ${failed#, }. Mend it and run ./run_training.sh test again." 1
   fi

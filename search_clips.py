@@ -28,17 +28,17 @@ from tqdm import tqdm
 
 from cloud.s3 import S3Folder
 from search.clip_store import ClipStore, open_clip_store
-from search.embeddings import Changes, model_version, storable
+from search.embeddings import Changes, model_version
 from search.finder import Finder, index_folder, small_pictures
 from search.holdings import (
     Holdings,
     embed_holdings,
     is_feature_store,
-    place_of,
     prepare_holdings,
     read_holdings,
 )
 from search.model import SearchModel
+from search.names import place_of, storable
 from search.page import Card, Line, write_page
 from search.places import Place
 from search.stretch import Stretch, read_stretch
@@ -125,21 +125,11 @@ def query(options: argparse.Namespace, store: ClipStore) -> int:
         asked = read_stretch(options.file, model.spec, options.start, options.end)
     except MediaError as error:
         raise UserError(f"{options.file} can't be read ({error}): try another file") from error
-    spans = asked.spans(model.clip_seconds, model.hop_seconds)
-    vectors = model.embedder.embed(asked.frames, asked.mfcc, spans)
-    itself = (
-        storable(place_of(str(options.file))),
-        asked.start_seconds,
-        asked.end_seconds,
-    )
-    same: list[Place] = []
-    if options.same:
-        with _bar(len(finder.keys), "look for the same", "recording") as bar:
-            found = finder.same(asked, label=options.label, report=bar.update)
-        same = [place for place in found if not _overlap(place, itself)]
-    elsewhere = [itself, *((p.recording, p.start_seconds, p.end_seconds) for p in same)]
-    similar = finder.similar(vectors, spans, options.k, label=options.label, elsewhere=elsewhere)
-    say_places(options, asked, same, similar, finder)
+    name = storable(place_of(str(options.file)))
+    how = {"label": options.label, "same": options.same}
+    with _bar(len(finder.keys), "look for the same", "recording") as bar:
+        found = finder.answer(model, asked, name, options.k, report=bar.update, **how)
+    say_places(options, asked, found.same, found.similar, finder)
     return 0
 
 
@@ -237,7 +227,7 @@ def open_holdings(text: str, model: SearchModel, options: argparse.Namespace) ->
 
 def open_finder(options: argparse.Namespace, store: ClipStore, model: SearchModel) -> Finder:
     """What answers, as the store is now. Raises UserError where it holds nothing of this model."""
-    finder = Finder.open(store, model.version, model.spec, options.cache_dir)
+    finder = Finder.open(store, model, options.cache_dir)
     if finder.index_note:
         print(f"note: {finder.index_note}: every clip is compared", file=sys.stderr)
     if finder.num_without_features:
@@ -299,11 +289,6 @@ def _load_network(path: Path, options: argparse.Namespace) -> SearchModel:
     encoder = new_model(config, 2, weights).video_encoder.to(choose_device())
     note = f"the trunk alone, {source}: {path} is not there yet"
     return SearchModel.of_trunk(encoder, config.feature_spec, note)
-
-
-def _overlap(place: Place, stretch: tuple[str, float, float]) -> bool:
-    recording, start, end = stretch
-    return place.recording == recording and place.start_seconds < end and start < place.end_seconds
 
 
 def _bar(total: int, title: str, unit: str) -> tqdm:

@@ -16,10 +16,11 @@ import numpy as np
 from tqdm import tqdm
 
 from search.clip_store import open_clip_store
-from search.embeddings import model_version, storable
+from search.embeddings import model_version
 from search.finder import Finder
-from search.holdings import embed_holdings, place_of, prepare_holdings
+from search.holdings import embed_holdings, prepare_holdings
 from search.model import SearchModel
+from search.names import place_of, storable
 from search.places import Place
 from search.stretch import read_stretch
 from training.checkpoint import load_checkpoint

@@ -45,7 +45,8 @@ from benchmarks.planted import (
 from label_recording import load_classifier
 from timeline.classifier import Classifier
 from timeline.comparison import Comparison, compare, comparison_table
-from timeline.labelling import Labeller, Method
+from timeline.labelled import Method
+from timeline.labelling import Labeller
 from timeline.timeline import Segment
 from utils.features import read_features
 from utils.labels import Span, parse_labels

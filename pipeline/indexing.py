@@ -13,10 +13,10 @@ from pipeline.source import open_recordings
 from pipeline.steps import Pipeline, Step
 from pipeline.validation import class_hours
 from search.clip_store import ClipStore, open_clip_store
-from search.embeddings import plan_clips, storable, store_clips
+from search.embeddings import plan_clips, store_clips
 from search.finder import index_folder
-from search.holdings import place_of
 from search.model import SearchModel, embedder_folder
+from search.names import place_of, storable
 from search.vector_index import INFO, IndexMismatch, VectorIndex, open_index
 from training.checkpoint import load_checkpoint
 from training.device import choose_device

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from search.clip_store import ClipStore, EmbeddedClip, clip_id
+from search.names import storable
 from utils.clips import cut_spans
 from utils.feature_store import FeatureStore
 from utils.features import FeatureSpec
@@ -148,11 +149,6 @@ def store_clips(
         kept = len(clips) - len(missing) - len(changed)
         changes += Changes(len(missing), len(changed), kept, len(odd))
     return changes
-
-
-def storable(name: str) -> str:
-    """The name as text that any database takes: bytes that are no UTF-8 as \\xff."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _label_at(recording: Recording, seconds: float) -> str | None:

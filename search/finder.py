@@ -9,8 +9,9 @@ from PIL import Image
 
 from search.airings import Airing, find_airings, group_spots, sharpen
 from search.clip_store import ClipStore, EmbeddedClip
+from search.model import SearchModel
 from search.places import Place, find_places
-from search.stretch import Stretch
+from search.stretch import Stretch, stored_stretch
 from search.vector_index import VectorIndex, open_index
 from utils.duplicates import find_duplicates
 from utils.errors import UserError
@@ -20,6 +21,14 @@ from utils.prepared_set import open_feature_store
 
 SEARCH = "search"  # folder in the cache: an index for each model, and what repeats
 THUMBNAIL_HEIGHT, NUM_THUMBNAILS = 96, 4  # pixels, pictures
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Where the same ran, in the order of recordings and times, and what is similar, best first."""
+
+    same: tuple[Place, ...]
+    similar: tuple[Place, ...]
 
 
 @dataclass(frozen=True)
@@ -59,11 +68,9 @@ class Finder:
         self._clips: dict[str, list[EmbeddedClip]] = {}  # by recording
 
     @classmethod
-    def open(cls, store: ClipStore, version: str, spec: FeatureSpec, cache_dir: Path) -> "Finder":
-        """Of the model of that version, as the store is now.
-
-        Raises UserError where it holds nothing of this model.
-        """
+    def open(cls, store: ClipStore, model: SearchModel, cache_dir: Path) -> "Finder":
+        """Of the clips of a model, as the store is now. Raises UserError where it holds none."""
+        version, spec = model.version, model.spec
         index = open_index(store, index_folder(cache_dir, version), model_version=version)
         if not len(index):
             others = ", ".join(store.models()) or "none"
@@ -97,6 +104,34 @@ class Finder:
     def num_without_features(self) -> int:
         """Recordings that only similar clips can be looked for in."""
         return sum(len(names) for key, names in self._names.items() if key not in self._features)
+
+    def answer(
+        self,
+        model: SearchModel,
+        asked: Stretch,
+        name: str,
+        k: int,
+        *,
+        label: str | None = None,
+        same: bool = True,
+        report: Callable[[int], None] = lambda recordings: None,
+    ) -> Answer:
+        """What is like a stretch of the recording `name`, which is no answer itself.
+
+        Where the `same` is wanted, what is only similar lies elsewhere.
+        """
+        spans = asked.spans(model.clip_seconds, model.hop_seconds)
+        vectors = model.embedder.embed(asked.frames, asked.mfcc, spans)
+        itself = name, asked.start_seconds, asked.end_seconds
+        found = self.same(asked, label=label, report=report) if same else []
+        places = tuple(place for place in found if not _overlap(place, itself))
+        elsewhere = [itself, *((p.recording, p.start_seconds, p.end_seconds) for p in places)]
+        similar = self.similar(vectors, spans, k, label=label, elsewhere=elsewhere)
+        return Answer(places, tuple(similar))
+
+    def stretch(self, key: str, start_seconds: float, end_seconds: float) -> Stretch:
+        """A stretch of a recording whose features are here: nothing is decoded."""
+        return stored_stretch(self._features, key, self._spec, start_seconds, end_seconds)
 
     def similar(
         self,
@@ -201,6 +236,11 @@ def small_pictures(frames: np.ndarray, aspect_ratio: float) -> np.ndarray:
     rows = np.unique(np.linspace(0, len(frames) - 1, NUM_THUMBNAILS).round().astype(int))
     size = (width, THUMBNAIL_HEIGHT)
     return np.stack([np.asarray(Image.fromarray(frames[row]).resize(size)) for row in rows])
+
+
+def _overlap(place: Place, stretch: tuple[str, float, float]) -> bool:
+    recording, start, end = stretch
+    return place.recording == recording and place.start_seconds < end and start < place.end_seconds
 
 
 def _in_order(places: Iterable[Place]) -> tuple[Place, ...]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -10,8 +9,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from search.clip_store import ClipStore
-from search.embeddings import Changes, plan_clips, storable, store_clips
+from search.embeddings import Changes, plan_clips, store_clips
 from search.model import SearchModel
+from search.names import place_of, storable
 from utils.errors import UserError
 from utils.features import FeatureSpec
 from utils.labels import Span
@@ -160,15 +160,6 @@ def embed_holdings(
             deleted = store.delete(recording=name, model_version=model.version)
             changes += Changes(deleted=deleted)
     return changes
-
-
-def place_of(text: str, is_remote: bool = False) -> str:
-    """The same name for the same folder or file, however it was written."""
-    if is_remote:
-        return text.rstrip("/")
-    path = os.path.abspath(text)
-    relative = os.path.relpath(path)
-    return path if relative.startswith("..") else relative
 
 
 def _labelled(open_it: Callable[[], Source], say: Callable[[str], None]) -> dict[str, Recording]:

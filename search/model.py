@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from search.embeddings import CLIP_SECONDS, Embedder
-from search.finder import SEARCH
 from search.kept_embedder import keep_embedder, read_embedder
 from utils.features import FeatureSpec
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:  # a model that was kept answers without torch
 
     from models.encoders import FrameEncoder
 
-EMBEDDERS = "embedders"  # folder in the cache, beside those of the indexes
+EMBEDDERS = "embedders"  # folder in the cache, one in it for each model
 
 
 class Trained(Protocol):
@@ -87,4 +86,4 @@ class SearchModel:
 
 def embedder_folder(cache_dir: Path, version: str) -> Path:
     """Where `SearchModel.keep` leaves a network."""
-    return Path(cache_dir, SEARCH, EMBEDDERS, version)
+    return Path(cache_dir, EMBEDDERS, version)

@@ -44,12 +44,15 @@ def find_places(
     spot that was cut short hides it. `without` are ids of clips that are no answer.
     """
     among = None
-    if label is not None or without:
-        among = store.digests(label=label, model_version=index.model_version).keys() - set(without)
+    if label is not None:
+        among = store.digests(label=label, model_version=index.model_version).keys()
+    without = set(without)
     most = len(index) if among is None else len(among)
     num_hits = min(most, FIRST_HITS * k)
     while True:
-        hits = index.query(vectors, num_hits, among=among)
+        # Left out afterwards, as they are few: to name all others takes longer than to search.
+        rows = index.query(vectors, num_hits + len(without), among=among)
+        hits = [[hit for hit in row if hit.id not in without][:num_hits] for row in rows]
         found = _gather(hits, store, spans)
         if len(found) >= k or num_hits >= most:
             break

@@ -59,7 +59,9 @@ class SqliteClipStore(ClipStore):
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._errors():
-            self._db = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)
+            # Threads may hand it to each other, one at a time, as those of the page do.
+            how = {"isolation_level": None, "check_same_thread": False}
+            self._db = sqlite3.connect(path, timeout=WAIT_SECONDS, **how)
             try:
                 self._prepare()
             except BaseException:

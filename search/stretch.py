@@ -10,6 +10,7 @@ import numpy as np
 from search.embeddings import CLIP_SECONDS, HOP_SECONDS
 from utils.clips import cut_spans
 from utils.errors import UserError
+from utils.feature_store import FeatureStore
 from utils.features import FeatureSpec, check_length, read_features
 from utils.media import WHOLE, MediaError, Part, SplitError
 from utils.parts import parts_around
@@ -62,6 +63,22 @@ def read_stretch(
         return _read(path, spec, part, first_seconds, (start_seconds, end))
     except SplitError:  # it can't be entered in the middle after all
         return _read(path, spec, WHOLE, 0.0, (start_seconds, end))
+
+
+def stored_stretch(
+    features: FeatureStore,
+    key: str,
+    spec: FeatureSpec,
+    start_seconds: float,
+    end_seconds: float,
+) -> Stretch:
+    """The same of a recording whose features are stored. Raises MediaError for too short a one."""
+    frames = features.get(key, "frames")[spec.frame_span(start_seconds, end_seconds)]
+    check_length(len(frames), spec)
+    heard = features.get(key, "mfcc")
+    mfcc = None if heard is None else heard[spec.mfcc_span(start_seconds, end_seconds)]
+    end = min(end_seconds, start_seconds + len(frames) / spec.fps)
+    return Stretch(start_seconds, end, frames, mfcc, features.info(key)["aspect_ratio"])
 
 
 def _read(

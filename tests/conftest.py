@@ -77,6 +77,23 @@ def trained_run(small_flags, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def made_archive(tmp_path_factory):
+    """Recordings with a known truth and a model that gets a part wrong; to be copied."""
+    from archives import make_archive
+
+    return make_archive(tmp_path_factory.mktemp("archive") / "made")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser; the tests are skipped where there is none, or fail if REQUIRE_BROWSER=1."""
+    from browser import open_chromium
+
+    with open_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
 def s3_server():
     """An S3 service on loopback, which tests may make faulty."""
     from s3_server import S3Server

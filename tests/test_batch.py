@@ -9,7 +9,7 @@ from trainings import write_clip
 from label_recording import load_classifier
 from timeline.batch import label_on_cluster, label_recordings
 from timeline.classifier import Classifier
-from timeline.labelling import Labelled, Method
+from timeline.labelled import Labelled, Method
 from utils.media import MediaError
 
 

@@ -26,7 +26,8 @@ MAY_IMPORT = {
 # Each heavy dependency with the only files that may import it, besides tests and benchmarks.
 DOORS = {
     "av": r"utils/(media|video|scaling|bars|hardware|interleaved|parts|stretches|audio|demo_\w+"
-    r"|connections|streams|tracks|picture_index|muxing|encoding|splicing|overlays)\.py",
+    r"|connections|streams|tracks|picture_index|muxing|encoding|splicing|overlays|playback"
+    r"|previews|proxies)\.py",
     "cv2": r"utils/(video|scaling|overlays|demo_\w+)\.py",
     "librosa": r"",  # tests alone: it takes 1.4 seconds to import
     "onnx": r"models/\w+\.py",
@@ -41,21 +42,29 @@ DOORS = {
     "boto3": r"cloud/\w+\.py",
     "botocore": r"cloud/\w+\.py",
     "s3transfer": r"cloud/\w+\.py",
+    "fastapi": r"web/\w+\.py",
+    "starlette": r"web/\w+\.py",
+    "pydantic": r"web/\w+\.py",
+    "anyio": r"web/\w+\.py",
+    "uvicorn": r"serve\.py",
 }
 ROOM_LIBRARIES = {"models": {"torch", "torchvision", "onnx", "onnxruntime", "numpy"}}
 BANNED_LIBRARIES = {"cloud": {"torch", "torchvision"}}  # it starts in well under a second
 
 OPTIONAL = {"annoy", "ray", "mlflow"}  # what asks for one says so where it is missing
 
-PACKAGE_OF = {  # where the module's name is not the package's
+PACKAGE_OF = {  # where the module's name is not the package's, or comes with another
     "PIL": "pillow",
+    "anyio": "fastapi",
     "bson": "pymongo",
     "botocore": "boto3",
     "cv2": "opencv-python-headless",
     "mlflow": "mlflow-skinny",
+    "pydantic": "fastapi",
     "pynvml": "nvidia-ml-py",
     "s3transfer": "boto3",
     "sklearn": "scikit-learn",
+    "starlette": "fastapi",
 }
 
 
@@ -165,13 +174,16 @@ for name in {ours!r}:
 
 
 @pytest.mark.parametrize(
-    "script", ["label_recording", "search_clips", "cost_optimized_train", "train"]
+    "script", ["label_recording", "search_clips", "cost_optimized_train", "train", "serve"]
 )
 def test_scripts_start_without_the_slow_libraries(script):
     # Seconds each, and a label is promised within five seconds of the start.
     slow = {"torchvision", "librosa", "sklearn", "scipy.optimize", "cv2", "onnx", "onnxruntime"}
     slow |= {"tensorboard", "mlflow", "pymongo", "annoy"}
-    slow |= {"torch"} if script == "search_clips" else set()  # a question is answered without
+    if script in ("serve", "search_clips"):  # a page, or an answer, is there before torch is
+        slow |= {"torch"}
+    if script == "serve":
+        slow |= {"sqlite3"}
     code = f"import sys, {script}; print(sorted({slow!r} & set(sys.modules)))"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -205,12 +217,21 @@ TESTED_THROUGH = {
     "tracks": "streams",
     "indexing|ingest|judging|preparing|profile|source|steps|training": "run_pipeline",
     "probing|settings": "validation",
+    "cuts|levels|thumbnails": "media_api",
+    "listing": "library_api",
+    "looks|readers": "library",
     "sqlite_store|mongo_store": "clip_store",
     "takeover": "publishing",
     "trees": "vector_index",
     "embedder": "embeddings",
     "sessions": "runtime",
-    "finder|holdings|page|places|stretch|wording": "search_clips",
+    "finder|holdings|model|names|page|places|stretch|wording": "search_clips",
+    "label_jobs|labelled|timelines|model_in_use|health|recipe": "timelines_api",
+    "reception|workers": "uploads_api",
+    "app|services": "access",
+    "search_api": "finding",
+    "runs_api": "runs",
+    "material": "retraining",
 }
 
 

@@ -9,7 +9,8 @@ from trainings import write_clip
 
 from label_recording import load_classifier
 from timeline.classifier import Classifier
-from timeline.labelling import Labeller, Method
+from timeline.labelled import Method
+from timeline.labelling import Labeller
 from timeline.policies import Policy
 from utils.media import MediaError
 

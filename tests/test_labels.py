@@ -71,6 +71,13 @@ def test_break_at_the_start_leaves_no_empty_span_before_it():
     assert spans("a.edl", "0 30 3") == [(0.0, 30.0, "ads"), (30.0, INF, "games")]
 
 
+def test_stretch_with_the_label_null_is_seen_and_shows_neither():
+    text = as_json((0, 10, "ads"), (10, 20, None), (20, 30, "ads"))
+    assert spans("a.json", text) == [(0, 10, "ads"), (20, 30, "ads")]
+    with pytest.raises(LabelError, match="from 5 s on it is"):
+        parse_labels("a.json", as_json((0, 10, "ads"), (5, 20, None)).encode())
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.json"])
 def test_file_that_names_other_labels_says_all_there_is(name):
     rows = [(0, 10, "ads"), (10, 20, "games"), (30, 40, "replays")]
@@ -121,7 +128,6 @@ def test_times_that_differ_by_rounding_touch():
         ("a.json", as_json((1, None, "ads")), "segment 1 has the time None"),
         ("a.json", as_json((1, True, "ads")), "segment 1 has the time True"),
         ("a.json", as_json((1, 10**400, "ads")), "segment 1 has the time 1000"),
-        ("a.json", as_json((1, 2, None)), "segment 1 has no label"),
         ("a.csv", b"\xff\xfe1\x00", "is not text in UTF-8"),
     ],
 )

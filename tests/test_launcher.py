@@ -247,6 +247,11 @@ def test_set_up_alone_runs_nothing_else(clone):
     assert "SCRIPT" not in done.stdout
 
 
+def test_set_up_can_be_that_of_the_tests(clone):
+    assert clone.run("set-up", "dev").returncode == 0
+    assert "dev-packages" in clone.synced()[0]
+
+
 def test_changed_lock_is_synced(clone):
     clone.run("local")
     with (clone.folder / "Pipfile.lock").open("a") as file:

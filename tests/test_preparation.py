@@ -25,6 +25,7 @@ from utils.features import FeatureBlock, FeatureSpec
 from utils.media import Part, SplitError
 from utils.preparation import prepare_recordings
 from utils.prepared_set import PreparedSet, open_feature_store
+from utils.progress import Progress
 from utils.recordings import DataError, find_recordings
 from utils.sources import Folder
 
@@ -101,7 +102,7 @@ def failed(error: Exception) -> Future:
 
 
 def prepare(
-    data: Path, *, spec=SPEC, workers=1, max_rejected=0.2, retry_rejected=False
+    data: Path, *, spec=SPEC, workers=1, max_rejected=0.2, retry_rejected=False, watch=None
 ) -> PreparedSet:
     return prepare_recordings(
         find_recordings(Folder(data)),
@@ -111,6 +112,7 @@ def prepare(
         workers=workers,
         max_rejected=max_rejected,
         retry_rejected=retry_rejected,
+        watch=watch,
     )
 
 
@@ -439,6 +441,27 @@ def test_run_stopped_in_the_middle_goes_on_where_it_was(data, decoded, monkeypat
     prepared = prepare(data)
     assert set(decoded) <= {"c.mp4", "d.mp4"}
     assert files_below(prepared.store.folder) == undisturbed
+
+
+def test_watcher_is_told_instead_of_the_terminal_and_may_end_it(data, capsys):
+    class Enough(Exception):
+        pass
+
+    told = []
+
+    def watch(progress: Progress) -> None:
+        told.append(progress.fraction)
+        if (progress.fraction or 0) > 0.3:
+            raise Enough
+
+    with pytest.raises(Enough):
+        prepare(data, watch=watch)
+    kept = len(open_feature_store(data / "../cache", SPEC))
+    assert told[-1] > 0.3
+    prepared = prepare(data, watch=lambda progress: told.append(progress.fraction))
+    assert len(prepared.keys) == 4 > kept
+    assert told[-1] == pytest.approx(1)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_second_preparer_is_refused_in_one_line(data):

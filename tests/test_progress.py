@@ -23,6 +23,16 @@ def test_line_before_anything_is_known(clock):
     assert progress.line() == "0.0/? h · 0x real time · ETA ? · 0 rejected"
 
 
+def test_fraction_is_of_all_seconds_those_of_an_earlier_run_among_them(clock):
+    progress = Progress({"a": 100, "b": 300}, prepared_seconds=3600.0, clock=clock)
+    assert progress.fraction is None
+    progress.opened("a", 3600.0)
+    assert progress.fraction == pytest.approx(1 / 5)  # b is taken to last three hours
+    progress.ended("a", 3600.0)
+    progress.ended("b", 3600.0)
+    assert progress.fraction == 1
+
+
 def test_lengths_that_are_not_known_follow_from_sizes(clock):
     progress = Progress({"a": 100, "b": 300}, clock=clock, price_per_hour=2.0)
     progress.opened("a", 3600.0)

@@ -106,6 +106,14 @@ def test_ci_runs_the_tests_beside_a_mongodb():
     assert {"run": ".ci/run"} in job["steps"]
 
 
+def test_ci_has_a_browser_and_fails_without_one():
+    job = read(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]["test"]
+    runs = [step["run"] for step in job["steps"] if "run" in step]
+    (install,) = (run for run in runs if "playwright install" in run)
+    assert runs.index(install) < runs.index(".ci/run")
+    assert job["env"]["REQUIRE_BROWSER"] == "1"
+
+
 def test_retraining_is_asked_for_in_three_ways_and_limited_in_cost():
     workflow = read(ROOT / ".github" / "workflows" / "retrain.yml")
     assert set(workflow["on"]) == {"workflow_dispatch", "schedule", "repository_dispatch"}

@@ -5,7 +5,7 @@ import random
 
 import numpy as np
 
-from timeline.labelling import Labelled
+from timeline.labelled import Labelled
 from timeline.timeline import Segment, Timeline
 
 CLASSES = ("ads", "games", "Pause; #2 = <b>Studio & Co</b>\\", "Größe, 'so'", "a --> b")

@@ -6,7 +6,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 
 from timeline.classifier import Classifier
-from timeline.labelling import Labelled, Labeller, Method, OnProgress
+from timeline.labelled import Labelled, Method
+from timeline.labelling import Labeller, OnProgress
 from utils.cluster import map_on_cluster
 from utils.media import MediaError
 from utils.processes import WorkerLost, WorkerPool

@@ -1,7 +1,6 @@
 """Labelling: a recording to its timeline, every step in its order."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,34 +8,14 @@ import numpy as np
 from models.runtime import TrunkRuntime
 from timeline.boundaries import snap_edges
 from timeline.classifier import Classifier
-from timeline.durations import DEFAULT_DURATIONS, Durations
-from timeline.policies import Policy, apply_policy
+from timeline.labelled import Labelled, Method
+from timeline.policies import apply_policy
 from timeline.scoring import ScoredRecording, score_recording
 from timeline.segments import find_segments
 from timeline.timeline import Timeline
 from utils.labels import BREAK_LABEL
 
 OnProgress = Callable[[float, float], None]  # seconds done, of how many
-
-
-@dataclass(frozen=True)
-class Method:
-    """How recordings are labelled; a timeline is a function of it, the model and the recording."""
-
-    quick: bool = False
-    durations: Durations = DEFAULT_DURATIONS
-    policy: Policy = Policy()
-    embeddings: Path | None = None  # folder that keeps them: labelling again takes seconds
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """What came of a recording: its timeline, and what the model itself said."""
-
-    timeline: Timeline
-    overall: tuple[float, ...]  # probability of each class for the whole recording
-    break_probabilities: np.ndarray  # (N,) float32, of ads at (k + 0.5) * hop_seconds; or empty
-    hop_seconds: float
 
 
 class Labeller:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from timeline.classifier import Classifier
-from timeline.labelling import Labelled, Method
+from timeline.labelled import Labelled, Method
 from timeline.tables import TimelineError, from_json, to_json
 from utils.errors import UserError
 from utils.files import stamp_file, write_whole
@@ -95,15 +95,16 @@ class Ledger:
 
     def _read(self, recording: Path) -> dict:
         try:
-            return json.loads(self._path(recording).read_bytes())
+            return json.loads(self.place(recording).read_bytes())
         except (FileNotFoundError, ValueError):  # none yet, or damaged: labelled anew
             return {}
 
     def _write(self, recording: Path, entry: dict) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self._path(recording), json.dumps(entry).encode())
+        write_whole(self.place(recording), json.dumps(entry).encode())
 
-    def _path(self, recording: Path) -> Path:
+    def place(self, recording: Path) -> Path:
+        """The file about a recording, whether it is there or not."""
         return self.folder / f"{_digest(_name(recording).encode())[:32]}.json"
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from timeline.formats import FORMATS, format_named, format_timeline, sidecar_path
-from timeline.labelling import Labelled
+from timeline.labelled import Labelled
 from timeline.picture import draw_timelines
 from utils.errors import UserError
 from utils.labels import LABEL_SUFFIXES, Span

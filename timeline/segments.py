@@ -3,13 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from timeline.durations import DEFAULT_DURATIONS, Durations
-from timeline.scoring import ScoredRecording
 from timeline.semi_markov import Chain, best_segments, state_probabilities
 from timeline.timeline import Segment
+
+if TYPE_CHECKING:  # it takes seconds to import, which whoever reads old timelines need not wait
+    from timeline.scoring import ScoredRecording
 
 # Windows a hop apart are nearly the same window: what they say counts once in so many seconds.
 # Fewer, and a spot full of sport splits its break; more, and breaks of one spot go. From 3 to 5, on
@@ -25,7 +28,7 @@ UNSURE_BELOW = 0.8  # confidence: 2 of 15 segments were wrong, and 1 of 431 from
 
 
 def find_segments(
-    scored: ScoredRecording,
+    scored: "ScoredRecording",
     classes: Sequence[str],
     durations: Durations = DEFAULT_DURATIONS,
     *,
@@ -60,7 +63,7 @@ def find_segments(
     return (*segments[:-1], replace(segments[-1], end_seconds=scored.duration_seconds))
 
 
-def _evidence(scored: ScoredRecording) -> np.ndarray:
+def _evidence(scored: "ScoredRecording") -> np.ndarray:
     """(N, C) logarithm of how well each class explains a step.
 
     The classes weigh the same in training, so probabilities are in proportion to likelihoods.
@@ -69,7 +72,7 @@ def _evidence(scored: ScoredRecording) -> np.ndarray:
     return (LONG_PART * long + SHORT_PART * short) * scored.hop_seconds / EVIDENCE_SECONDS
 
 
-def _log_probabilities(scored: ScoredRecording) -> np.ndarray:
+def _log_probabilities(scored: "ScoredRecording") -> np.ndarray:
     """(2, N, C) float64, of the long and the short window, less sure than the model."""
     longest, shortest = np.argmax(scored.window_seconds), np.argmin(scored.window_seconds)
     probabilities = scored.probabilities[[longest, shortest]].astype(np.float64)
@@ -105,7 +108,7 @@ def _gains(
     return np.where(np.isin(classes, kept), 0.0, probabilities - limits)
 
 
-def _placed(scored: ScoredRecording, found: Sequence[tuple[int, int, int]]) -> list[int]:
+def _placed(scored: "ScoredRecording", found: Sequence[tuple[int, int, int]]) -> list[int]:
     """The edges of segments in steps, both ends included, each on the best place near it.
 
     That is where the windows that end at it say one class and those that begin at it the other. A

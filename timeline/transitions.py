@@ -1,11 +1,13 @@
 """Transitions: where the picture of a stretch changes to another, at once or gradually."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from utils.stretches import Stretch
+from utils.stretches import Stretch, read_stretches
+from utils.video import probe
 
 SIZE = (18, 32)  # of the pictures looked at; half of it where they are compared
 MIN_PICTURES = 8  # of a stretch that tells motion from change
@@ -29,6 +31,8 @@ MIN_DISSOLVE_RATIO, MIN_DISSOLVE_LUMA = 1.25, 8.0
 CUT_RESIDUAL, MAX_DISSOLVE_RESIDUAL = 0.25, 0.2
 COLOUR_STEP = 64  # of each of red, green and blue: four levels, 64 colours
 COLOUR_SECONDS = 3.0
+CONTEXT_SECONDS = 1.6  # read on either side of a span, to see what stands beside a change
+SOUND_RATE = 8_000  # of the sound that comes with a stretch, and is not used here
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,32 @@ class Transition:
     @property
     def middle_seconds(self) -> float:
         return (self.start_seconds + self.end_seconds) / 2
+
+
+def read_transitions(
+    path: str | os.PathLike,
+    span: tuple[float, float],
+    recording_seconds: float | None = None,
+    has_jumps: bool = False,
+    report: Callable[[object], None] = lambda _: None,
+) -> list[Transition]:
+    """The transitions whose middle is in a span [start, end) of a recording, in order.
+
+    `recording_seconds` is as `read_stretches` wants it, by default what the file says of itself.
+    Raises MediaError.
+    """
+    start, end = span
+    if recording_seconds is None:
+        recording_seconds = probe(path).duration_seconds
+    [stretch] = read_stretches(
+        path,
+        [(max(0.0, start - CONTEXT_SECONDS), end + CONTEXT_SECONDS)],
+        SIZE,
+        sample_rate=SOUND_RATE,
+        recording_seconds=recording_seconds,
+        has_jumps=has_jumps,
+    )
+    return [found for found in find_transitions(stretch) if start <= found.middle_seconds < end]
 
 
 def find_transitions(stretch: Stretch) -> list[Transition]:

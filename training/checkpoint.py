@@ -5,22 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
 from models import build_model
+from training.recipe import FORMAT, CheckpointError, check_format, opened
 from training.run_log import package_versions
-from utils.errors import UserError
 from utils.features import FeatureSpec
 from utils.files import write_whole
 
-FORMAT = "ad-game-classifier/1"
 STATE_FORMAT = "ad-game-classifier-state/2"
-
-
-class CheckpointError(UserError):
-    """A checkpoint that is missing, damaged, or of another version."""
 
 
 @dataclass(frozen=True)
@@ -87,23 +81,10 @@ def load_state(path: Path) -> dict:
 
 
 def _read(path: Path, wanted: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    if not Path(path).is_file():
-        raise CheckpointError(f"{path} is not a file: train first with ./run_training.sh local")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            names = file.keys()
-            found = metadata.get("format", "no format of ours")
-            if found != wanted:
-                raise CheckpointError(
-                    f"{path} is of another version (found {found!r}, this code reads {wanted!r}): "
-                    "train again, or use the version that wrote it"
-                )
-            return {name: file.get_tensor(name) for name in names}, metadata
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is damaged or no checkpoint ({error}): train again or copy it anew"
-        ) from error
+    with opened(path, "pt") as file:
+        metadata = check_format(path, file.metadata(), wanted)
+        names = file.keys()
+        return {name: file.get_tensor(name) for name in names}, metadata
 
 
 def _take_tensors(value: object, tensors: dict[str, torch.Tensor]) -> object:

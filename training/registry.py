@@ -22,6 +22,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+from training.child import is_finished
+from training.run_progress import VERSION_FILE, run_folders
 from training.tracking import NAME_VARIABLE, experiment_id, explained, open_client
 from utils.errors import UserError
 from utils.files import write_whole
@@ -29,7 +31,7 @@ from utils.files import write_whole
 MODEL = "best.safetensors"
 OTHERS = ("report.html", "metrics.json", "config.json", "data.json", "predictions.csv", "run.log")
 CHAMPION, CHALLENGER = "champion", "challenger"
-MODELS, HISTORY, FACTS = "models", "champions.json", "version.json"
+MODELS, HISTORY, FACTS = "models", "champions.json", VERSION_FILE
 REGISTERED = "ad-game-classifier"  # the name in MLflow, unless that of the experiment is given
 TAG, HASH_TAG = "version", "sha256"  # of a version in MLflow
 
@@ -334,9 +336,18 @@ class _Mirror:
 
 
 def default_checkpoint(runs_dir: str | Path = "runs") -> Path:
-    """The champion's, where the pipeline has made one, else what the latest training left."""
+    """The champion's, else what the last training left that has ended well, else `latest`'s.
+
+    A training that goes on, or was broken off, is not used before it was judged.
+    """
     champion = Path(runs_dir, CHAMPION, MODEL)
-    return champion if champion.exists() else Path(runs_dir, "latest", MODEL)
+    if champion.exists():
+        return champion
+    latest = Path(runs_dir, "latest")
+    if not is_finished(latest):
+        ended = [folder for folder in run_folders(Path(runs_dir)) if is_finished(folder)]
+        latest = max(ended, key=lambda f: (f / MODEL).stat().st_mtime_ns, default=latest)
+    return latest / MODEL
 
 
 def hash_file(path: Path) -> str:

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 RUNNING, FINISHED, FAILED, INTERRUPTED = "running", "finished", "failed", "interrupted"
+VERSION_FILE = "version.json"  # of a registered model, which is the copy of a run
 SILENT_SECONDS = 15.0  # the monitor writes each second; a machine that swaps may skip some
 BEST = {"val_auc": "AUC", "val_balanced_accuracy": "balanced"}
 
@@ -36,10 +37,14 @@ class RunProgress:
 
 def list_runs(runs_dir: Path, now: float | None = None) -> list[RunProgress]:
     """The runs below a folder, the newest first; [] where there is none."""
-    folders = [path.parent for path in runs_dir.glob("*/config.json")]
-    real = {folder.resolve() for folder in folders}  # `latest` is one of them
-    runs = [read_progress(folder, now) for folder in real]
+    runs = [read_progress(folder, now) for folder in run_folders(runs_dir)]
     return sorted(runs, key=lambda run: run.age_seconds if run.age_seconds is not None else 1e18)
+
+
+def run_folders(runs_dir: Path) -> set[Path]:
+    """Where the runs below a folder are: `latest` leads to one of them, `champion` to none."""
+    folders = {path.parent.resolve() for path in runs_dir.glob("*/config.json")}
+    return {folder for folder in folders if not (folder / VERSION_FILE).exists()}
 
 
 def read_progress(folder: Path, now: float | None = None) -> RunProgress:

@@ -83,10 +83,13 @@ class Thresholds:
         rows = tuple(Threshold(**_tuples(row)) for row in values["thresholds"])
         return cls(Aim(**values["aim"]), values["kept"], rows)
 
+    def values(self) -> dict[str, float]:
+        """From where each class but the kept one is said."""
+        return {threshold.name: threshold.value for threshold in self.thresholds}
+
     def decide(self, probabilities: np.ndarray, classes: Sequence[str]) -> np.ndarray:
         """(N,) int64 class indices for probabilities (N, C)."""
-        values = {threshold.name: threshold.value for threshold in self.thresholds}
-        return decide(probabilities, classes, values)
+        return decide(probabilities, classes, self.values())
 
     def sentences(self) -> list[str]:
         """The aim, then a line for each class: from where on it is said, and what that costs."""

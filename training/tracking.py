@@ -15,11 +15,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
+from utils.config import Config
 from utils.errors import Interrupted, UserError
 
-if TYPE_CHECKING:  # they bring torch, which search_clips.py goes without
+if TYPE_CHECKING:  # it imports torch, which the registry need not wait for
     from training.run_log import RunLog
-    from utils.config import Config
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 NAME_VARIABLE = "MLFLOW_EXPERIMENT_NAME"
@@ -39,7 +39,7 @@ class TrackingError(UserError):
     """MLflow was asked for and can't be had."""
 
 
-def check_tracking(config: "Config") -> None:
+def check_tracking(config: Config) -> None:
     """Raises TrackingError now, rather than after hours, where MLflow is wanted and missing."""
     uri = tracking_uri(config.runs_dir, config.track)
     if uri is not None:
@@ -110,7 +110,7 @@ class Tracking:
     nothing it meets ends a training.
     """
 
-    def __init__(self, run: "RunLog", config: "Config"):
+    def __init__(self, run: "RunLog", config: Config):
         self._run = run
         uri = tracking_uri(config.runs_dir, config.track)
         self._trackers: list[_Tracker] = [_TensorBoard(run.path("tensorboard"))]
@@ -216,7 +216,7 @@ class _Mlflow(_Tracker):
 
     name = "MLflow"
 
-    def __init__(self, uri: str, run: "RunLog", config: "Config"):
+    def __init__(self, uri: str, run: "RunLog", config: Config):
         self._uri = uri
         self._run = run
         self._config = config

@@ -22,6 +22,10 @@ def write_whole(path: Path, data: bytes) -> None:
 
 def stamp_file(path: Path) -> list[int]:
     """JSON that changes whenever the content may have changed."""
-    status = path.stat()
+    return stamp_of(path.stat())
+
+
+def stamp_of(status: os.stat_result) -> list[int]:
+    """The same of a file whose status is known."""
     # A tool that restores the old time of a file it changed can't set back the ctime.
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]

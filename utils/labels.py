@@ -16,6 +16,7 @@ LABEL_SUFFIXES = (".json", ".csv", ".edl")
 BREAK_LABEL, REST_LABEL = "ads", "games"
 EDL_ACTIONS = {"0": BREAK_LABEL, "1": None, "2": None, "3": BREAK_LABEL}  # mute and scene: ignored
 COLUMNS = ("start_seconds", "end_seconds", "label")
+UNLABELLED = "\0"  # of a row that says a stretch is none of the classes
 
 Row = tuple[str, str | float, str | float, str]  # place in the file, start, end, label
 
@@ -37,8 +38,9 @@ def parse_labels(name: str, data: bytes) -> tuple[Span, ...]:
     """The spans of a recording in order, disjoint, from the content of the label file `name`.
 
     A file that names nothing but ads (as every .edl does) names the breaks, and the rest is games.
-    One that names anything else says all there is: what it leaves out is not labelled. Touching and
-    overlapping spans of one label are joined. Raises LabelError.
+    One that names anything else says all there is: what it leaves out is not labelled, nor is what
+    has the label null in a .json. Touching and overlapping spans of one label are joined. Raises
+    LabelError.
     """
     suffix = PurePosixPath(name).suffix.lower()
     read = {".edl": _read_edl, ".csv": _read_csv, ".json": _read_json}[suffix]
@@ -65,7 +67,7 @@ def to_spans(name: str, rows: Iterable[Row]) -> tuple[Span, ...]:
         raise LabelError(f"{name}: {error}") from None
     if all(span.label == BREAK_LABEL for span in spans):
         spans = _with_rest(spans)
-    return tuple(spans)
+    return tuple(span for span in spans if span.label != UNLABELLED)
 
 
 def _read_edl(text: str) -> Iterator[Row]:
@@ -123,7 +125,7 @@ def _read_json(text: str) -> Iterator[Row]:
             f'not {{"segments": [...]}} with {", ".join(COLUMNS)} in each: correct or remove it'
         ) from None
     for number, (start, end, label) in enumerate(rows, 1):
-        yield f"segment {number}", start, end, label
+        yield f"segment {number}", start, end, UNLABELLED if label is None else label
 
 
 def _checked(rows: Iterable[Row]) -> list[Span]:

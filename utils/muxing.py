@@ -78,15 +78,18 @@ def check_output(path: Path, sources: Sequence[Path], *, overwrite: bool) -> Non
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[av.container.OutputContainer]:
+def writing(
+    path: Path, *, options: dict[str, str] | None = None
+) -> Iterator[av.container.OutputContainer]:
     """Opens a file for writing beside `path`, whose place it takes at the end, or leaves nothing.
 
-    Raises MuxError in one line for a full disk and for what the container does not take.
+    `options` are those of the container. Raises MuxError in one line for a full disk and for what
+    the container does not take.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     output = None
     try:
-        output = open_output(temporary, path.suffix)
+        output = open_output(temporary, path.suffix, options)
         yield output
         output.close()
         descriptor = os.open(temporary, os.O_RDONLY)
@@ -106,9 +109,13 @@ def writing(path: Path) -> Iterator[av.container.OutputContainer]:
         raise
 
 
-def open_output(file: Path | io.BytesIO, suffix: str) -> av.container.OutputContainer:
+def open_output(
+    file: Path | io.BytesIO, suffix: str, options: dict[str, str] | None = None
+) -> av.container.OutputContainer:
     """Returns an open container of the kind that a suffix stands for."""
-    options = {"mpegts_m2ts_mode": "1"} if suffix.lower() in (".m2ts", ".mts") else {}
+    options = dict(options or {})
+    if suffix.lower() in (".m2ts", ".mts"):
+        options["mpegts_m2ts_mode"] = "1"
     name = file if isinstance(file, io.BytesIO) else os.path.abspath(file)
     return av.open(name, "w", format=FORMATS[suffix.lower()], container_options=options)
 

@@ -102,10 +102,12 @@ class PictureIndex:
         return int(self.boundaries[place]), int(self.boundary_pts[place])
 
 
-def read_index(path: str | os.PathLike) -> PictureIndex:
+def read_index(
+    path: str | os.PathLike, on_packet: Callable[[av.Packet], None] = lambda _: None
+) -> PictureIndex:
     """Returns the index of a recording: all of it is read, nothing is decoded but one picture.
 
-    Raises MediaError.
+    `on_packet` is told of every packet of the pictures. Raises MediaError.
     """
     zero = Fraction(first_picture_seconds(path)).limit_denominator(10**9)
     with opened(path) as container:
@@ -113,6 +115,7 @@ def read_index(path: str | os.PathLike) -> PictureIndex:
         scan = _Scan(stream, zero)
         for packet in packets(container, stream):
             if packet is not None:
+                on_packet(packet)
                 scan.add(packet)
         if not scan.pts:
             raise MediaError("no picture in it has a time")

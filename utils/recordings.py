@@ -95,6 +95,13 @@ def class_names(recordings: list[Recording]) -> list[str]:
     return classes
 
 
+def class_of(name: str) -> str | None:
+    """The class that the folder of a video in a data folder says, None where it says none: for
+    whole recordings, and for what lies at the top."""
+    folder = _top_folder(name)
+    return None if folder is None or _is_labelled(folder) else PurePosixPath(folder).name
+
+
 def is_video(name: str) -> bool:
     return name.lower().endswith(VIDEO_SUFFIXES)
 

@@ -104,7 +104,7 @@ def splice(
         pictures = _Reencoded(output, video, index, spans, painter) if encode_all else None
         clones, notes = clone_streams(output, container, target.suffix, without=without)
         if pictures is None:
-            pictures = _Spliced(clones.pop(video.index), video, index, spans)
+            pictures = CopiedPictures(clones.pop(video.index), video, index, spans)
         copy_metadata(container, output)
         places = _places(index, spans)
         set_chapters(output, _moved_chapters(container, index, places))
@@ -134,7 +134,7 @@ def splice(
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """[start, end) seconds of the recording, which begin at `at` in the file."""
 
     start: float
@@ -142,15 +142,15 @@ class _Place:
     at: float
 
 
-def _places(index: PictureIndex, spans: Sequence[Span]) -> list[_Place]:
+def _places(index: PictureIndex, spans: Sequence[Span]) -> list[Place]:
     lengths = [span.end - span.start for span in spans]
     return [
-        _Place(index.seconds(span.start), index.seconds(span.end), index.seconds(at))
+        Place(index.seconds(span.start), index.seconds(span.end), index.seconds(at))
         for span, at in zip(spans, accumulate(lengths, initial=0), strict=False)
     ]
 
 
-def _moved_chapters(container, index: PictureIndex, places: Sequence[_Place]) -> list[Chapter]:
+def _moved_chapters(container, index: PictureIndex, places: Sequence[Place]) -> list[Chapter]:
     zero = float(index.zero_seconds)
     return [
         Chapter(start - place.start + place.at, end - place.start + place.at, chapter.title)
@@ -161,7 +161,7 @@ def _moved_chapters(container, index: PictureIndex, places: Sequence[_Place]) ->
     ]
 
 
-class _Spliced:
+class CopiedPictures:
     """Pictures of a recording, most of them copied, the others encoded in between."""
 
     def __init__(self, clone, stream: av.VideoStream, index: PictureIndex, spans: Sequence[Span]):
@@ -397,10 +397,10 @@ def _delay(index: PictureIndex, runs: Sequence[tuple[Run, int]]) -> int:
     return int(max(0, (np.arange(len(shown)) - rank).max(initial=0)))
 
 
-def _track(stream: av.stream.Stream, clone: av.stream.Stream, places: Sequence[_Place]):
+def _track(stream: av.stream.Stream, clone: av.stream.Stream, places: Sequence[Place]):
     if stream.disposition & av.stream.Disposition.attached_pic:
         return _Cover(clone)
-    return (_Sound if stream.type == "audio" else _Texts)(stream, clone, places)
+    return (CopiedSound if stream.type == "audio" else _Texts)(stream, clone, places)
 
 
 class _Cover:
@@ -418,14 +418,14 @@ class _Cover:
             yield packet
 
 
-class _Sound:
+class CopiedSound:
     """Sound packets of the places, without gaps where they meet.
 
     A packet begins at most half its length from its time, at every place anew: nothing adds up.
     PCM is cut to the sample.
     """
 
-    def __init__(self, stream: av.AudioStream, clone, places: Sequence[_Place]):
+    def __init__(self, stream: av.AudioStream, clone, places: Sequence[Place]):
         self._clone = clone
         self._places = deque(places)
         self._end = 0.0  # of what is written, in the file
@@ -487,7 +487,7 @@ class _Sound:
 class _Texts:
     """Subtitles and data of the places, those that last cut to them."""
 
-    def __init__(self, stream: av.stream.Stream, clone, places: Sequence[_Place]):
+    def __init__(self, stream: av.stream.Stream, clone, places: Sequence[Place]):
         self._clone = clone
         self._places = places
         self._time_base = float(stream.time_base)

@@ -98,7 +98,7 @@ def _sought_packets(
 
 def _packets_before(stream: av.VideoStream, clock: Clock, start: float) -> Iterator[_Timed]:
     for run_up in RUN_UPS_SECONDS:
-        if not _seek(stream, round((start - run_up + clock.zero) / clock.time_base)):
+        if not seek_before(stream, round((start - run_up + clock.zero) / clock.time_base)):
             break
         incoming = _timed(packets(stream.container, stream), clock)
         for packet, seconds in islice(incoming, MAX_KEY_DISTANCE):
@@ -109,7 +109,7 @@ def _packets_before(stream: av.VideoStream, clock: Clock, start: float) -> Itera
     return iter(())
 
 
-def _seek(stream: av.VideoStream, ticks: int) -> bool:
+def seek_before(stream: av.VideoStream, ticks: int) -> bool:
     """Goes to the last key packet before a timestamp, or anywhere before; tells whether it did."""
     first = stream.start_time or 0
     # A transport stream is entered behind its first timestamp; AVI refuses what is before.

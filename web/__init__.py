@@ -1,0 +1,1 @@
+"""The review page: a person looks, corrects, searches and trains again; and its HTTP API."""

@@ -1,0 +1,113 @@
+"""Uploads over HTTP: a recording brought to the page, or one shown to it and not kept."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Query, Request
+
+from utils.media import MediaError
+from utils.recordings import is_video
+from utils.video import probe
+from web.errors import ApiError, NotFound, TooMany
+from web.reception import file_name, keep
+from web.services import Services
+
+CLASSIFIED_AT_ONCE = 2  # one is read, one waits
+LOOK_SECONDS = 0.5  # between two looks whether whoever asked is still there
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+Name = Annotated[str, Query(min_length=1, max_length=255, description="with its suffix")]
+
+
+def router(services: Services) -> APIRouter:
+    api = APIRouter(prefix="/api", tags=["uploads"])
+    folder, reception = services.settings.uploads.path, services.reception
+    classifying = 0
+
+    @api.post("/uploads", status_code=201, openapi_extra=BODY)
+    async def upload(name: Name, request: Request) -> dict:
+        """Takes the body of the request, a video, into the folder `uploads`."""
+        name = file_name(name)
+        await run_sync(_refuse_full, services)
+        async with reception.received(request) as path:
+            await _while_there(request, services, _check, path, name)
+            place = await run_sync(keep, path, folder, name)
+        services.library.refresh()
+        return await run_sync(_describe, services, place)
+
+    @api.post("/classify", openapi_extra=BODY)
+    async def classify(name: Name, request: Request) -> dict:
+        """What the body of the request, a video, shows when; nothing of it is kept."""
+        nonlocal classifying
+        name = file_name(name)
+        await run_sync(services.model.known)
+        if classifying >= CLASSIFIED_AT_ONCE:
+            raise TooMany("others are being classified: try again in a minute")
+        classifying += 1
+        try:
+            async with reception.received(request) as path:
+                return await _while_there(request, services, _classify, path, name)
+        finally:
+            classifying -= 1
+
+    return api
+
+
+async def _while_there(
+    request: Request, services: Services, do: Callable, path: Path, name: str
+) -> object:
+    """What `do(services, path, name, check)` returns; it is ended when whoever asked leaves."""
+    is_over = threading.Event()
+
+    async def watch() -> None:
+        while not services.stopping and not await request.is_disconnected():
+            await asyncio.sleep(LOOK_SECONDS)
+        is_over.set()
+
+    def check() -> None:
+        if is_over.is_set():
+            raise ApiError("this was broken off: send it again", status=408)
+
+    watching = asyncio.create_task(watch())
+    try:
+        return await run_sync(do, services, path, name, check)
+    except MediaError as error:
+        raise ApiError(f"{name} can't be read ({error}): send a video", status=415) from None
+    finally:
+        watching.cancel()
+
+
+def _check(services: Services, path: Path, name: str, check: Callable[[], None]) -> None:
+    """Raises MediaError where no picture can be decoded."""
+    services.checker.run(probe_file, path, check=check)
+
+
+def _classify(services: Services, path: Path, name: str, check: Callable[[], None]) -> dict:
+    return services.labelling.classify(path, name, check)
+
+
+def probe_file(path: Path, report: Callable[[object], None]) -> None:
+    """Decodes a picture, in a process that a file may crash. Raises MediaError."""
+    probe(path)
+
+
+def _refuse_full(services: Services) -> None:
+    folder, most = services.settings.uploads.path, services.settings.max_uploads
+    there = sum(is_video(path.name) for path in folder.iterdir())
+    if there + services.reception.count >= most:
+        raise TooMany(f"{folder} has {there} recordings, which is the most: remove some from it")
+
+
+def _describe(services: Services, place: Path) -> dict:
+    for recording in services.library.all():
+        if recording.path == place:
+            return services.listing.lines([services.library.looked(recording)])[0]
+    raise NotFound(f"{place.name} was removed at once")
