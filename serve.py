@@ -32,6 +32,7 @@ import uvicorn
 
 from utils.errors import UserError, run_main
 from web.app import create_app
+from web.model_in_use import NoModel
 from web.services import Services
 from web.settings import MAX_UPLOAD_BYTES, MAX_UPLOADS, Settings
 
@@ -187,11 +188,13 @@ def _introduce(services: Services, address: str, options: argparse.Namespace) ->
         there = "" if folder.path.is_dir() else "  is not there yet: put recordings into it"
         lines.append(f"folder    {folder.path}{there}")
     try:
-        model = services.model.find()
-        said = f"{model.run}: {', '.join(model.classes)}" if model else None
-    except UserError as error:
+        model = services.model.known()
+        said = f"{model.run}: {', '.join(model.classes)}"
+    except NoModel:
+        said = "none yet: train one on the Runs page"
+    except UserError as error:  # a checkpoint that can't be used
         said = str(error)
-    lines.append(f"model     {said or 'none yet: train one on the Runs page'}")
+    lines.append(f"model     {said}")
     lines.append("stop      Ctrl-C")
     return lines
 

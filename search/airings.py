@@ -74,6 +74,20 @@ def find_airings(
     return found
 
 
+def keep_sounds(
+    features: FeatureStore,
+    keys: Sequence[str],
+    folder: Path,
+    *,
+    report: Callable[[int], None] = lambda recordings: None,
+) -> None:
+    """Makes the hashes that `find_airings` keeps in a folder, so that its first answer is soon."""
+    for key in keys:
+        if features.num_rows(key, "mfcc"):
+            _sound_hashes(features, key, folder)
+        report(1)
+
+
 def sharpen(
     repeats: Iterable[Repeat],
     features: FeatureStore,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from search.airings import Airing, find_airings, group_spots, sharpen
+from search.airings import Airing, find_airings, group_spots, keep_sounds, sharpen
 from search.clip_store import ClipStore, EmbeddedClip
 from search.model import SearchModel
 from search.places import Place, find_places
@@ -55,7 +55,6 @@ class Finder:
         cache_dir: Path,
     ):
         self._cache_dir = cache_dir
-        self._sounds = cache_dir / f"sounds-{spec.id}"
         self._store = store
         self._index = index
         self._features = features
@@ -85,10 +84,6 @@ class Finder:
     def index_note(self) -> str:
         """Why the index is not of the kind that was asked for; "" as a rule."""
         return self._index.note
-
-    @property
-    def num_clips(self) -> int:
-        return len(self._index)
 
     def key_of(self, recording: str) -> str | None:
         """Of a recording's content, where it is indexed and its features are here."""
@@ -171,6 +166,10 @@ class Finder:
         places = [place for airing in airings for place in self._places(airing)]
         return list(_in_order(p for p in places if label in (None, p.label)))
 
+    def make_ready(self, *, report: Callable[[int], None] = lambda recordings: None) -> None:
+        """Makes what the first question for the `same` would make, a third of a second an hour."""
+        keep_sounds(self._features, self.keys, self._sounds, report=report)
+
     def spots(self, *, label: str | None = None) -> list[Runs]:
         """All that ran more than once, the most often run first."""
         self._cache_dir.mkdir(parents=True, exist_ok=True)
@@ -192,6 +191,10 @@ class Finder:
         frames = self._features.get(key, "frames")
         frames = frames[self._spec.frame_span(start_seconds, end_seconds)]
         return small_pictures(frames, self._features.info(key)["aspect_ratio"])
+
+    @property
+    def _sounds(self) -> Path:
+        return self._cache_dir / f"sounds-{self._spec.id}"
 
     def _places(self, airing: Airing) -> list[Place]:
         """An airing in each recording of that content."""

@@ -168,6 +168,12 @@ def test_long_requests_are_refused_whatever_length_they_say(page):
         assert (found.status_code, found.json()["kind"]) == (413, "too_large")
 
 
+@pytest.mark.parametrize("length", ["9" * 5000, b"\xb2", "-1", "1e9", ""])
+def test_lengths_that_are_none_do_no_harm(page, length):
+    found = page.post("/api/label", content=b"{}", headers={"Content-Length": length})
+    assert found.status_code in (413, 422)
+
+
 def test_refusals_are_one_line_with_a_kind(page):
     found = page.post("/api/label", json={"recordings": 5})
     assert found.status_code == 422

@@ -278,6 +278,21 @@ def test_class_folders_of_the_data_are_labels(page):
     assert page.write((0, 5, "news")).parts[0].label == "news"
 
 
+def test_label_files_name_the_classes_where_no_folder_does(page):
+    (page.recordings / "game.csv").write_text("0,5,games\n5,7,replays\n")
+    assert page.corrections.labels(page.recording()) == ("ads", "games", "replays")
+    page.write((5, 7, "replays"))
+    (page.recordings / "game.csv").unlink()
+    assert page.corrections.labels(page.recording()) == ("ads", "games", "replays")
+    (page.settings.data_dir / "news").mkdir()  # now a training refuses any other
+    assert page.corrections.labels(page.recording()) == ("ads", "games", "news")
+
+
+def test_folder_in_the_way_is_left_there(page):
+    page.sidecar.mkdir()
+    assert page.write(*MINE, overwrite=True).place == "cache"
+
+
 def test_training_clip_is_not_corrected(page, video):
     page.add("../ads/spot.ts")
     recording = page.recording("spot.ts")
@@ -315,6 +330,7 @@ def test_link_that_leads_out_of_the_folder_is_never_read(page, tmp_path):
     assert page.kind_of(*MINE) == "unknown_file"
     page.write(*MINE, overwrite=True)
     assert b"corrections" not in secret.read_bytes()
+    assert list(page.settings.cache_dir.rglob("replaced-*")) == []
 
 
 def test_gaps_have_no_label():

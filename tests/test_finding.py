@@ -70,6 +70,10 @@ def test_before_anything_is_indexed_it_says_so(settings, page):
     assert (answer.status_code, answer.json()["kind"]) == (409, "no_index")
 
 
+def test_index_keeps_what_the_first_question_needs(indexed, settings):
+    assert len(list((settings.cache_dir / "search").glob("sounds-*/*.u64"))) == 4
+
+
 def test_same_spot_is_found_everywhere_else_and_nothing_else_is_the_same(indexed):
     found = search(indexed, "one", *SPOT["one"], k=3)
     two = recordings_of(indexed)["two"]

@@ -88,11 +88,14 @@ def test_job_is_done_and_recorded_with_its_result(made, tmp_path):
         (UserError("do this"), "do this"),
         (OSError(28, "No space left on device", "/x"), "the disk is full"),
         (KeyError("k"), "KeyError: 'k'"),
+        (None, "TypeError: Object of type set is not JSON serializable"),
     ],
 )
 def test_job_that_fails_says_why_in_a_line_and_the_next_one_is_done(made, error, line):
     def fail(handle, arguments):
-        raise error
+        if error is not None:
+            raise error
+        return {"a set": {1}}
 
     jobs = made(fail=(fail, {}), double=(double, {}))
     failed = jobs.submit("fail", {}, title="")
@@ -114,6 +117,15 @@ def test_the_same_work_is_not_queued_twice(made):
     jobs.cancel(first.id)
     ended(jobs, first)
     assert jobs.submit("wait", {"recording": "a"}, title="").id != first.id
+
+
+def test_jobs_are_in_the_order_in_which_they_came_whatever_the_clock_says(made, monkeypatch):
+    jobs = made(wait=(until_cancelled, {}))
+    times = [5e18, 5e18, 4e18, 4e18, 6e18]
+    monkeypatch.setattr("web.jobs.time.time_ns", lambda: int(times.pop(0)))
+    came = [jobs.submit("wait", {"number": number}, title="").id for number in range(5)]
+    assert [job.id for job in jobs.all()] == came[::-1]
+    assert [job.id for job in jobs.open()] == came
 
 
 def test_only_so_many_jobs_wait(made):
@@ -276,7 +288,7 @@ def test_two_processes_do_not_share_a_folder(made):
 
 def test_damaged_records_are_forgotten(made, tmp_path):
     (tmp_path / "jobs").mkdir()
-    for name, text in {"a": "{", "b": "[]", "c": '{"id": "c"}', "d": "null"}.items():
+    for name, text in {"a": "{", "b": "[]", "c": '{"id": "c"}', "d": "null", "x": "{}"}.items():
         (tmp_path / "jobs" / f"{name}.json").write_text(text)
     jobs = made(double=(double, {}))
     assert jobs.all() == []

@@ -221,7 +221,7 @@ def test_a_thumbnail_that_nobody_waits_for_is_not_made(page, ids):
 
 
 def time_away(report) -> None:
-    time.sleep(3)
+    time.sleep(1.5)
 
 
 def test_levels_that_can_not_be_kept_fail_with_the_reason(tmp_path):

@@ -14,6 +14,7 @@ FILES = {
     "a.mp4": (H264, "mp4", True),
     "a.mov": (H264, "mp4", True),
     "silent.mp4": ({**H264, "tone_hz": None}, "mp4", True),
+    "late.mp4": ({**H264, "start_seconds": 2.0}, "mp4", False),  # of which browsers disagree
     "a.ts": (H264, "mpegts", False),
     "a.mkv": (H264, "matroska", False),
     "a.avi": ({"codec": "mpeg4"}, "avi", False),

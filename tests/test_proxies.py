@@ -231,7 +231,7 @@ def test_the_page_makes_a_proxy_and_serves_its_ranges(tmp_path):
 
 
 def test_what_plays_or_can_not_be_read_needs_no_proxy(tmp_path):
-    with make_page(tmp_path, a={"suffix": ".mp4", "start_seconds": 0.5}) as page:
+    with make_page(tmp_path, a={"suffix": ".mp4"}) as page:
         broken = page.app.state.services.settings.data_dir / "recordings" / "b.ts"
         broken.write_bytes(b"no video")
         page.app.state.services.library.refresh()

@@ -1,4 +1,4 @@
-"""The rules of editing hold for every list of segments: run with node, on the page's own modules."""
+"""The rules of editing hold for every list of segments: the page's own modules, run with node."""
 
 import json
 import shutil
@@ -18,11 +18,12 @@ const FRAME = 0.04;
 const made = (...parts) => {
   let at = 0;
   return parts.map(([label, seconds, unsure = false]) => {
-    const segment = { start_seconds: at, end_seconds: (at += seconds), label, confidence: 0.9, unsure };
-    return Object.freeze(segment);
+    const span = { start_seconds: at, end_seconds: (at += seconds) };
+    return Object.freeze({ ...span, label, confidence: 0.9, unsure });
   });
 };
-const said = (segments) => segments.map((s) => `${s.label ?? "-"} ${s.start_seconds}-${s.end_seconds}`).join(" ");
+const one = (s) => `${s.label ?? "-"} ${s.start_seconds}-${s.end_seconds}`;
+const said = (segments) => segments.map(one).join(" ");
 const game = Object.freeze(made(["games", 60], ["ads", 30, true], ["games", 90]));
 """
 
@@ -37,9 +38,10 @@ def run(script: str, module: str = "edits.js") -> None:
 
 def test_edge_moves_as_far_as_its_segments_last():
     run("""
-    assert.equal(said(edits.moveEdge(game, 1, 58.5, FRAME)), "games 0-58.5 ads 58.5-90 games 90-180");
-    assert.equal(said(edits.moveEdge(game, 1, -5, FRAME)), "games 0-0.04 ads 0.04-90 games 90-180");
-    assert.equal(said(edits.moveEdge(game, 1, 500, FRAME)), "games 0-89.96 ads 89.96-90 games 90-180");
+    const moved = (seconds) => said(edits.moveEdge(game, 1, seconds, FRAME));
+    assert.equal(moved(58.5), "games 0-58.5 ads 58.5-90 games 90-180");
+    assert.equal(moved(-5), "games 0-0.04 ads 0.04-90 games 90-180");
+    assert.equal(moved(500), "games 0-89.96 ads 89.96-90 games 90-180");
     for (const nothing of [0, 3, -1]) assert.equal(edits.moveEdge(game, nothing, 10, FRAME), game);
     assert.equal(edits.moveEdge(game, 1, 60, FRAME), game);
     """)
@@ -48,7 +50,7 @@ def test_edge_moves_as_far_as_its_segments_last():
 def test_segment_is_cut_where_both_parts_last_a_frame():
     run("""
     assert.equal(said(edits.split(game, 70, FRAME)), "games 0-60 ads 60-70 ads 70-90 games 90-180");
-    for (const edge of [0, 60, 60.01, 89.99, 180]) assert.equal(edits.split(game, edge, FRAME), game);
+    for (const at of [0, 60, 60.01, 89.99, 180]) assert.equal(edits.split(game, at, FRAME), game);
     """)
 
 
@@ -97,7 +99,10 @@ def test_segments_cover_the_recording_whatever_is_done():
       (s) => edits.split(s, random() * 190 - 5, FRAME),
       (s) => edits.mergeWithNext(s, Math.floor(random() * (s.length + 1))),
       (s) => edits.setLabel(s, Math.floor(random() * (s.length + 1)), pick()),
-      (s) => { const a = random() * 190 - 5; return edits.paint(s, a, a + random() * 40, pick(), FRAME); },
+      (s) => {
+        const start = random() * 190 - 5;
+        return edits.paint(s, start, start + random() * 40, pick(), FRAME);
+      },
     ];
     let history = edits.begin({ segments: game, corrected: false, what: "" });
     const texts = [said(game)];
@@ -112,7 +117,8 @@ def test_segments_cover_the_recording_whatever_is_done():
       assert.equal(after.at(-1).end_seconds, 180);
       after.forEach((segment, k) => {
         if (k) assert.equal(segment.start_seconds, after[k - 1].end_seconds);
-        assert.ok(segment.end_seconds - segment.start_seconds >= FRAME - 2e-6, `${turn}: ${said([segment])}`);
+        const seconds = segment.end_seconds - segment.start_seconds;
+        assert.ok(seconds >= FRAME - 2e-6, `${turn}: ${one(segment)}`);
       });
       history = edits.changed(history, { segments: after, corrected: true, what: "" });
       texts.push(said(after));
@@ -143,20 +149,37 @@ def test_new_edit_forgets_what_was_undone():
 
 def test_edges_and_segments_are_found_by_time():
     run("""
-    assert.deepEqual([-1, 0, 59.99, 60, 90, 500].map((at) => edits.indexAt(game, at)), [0, 0, 0, 1, 2, 2]);
+    const places = [-1, 0, 59.99, 60, 90, 500];
+    assert.deepEqual(places.map((at) => edits.indexAt(game, at)), [0, 0, 0, 1, 2, 2]);
     assert.deepEqual([0, 70, 80, 179].map((at) => edits.nearestEdge(game, at)), [1, 1, 2, 2]);
     assert.equal(edits.nearestEdge(made(["ads", 5]), 2), -1);
-    assert.deepEqual([0, 60, 90].map((at) => edits.nextEdge(game, at, 1, FRAME)), [1, 2, -1]);
-    assert.deepEqual([0, 60, 61, 180].map((at) => edits.nextEdge(game, at, -1, FRAME)), [-1, -1, 1, 2]);
+    const next = (direction) => (at) => edits.nextEdge(game, at, direction, FRAME);
+    assert.deepEqual([0, 60, 90].map(next(1)), [1, 2, -1]);
+    assert.deepEqual([0, 60, 61, 180].map(next(-1)), [-1, -1, 1, 2]);
     assert.deepEqual([0, 60, 100].map((at) => edits.nextUnsure(game, at)), [1, 1, 1]);
     assert.equal(edits.nextUnsure(made(["ads", 5]), 0), -1);
     assert.deepEqual([10.3, 12].map((at) => edits.snapped(at, [10, 10.4, 20], 0.5)), [10.4, 12]);
     """)
 
 
+def test_place_of_a_change_is_found():
+    run("""
+    const place = (other) => edits.firstDifference(game, other);
+    assert.equal(place(game), null);
+    assert.equal(place(edits.moveEdge(game, 2, 80, FRAME)), 80);
+    assert.equal(place(edits.moveEdge(game, 2, 100, FRAME)), 90);
+    assert.equal(place(edits.setLabel(game, 2, "news")), 90);
+    assert.equal(place(edits.split(game, 120, FRAME)), 120);
+    assert.equal(place(edits.mergeWithNext(game, 1)), 90);
+    """)
+
+
 def test_rows_of_the_server_become_a_cover():
     run("""
-    const rows = [{ start_seconds: 5, end_seconds: 8, label: "ads" }, { start_seconds: 8, end_seconds: 12, label: "games" }];
+    const rows = [
+      { start_seconds: 5, end_seconds: 8, label: "ads" },
+      { start_seconds: 8, end_seconds: 12, label: "games" },
+    ];
     assert.equal(said(edits.covering(rows, 10)), "- 0-5 ads 5-8 games 8-10");
     assert.equal(said(edits.covering(rows, 20)), "- 0-5 ads 5-8 games 8-12 - 12-20");
     assert.equal(said(edits.covering([], 20)), "- 0-20");
@@ -168,7 +191,6 @@ def test_rows_of_the_server_become_a_cover():
 
 SAVING = """
 const { makeSaver } = await import(%(module)s);
-globalThis.addEventListener = globalThis.removeEventListener = () => {};
 const state = (what) => ({ segments: [], corrected: true, what });
 const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const sent = [], said_ = [];
@@ -230,7 +252,8 @@ def test_server_that_is_away_is_tried_again():
 
 def test_refusal_is_not_repeated_by_itself():
     run_saving("""
-    answer = async () => { throw Object.assign(new Error("no"), { status: 409, kind: "unknown_file" }); };
+    const refused = Object.assign(new Error("no"), { status: 409, kind: "unknown_file" });
+    answer = async () => { throw refused; };
     verdict = "leave";
     saver.change(state("a"));
     await wait(600);

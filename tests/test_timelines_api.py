@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import socket
 import time
 from pathlib import Path
 
 import pytest
 from crashing import crash, never_end
 from pages import make_settings, open_page, wait_for
+from test_uploads_api import Served, until, upload_head
 from trainings import run_script, write_clip
 
 import label_recording
@@ -137,6 +139,45 @@ def test_all_that_is_not_labelled_is_what_is_editable(page, ids, labelled):
         wait_for(page, job)
 
 
+def test_file_is_classified_as_a_recording_is_and_nothing_of_it_is_kept(
+    page, ids, labelled, folder
+):
+    recording = page.app.state.services.library.find(ids[GAME])
+    before = sorted(folder.rglob("*.json"))
+    found = page.post("/api/classify?name=x.mp4", content=recording.path.read_bytes())
+    assert found.status_code == 200, found.text
+    said = found.json()
+    assert (said["label"], said["timeline"]["recording"]) == ("games", "x.mp4")
+    assert sum(said["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+    kept = page.get(f"/api/recordings/{ids[GAME]}/download?format=json").json()
+    assert said["timeline"]["segments"] == kept["segments"]
+    assert sorted(folder.rglob("*.json")) == before
+    assert list((folder / "cache" / "uploads").iterdir()) == []
+
+
+def test_file_that_can_not_be_classified_says_why(page, folder, monkeypatch):
+    found = page.post("/api/classify?name=x.mp4", content=b"no video" * 1000)
+    assert (found.status_code, found.json()["kind"]) == (415, "no_video")
+    monkeypatch.setattr(label_jobs, "label_file", crash)
+    found = page.post("/api/classify?name=x.mp4", content=b"no video" * 1000)
+    assert found.status_code == 415
+    assert "crashed" in found.json()["error"]
+    assert list((folder / "cache" / "uploads").iterdir()) == []
+
+
+def test_nobody_reads_on_for_whoever_left(page, folder, monkeypatch):
+    monkeypatch.setattr(label_jobs, "label_file", never_end)
+    worker = page.app.state.services.guests
+    with Served(page.app) as address:
+        connection = socket.create_connection(address)
+        head = upload_head(8).replace(b"/api/uploads", b"/api/classify")
+        connection.sendall(head + b"no video")
+        until(lambda: worker._turn.locked(), 20)
+        connection.close()
+        until(lambda: not worker._turn.locked(), 20)
+    until(lambda: list((folder / "cache" / "uploads").iterdir()) == [])
+
+
 def test_curve_is_per_mille_in_steps(page, ids, labelled):
     curve = page.get(f"/api/recordings/{ids[GAME]}/curve").json()
     assert len(curve["values"]) == pytest.approx(7.5 / curve["hop_seconds"], abs=1)
@@ -234,3 +275,4 @@ def test_damaged_checkpoint_is_said_where_people_look(tmp_path):
         health = page.get("/api/health").json()
         assert health["model"] is None
         assert any("damaged" in note for note in health["notes"])
+        assert page.get("/api/recordings").status_code == 200

@@ -22,6 +22,9 @@ MEDIA_TYPES = {
     "mpeg": "video/mpeg",
     "avi": "video/x-msvideo",
 }
+# A file that starts later is one of which browsers disagree when its first picture is shown:
+# Chromium counts from its timestamps' zero, Firefox from its start.
+MAX_START_SECONDS = 0.025
 WEBM_MARK, HEAD_BYTES = b"webm", 64  # Matroska's header names its kind within its first bytes
 
 
@@ -33,11 +36,13 @@ class Tracks:
     picture_codec: str
     pixel_format: str
     sound_codec: str | None  # None without sound
+    start_seconds: float  # the first timestamp of all
 
     @property
     def plays(self) -> bool:
-        """Whether a browser plays the file as it is."""
-        return self.plays_picture(self.container) and self.plays_sound(self.container)
+        """Whether a browser plays the file as it is, and we know when."""
+        starts = abs(self.start_seconds) <= MAX_START_SECONDS
+        return starts and self.plays_picture(self.container) and self.plays_sound(self.container)
 
     def plays_picture(self, container: str) -> bool:
         """Whether a browser plays its pictures as they are, in that container."""
@@ -63,6 +68,7 @@ def read_tracks(path: str | os.PathLike) -> Tracks:
             picture_codec=picture.name,
             pixel_format=picture.pix_fmt or "",
             sound_codec=None if sound is None else sound.codec_context.name,
+            start_seconds=(container.start_time or 0) / av.time_base,
         )
 
 

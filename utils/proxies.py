@@ -30,7 +30,7 @@ from utils.video import first_picture, first_picture_seconds
 SUFFIX = ".mp4"
 MAX_LINES, MAX_COLUMNS = 360, 1280  # of a picture that is encoded anew
 ENCODER = "libx264"
-ENCODER_OPTIONS = {"preset": "veryfast", "crf": "28"}
+ENCODER_OPTIONS = {"preset": "superfast", "crf": "28"}
 KEY_SECONDS = 1.0  # from one key picture to the next: what a jump in the player decodes at most
 TICKS = 90_000  # a second
 SOUND_RATE, SOUND_BITS = 48_000, 64_000  # a second, of one channel

@@ -77,8 +77,7 @@ class Access:
                 return answer(401, "this page wants its token: open it once with ?token=TOKEN")
         if not _is_own_page(scope, headers):
             return answer(403, "another site's page may not ask for this", "origin")
-        length = headers.get("content-length", "0")
-        if scope["path"] not in OPEN_BODIES and length.isdigit() and int(length) > MAX_BODY_BYTES:
+        if scope["path"] not in OPEN_BODIES and said_length(headers) > MAX_BODY_BYTES:
             return answer(413, _too_large())
         return None
 
@@ -111,6 +110,12 @@ class Access:
             secure=scope["scheme"] == "https",
         )
         return response
+
+
+def said_length(headers: Headers) -> int:
+    """How many bytes the body is said to have; 0 where nothing is said, or no number."""
+    length = headers.get("content-length", "")
+    return int(length[:18]) if length.isdecimal() else 0  # more digits are too many all the same
 
 
 def _is_own_page(scope: Scope, headers: Headers) -> bool:

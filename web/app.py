@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
@@ -25,6 +26,7 @@ from web.services import Services
 from web.settings import Settings
 
 STATIC = Path(__file__).parent / "static"
+THREADS = 100  # of requests that block: many only wait for a process that reads a recording
 TITLE, VERSION = "Ad and game review", "1"
 PARTS = (  # in the order of /docs
     health,
@@ -46,6 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         services.start()
+        current_default_thread_limiter().total_tokens = THREADS
         try:
             yield
         finally:

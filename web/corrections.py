@@ -189,10 +189,9 @@ class Corrections:
             data = _read_small(path, self._folder(recording))
         except (LabelError, OSError) as error:
             return FoundLabels(path.name, error=_reason(error))
-        labelled = self._timelines.find(recording)
-        if labelled and path.suffix == ".edl" and data == format_timeline(labelled.timeline, "edl"):
-            return None
         base = self._base(recording)
+        if base.segments and path.suffix == ".edl" and data == format_timeline(base, "edl"):
+            return None
         how = {"zero_seconds": base.zero_seconds, "frame_rate": base.frame_rate}
         try:
             duration_seconds = base.duration_seconds or math.inf
@@ -204,24 +203,30 @@ class Corrections:
         return FoundLabels(path.name, covered(rows, base.duration_seconds))
 
     def labels(self, recording: Recording) -> tuple[str, ...]:
-        """What a segment may be called: the model's classes, ads and games, and class folders."""
+        """What a segment may be called: the model's classes, ads and games, and class folders.
+
+        Where no folder is a class, label files name the classes: then those of this recording, too.
+        """
         labelled = self._timelines.find(recording)
-        folders: list[str] = []
-        if self._settings.data_dir.is_dir():
-            with os.scandir(self._settings.data_dir) as entries:
-                folders = sorted(entry.name for entry in entries if entry.is_dir())
-        folders = [
-            name
-            for name in folders
-            if not name.startswith(".") and name not in (*RESERVED_FOLDERS, *NO_CLASSES)
-        ]
-        classes = labelled.timeline.classes if labelled else ()
-        return tuple(dict.fromkeys([*classes, BREAK_LABEL, REST_LABEL, *folders]))
+        names = [*(labelled.timeline.classes if labelled else ()), BREAK_LABEL, REST_LABEL]
+        folders = self._class_folders()
+        if not folders:
+            said = [self.read(recording), self.found_labels(recording)]
+            names += [part.label for found in said if found for part in found.parts if part.label]
+        return tuple(dict.fromkeys([*names, *folders]))
+
+    def _class_folders(self) -> list[str]:
+        if not self._settings.data_dir.is_dir():
+            return []
+        with os.scandir(self._settings.data_dir) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir())
+        none = (*RESERVED_FOLDERS, *NO_CLASSES)
+        return [name for name in names if not name.startswith(".") and name not in none]
 
     def _base(self, recording: Recording) -> Timeline:
         """The model's timeline, or one without segments and as long as the file says."""
         if labelled := self._timelines.find(recording):
-            return labelled.timeline
+            return replace(labelled.timeline, recording=recording.path.name)
         info = self._library.looked(recording).probe
         if info is None:  # it can't be read here, but a person may have seen it elsewhere
             return Timeline(recording.path.name, 0.0, 0.0, (), ())
@@ -284,7 +289,7 @@ class Corrections:
     def _target(self, recording: Recording, overwrite: bool) -> tuple[Path, str]:
         """Where to write. Raises CorrectionConflict for a file of somebody else."""
         path = self._beside(recording)
-        if not os.access(path.parent, os.W_OK):
+        if not os.access(path.parent, os.W_OK) or path.is_dir():
             return self._make_place(recording), IN_CACHE
         if os.path.lexists(path) and not self._read_file(recording, path, BESIDE):
             if not overwrite:
@@ -293,7 +298,7 @@ class Corrections:
                     f"{path.name} is beside the recording and was not written here: "
                     "replace it (a copy is kept), or move it away",
                 )
-            if path.is_file():
+            if path.is_file() and not path.is_symlink():  # a link may lead anywhere
                 kept = self._make_place(recording).with_name(f"replaced-{path.name}")
                 write_whole(kept, path.read_bytes())
         return path, BESIDE

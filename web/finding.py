@@ -137,7 +137,7 @@ class Finding:
 
         Whatever ends it, the next one goes on from there.
         """
-        from search.finder import index_folder
+        from search.finder import Finder, index_folder
         from search.holdings import embed_holdings, prepare_holdings
         from search.vector_index import open_index
 
@@ -165,6 +165,9 @@ class Finding:
             handle.report(None, "building the index")
             folder = index_folder(self._settings.cache_dir, model.version)
             clips = len(open_index(store, folder, model_version=model.version, fresh=True))
+            if clips:
+                finder = Finder.open(store, model, self._settings.cache_dir)
+                finder.make_ready(report=lambda _: handle.check())
         with self._lock:
             self._close()
         told = [{"name": name, "reason": reason} for name, reason in rejected]

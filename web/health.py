@@ -4,8 +4,9 @@ import os
 
 from fastapi import APIRouter
 
-from utils.errors import UserError
+from training.recipe import CheckpointError
 from web.jobs import QUEUED, RUNNING
+from web.model_in_use import NoModel
 from web.services import Services
 
 
@@ -16,14 +17,16 @@ def router(services: Services) -> APIRouter:
     def health() -> dict:
         """That the page is up, the model in use, what is under way, and the folders it shows."""
         states = [job.state for job in services.jobs.open()]
-        recordings = services.library.all() if services.library else []
+        recordings = services.library.all()
         counts: dict[str, int] = {}
         for recording in recordings:
             counts[recording.folder] = counts.get(recording.folder, 0) + 1
-        notes, model = list(getattr(services.library, "notes", ())), None
+        notes, model = list(services.library.notes), None
         try:
-            model = services.model.find()
-        except UserError as error:  # damaged, or of another version
+            model = services.model.known()
+        except NoModel:
+            pass
+        except CheckpointError as error:  # damaged, or of another version
             notes.append(str(error))
         return {
             "status": "ok",

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import queue
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -217,8 +216,7 @@ class Jobs:
                 raise TooManyJobs(
                     f"{len(opened)} jobs are waiting, which is the most: wait or cancel some"
                 )
-            made = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}"  # sorts by its date
-            job = Job(made, kind, title, recording, arguments, created_at=_now())
+            job = Job(self._new_id(), kind, title, recording, arguments, created_at=_now())
             self._write(job)
             self._set(job)
             self._queues[self._kinds[kind].lane].put(job.id)
@@ -283,13 +281,19 @@ class Jobs:
             ) from None
         self._owner = owner
 
+    def _new_id(self) -> str:
+        """One that sorts behind all others, whatever the clock says."""
+        last = max(self._jobs, default="0")
+        return f"{max(time.time_ns() // 1000, int(last, 16) + 1):014x}"
+
     def _read(self) -> list[Job]:
         names = {field.name for field in fields(Job)}
         found = []
         for path in sorted(self._folder.glob("*.json")):
             try:
                 values = json.loads(path.read_bytes())
-                found.append(Job(**{name: values[name] for name in names}))
+                int(path.stem, 16)
+                found.append(Job(**{**{name: values[name] for name in names}, "id": path.stem}))
             except (ValueError, KeyError, TypeError):
                 LOG.warning("%s is damaged: the job is forgotten", path)
                 path.unlink()
@@ -335,6 +339,7 @@ class Jobs:
         kind, job = self._kinds[handle.job.kind], handle.job
         try:
             result = kind.run(handle, dict(job.arguments))
+            json.dumps(result)  # what can't be recorded is a bug of the kind, and ends no thread
         except Cancelled:
             return {"state": CANCELLED}
         except (UserError, MediaError) as error:

@@ -12,7 +12,7 @@ import numpy as np
 from timeline.classifier import identify
 from timeline.labelled import Labelled, Method
 from timeline.ledger import Ledger
-from training.recipe import read_recipe
+from training.recipe import CheckpointError, read_recipe
 from training.registry import default_checkpoint
 from training.thresholds import Thresholds, read_thresholds
 from utils.files import stamp_file
@@ -126,10 +126,10 @@ class ModelInUse:
         return found
 
     def find(self) -> KnownModel | None:
-        """What is known of it, or None where there is none."""
+        """What is known of it, or None where there is none that can be used."""
         try:
             return self._look()
-        except NoModel:
+        except (NoModel, CheckpointError):
             return None
 
     def _look(self) -> InUse:
@@ -141,12 +141,17 @@ class ModelInUse:
             raise NoModel from None
         with self._lock:
             if self._stamp != stamp:
-                recipe = read_recipe(path)
-                self._known = InUse(
-                    path,
-                    tuple(recipe["classes"]),
-                    read_thresholds(recipe),
-                    identify(path, recipe),
-                )
-                self._stamp = stamp
+                self._known, self._stamp = _read(path), stamp
             return self._known
+
+
+def _read(path: Path) -> InUse:
+    recipe = read_recipe(path)
+    try:
+        classes, decisions = tuple(recipe["classes"]), read_thresholds(recipe)
+        return InUse(path, classes, decisions, identify(path, recipe))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} does not fit this version of the code ({type(error).__name__}: {error}): "
+            "train again, or use the version that wrote it"
+        ) from error

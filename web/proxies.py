@@ -33,8 +33,9 @@ class Proxies:
     def media(self, recording: Recording) -> dict:
         """How a browser plays a recording, and what it has to add to the page's seconds."""
         base = f"/api/recordings/{recording.id}"
-        if recording.look and recording.look.tracks and recording.look.tracks.plays:
-            zero_seconds = recording.probe.zero_seconds
+        tracks = recording.look and recording.look.tracks
+        if tracks and tracks.plays:
+            zero_seconds = max(0.0, tracks.start_seconds + recording.probe.zero_seconds)
             return {"kind": "direct", "url": f"{base}/media", "zero_seconds": zero_seconds}
         if self.find(recording) is not None:
             return {"kind": "proxy", "url": f"{base}/proxy", "zero_seconds": 0.0}

@@ -13,6 +13,7 @@ from anyio.to_thread import run_sync
 from starlette.requests import ClientDisconnect, Request
 
 from utils.recordings import VIDEO_SUFFIXES, is_video
+from web.access import said_length
 from web.errors import INSUFFICIENT_STORAGE, ApiError, TooMany
 
 AT_ONCE = 4  # uploads on their way; each has a file of up to the greatest size
@@ -41,7 +42,7 @@ class Reception:
         """The file of a request's body, which is gone afterwards. Raises ApiError, OSError."""
         if self._count >= AT_ONCE:
             raise TooMany(f"{AT_ONCE} uploads are on their way: wait until one is there")
-        self._refuse_length(request.headers.get("content-length", ""))
+        self._refuse_length(said_length(request.headers))
         # Beside what it may become, so that this costs no copy.
         path = self._folder / f".{secrets.token_hex(8)}{PARTIAL}"
         self._count += 1
@@ -69,8 +70,7 @@ class Reception:
         if size_bytes == 0:
             raise ApiError("nothing was sent: send the file as the body of the request")
 
-    def _refuse_length(self, length: str) -> None:
-        expected = int(length) if length.isdigit() and len(length) < 20 else 0
+    def _refuse_length(self, expected: int) -> None:
         if expected > self._max_bytes:
             raise self._too_large()
         free = shutil.disk_usage(self._folder).free

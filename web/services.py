@@ -35,7 +35,6 @@ class Services:
         self.queue = ReviewQueue(self.library, self.timelines, self.corrections)
         self.worker = Worker()  # of the jobs; a process, so that no recording can end the page
         self.guests = Worker()  # of what is shown and not kept, which need not wait for the jobs
-        self.checker = Worker()  # of what is uploaded
         self.reception = Reception(settings.uploads.path, settings.max_upload_bytes)
         self.labelling = Labelling(self)
         self.listing = Listing(self)
@@ -65,8 +64,8 @@ class Services:
     def stop(self) -> None:
         self.stop_streams()
         self.jobs.stop()
-        for worker in (self.worker, self.guests, self.checker):
-            worker.close()
+        self.worker.close()
+        self.guests.close()
         for close in reversed(self._closers):
             close()
 

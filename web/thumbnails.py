@@ -51,7 +51,7 @@ class Thumbnails:
 
     async def _make(self, recording: Recording, seconds: float, height: int, is_wanted) -> bytes:
         # A proxy counts as the page does, whatever the timestamps, and is smaller to decode.
-        path = self._proxies.find(recording) or recording.path
+        path = await asyncio.to_thread(self._proxies.find, recording) or recording.path
         future = self._readers.submit(read_preview, path, seconds, height)
         waiting = asyncio.wrap_future(future)
         with reading():

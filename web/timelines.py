@@ -22,11 +22,12 @@ class Timelines:
         self._model = model
         self._lock = threading.Lock()
         self._found: OrderedDict[Path, tuple[Version, Labelled | None]] = OrderedDict()
+        self._held_bytes = 0
 
     def version(self, recording: Recording) -> Version | None:
         """Changes with all that a timeline depends on; None where none was ever made.
 
-        Costs two looks at files. Raises CheckpointError.
+        Costs two looks at files.
         """
         model = self._model.find()
         if model is None:
@@ -41,7 +42,7 @@ class Timelines:
     def find(self, recording: Recording) -> Labelled | None:
         """What the model in use said of it as it is now; None where it did not yet.
 
-        The same object as before, where nothing changed. Raises CheckpointError.
+        The same object as before, where nothing changed.
         """
         model, version = self._model.find(), self.version(recording)
         if model is None or version is None:
@@ -54,19 +55,23 @@ class Timelines:
         ledgers = (model.ledger(self._folder, quick=quick) for quick in (False, True))
         found = (ledger.find(recording.path) for ledger in ledgers)
         labelled = next((found for found in found if found is not None), None)
-        with self._lock:
-            self._found[recording.path] = version, labelled
-            self._forget()
+        self._keep(recording.path, version, labelled)
         return labelled
 
     def is_outdated(self, recording: Recording) -> bool:
         """Whether it was labelled, but by another model, or as another file."""
         return self.version(recording) is not None and self.find(recording) is None
 
-    def _forget(self) -> None:
-        """Drops what was asked for longest ago; called with the lock held."""
-        sizes = {p: x.break_probabilities.nbytes if x else 0 for p, (_, x) in self._found.items()}
-        too_many = sum(sizes.values()) - KEPT_BYTES
-        while too_many > 0:
-            path, _ = self._found.popitem(last=False)
-            too_many -= sizes[path]
+    def _keep(self, path: Path, version: Version, labelled: Labelled | None) -> None:
+        """Remembers a timeline, and forgets those that were asked for longest ago."""
+        with self._lock:
+            _, before = self._found.pop(path, (None, None))
+            self._found[path] = version, labelled
+            self._held_bytes += _size_bytes(labelled) - _size_bytes(before)
+            while self._held_bytes > KEPT_BYTES:
+                _, (_, forgotten) = self._found.popitem(last=False)
+                self._held_bytes -= _size_bytes(forgotten)
+
+
+def _size_bytes(labelled: Labelled | None) -> int:
+    return labelled.break_probabilities.nbytes if labelled else 0

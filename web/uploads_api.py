@@ -38,7 +38,7 @@ def router(services: Services) -> APIRouter:
         name = file_name(name)
         await run_sync(_refuse_full, services)
         async with reception.received(request) as path:
-            await _while_there(request, services, _check, path, name)
+            await run_sync(_refuse_unreadable, services, path, name)
             place = await run_sync(keep, path, folder, name)
         services.library.refresh()
         return await run_sync(_describe, services, place)
@@ -54,17 +54,15 @@ def router(services: Services) -> APIRouter:
         classifying += 1
         try:
             async with reception.received(request) as path:
-                return await _while_there(request, services, _classify, path, name)
+                return await _classify(request, services, path, name)
         finally:
             classifying -= 1
 
     return api
 
 
-async def _while_there(
-    request: Request, services: Services, do: Callable, path: Path, name: str
-) -> object:
-    """What `do(services, path, name, check)` returns; it is ended when whoever asked leaves."""
+async def _classify(request: Request, services: Services, path: Path, name: str) -> dict:
+    """The answer, unless whoever asked leaves: then nobody reads on. Raises ApiError."""
     is_over = threading.Event()
 
     async def watch() -> None:
@@ -78,20 +76,23 @@ async def _while_there(
 
     watching = asyncio.create_task(watch())
     try:
-        return await run_sync(do, services, path, name, check)
+        return await run_sync(services.labelling.classify, path, name, check)
     except MediaError as error:
-        raise ApiError(f"{name} can't be read ({error}): send a video", status=415) from None
+        raise _no_video(name, error) from None
     finally:
         watching.cancel()
 
 
-def _check(services: Services, path: Path, name: str, check: Callable[[], None]) -> None:
-    """Raises MediaError where no picture can be decoded."""
-    services.checker.run(probe_file, path, check=check)
+def _refuse_unreadable(services: Services, path: Path, name: str) -> None:
+    """Raises ApiError where no picture can be decoded."""
+    try:
+        services.library.readers.run(probe_file, path)
+    except MediaError as error:
+        raise _no_video(name, error) from None
 
 
-def _classify(services: Services, path: Path, name: str, check: Callable[[], None]) -> dict:
-    return services.labelling.classify(path, name, check)
+def _no_video(name: str, error: MediaError) -> ApiError:
+    return ApiError(f"{name} can't be read ({error}): send a video", status=415)
 
 
 def probe_file(path: Path, report: Callable[[object], None]) -> None:

@@ -5,6 +5,7 @@ import { del, get, post, put } from "./api.js";
 import * as edits from "./edits.js";
 import { heard, isActive, jobDone, watchJobs } from "./jobs.js";
 import { keyOf, showHelp } from "./keys.js";
+import { readHistory, writeHistory } from "./kept_history.js";
 import { makePlayer } from "./player.js";
 import { makeControls } from "./review_controls.js";
 import { makeSaver } from "./saving.js";
@@ -460,32 +461,4 @@ async function goToNext(id) {
   const next = items.find((/** @type {any} */ item) => item.recording !== id);
   if (!next) return toast("Nothing else waits for a review.", "good", { text: "Queue", href: "#/queue" });
   location.hash = `#/review/${next.recording}?t=${next.start_seconds.toFixed(3)}`;
-}
-
-// What can be undone lasts as long as the tab, also when the page is loaded again.
-
-/** @param {string} id */
-const historyKey = (id) => `review-history-${id}`;
-
-/** @param {string} id @param {State} start @returns {edits.History} */
-function readHistory(id, start) {
-  try {
-    const kept = JSON.parse(sessionStorage.getItem(historyKey(id)) ?? "null");
-    const isSame = kept && kept.present.corrected === start.corrected && edits.areSame(kept.present.segments, start.segments);
-    if (isSame) return kept;
-  } catch (error) {
-    console.warn("what could be undone is lost", error);
-  }
-  return edits.begin(start);
-}
-
-/** @param {string} id @param {edits.History} history */
-function writeHistory(id, history) {
-  for (let { past, present, future } = history; ; past = past.slice(Math.ceil(past.length / 2)), future = future.slice(0, future.length >> 1)) {
-    try {
-      return sessionStorage.setItem(historyKey(id), JSON.stringify({ past, present, future }));
-    } catch (error) {
-      if (!past.length && !future.length) return; // no room, or none is allowed: only this page knows then
-    }
-  }
 }

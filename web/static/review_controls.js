@@ -32,7 +32,7 @@ export function makeControls({ recording, formats, labels, run, picture, strip, 
 
   // Header
   const summary = element("p", { class: "lead" });
-  const saveState = element("span", { class: "save-state", data: { test: "save-state" }, role: "status" });
+  const saveState = element("span", { class: "save-state", data: { test: "save-state" } });
   const place = element("span", { class: "muted place" });
   const saveNow = act("Save now", "saveNow", 0, { hidden: true });
   const undo = act("Undo", "undo", 0, { data: { test: "undo" }, "aria-keyshortcuts": "Control+z" });
@@ -91,13 +91,13 @@ export function makeControls({ recording, formats, labels, run, picture, strip, 
     element(
       "div",
       { class: "group nudges", role: "group", "aria-label": "Move the edge" },
-      act("−1 s", "nudge", -1, { title: "Alt + ," }),
-      act("−0.1", "nudge", -0.1, { title: "Shift + ,", class: "wide-only" }),
-      keyed("−f", ",", "nudgeFrame", -1, { "aria-label": "Edge a frame back" }),
-      keyed("edge here", "e", "edgeHere"),
-      keyed("+f", ".", "nudgeFrame", 1, { "aria-label": "Edge a frame on" }),
-      act("+0.1", "nudge", 0.1, { title: "Shift + .", class: "wide-only" }),
-      act("+1 s", "nudge", 1, { title: "Alt + ." }),
+      act("−1 s", "nudge", -1, { title: "Edge a second back (Alt ,)" }),
+      act("−0.1", "nudge", -0.1, { title: "Edge 0.1 s back (Shift ,)", class: "wide-only" }),
+      keyed("−f", ",", "nudgeFrame", -1, { "aria-label": "Edge a frame back", title: "Edge a frame back (,)" }),
+      keyed("edge here", "e", "edgeHere", 0, { title: "The nearest edge to the playhead (e)" }),
+      keyed("+f", ".", "nudgeFrame", 1, { "aria-label": "Edge a frame on", title: "Edge a frame on (.)" }),
+      act("+0.1", "nudge", 0.1, { title: "Edge 0.1 s on (Shift .)", class: "wide-only" }),
+      act("+1 s", "nudge", 1, { title: "Edge a second on (Alt .)" }),
     ),
     edgeWords,
   );
@@ -112,6 +112,7 @@ export function makeControls({ recording, formats, labels, run, picture, strip, 
       { class: "bar-buttons" },
       cutsWords,
       element("div", { class: "group", role: "group", "aria-label": "Zoom" }, act("−", "zoom", 0.5, { title: "Further away (-)", "aria-label": "Zoom out", class: "square" }), act("Fit", "fit", 0, { title: "All of it (f)" }), act("+", "zoom", 2, { title: "Closer (+)", "aria-label": "Zoom in", class: "square" })),
+      element("div", { class: "group", role: "group", "aria-label": "Range" }, keyed("Range from", "i", "rangeStart", 0, { title: "A range begins at the playhead (i)" }), keyed("to", "o", "rangeEnd", 0, { title: "The range ends at the playhead (o)", "aria-label": "Range ends here" })),
       keyed("Next unsure", "u", "unsure"),
       keyed("Next in queue", "n", "next"),
       keyed("Keys", "?", "help"),
@@ -223,6 +224,7 @@ export function makeControls({ recording, formats, labels, run, picture, strip, 
       saveState.dataset.kind = words.startsWith("not") ? "bad" : words;
       saveNow.hidden = !words.startsWith("not");
       if (!words.startsWith("saved")) place.textContent = "";
+      if (words.startsWith("not")) said.textContent = `${words}.`; // the others come and go too often to be read out
     },
     /** @param {"beside"|"cache"} where */
     setPlace(where) {

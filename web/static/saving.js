@@ -1,6 +1,8 @@
 // @ts-check
 // Saving: every change is kept on the server a moment later, one request at a time, again if it fails.
 
+import { watchConnection } from "./api.js";
+
 const DELAY_MS = 400; // after the last change
 const RETRY_MS = [1000, 2000, 5000, 10000, 30000];
 
@@ -19,6 +21,7 @@ export function makeSaver({ send, settle, onState }) {
   let wanted = null;
   let timer = 0;
   let failures = 0;
+  let isClosed = false;
   let isLeft = false; // somebody chose not to save: only `saveNow` asks again
   /** @type {Promise<boolean>|null} */
   let running = null;
@@ -48,6 +51,7 @@ export function makeSaver({ send, settle, onState }) {
     if (wanted !== state) return true; // changed meanwhile
     wanted = null;
     onState("saved");
+    if (isClosed) stopWatching();
     return false;
   }
 
@@ -70,8 +74,7 @@ export function makeSaver({ send, settle, onState }) {
     failures = 0;
     return run();
   };
-  const online = () => void (wanted && !isLeft && saveNow());
-  addEventListener("online", online);
+  const stopWatching = watchConnection((now) => void (now === "up" && wanted && !isLeft && saveNow()));
 
   return {
     /** @param {State} state */
@@ -90,9 +93,12 @@ export function makeSaver({ send, settle, onState }) {
     },
     isDirty: () => wanted !== null,
     saveNow,
+    /** Saves what is not saved yet, and goes on trying. */
     close() {
-      removeEventListener("online", online);
-      return wanted && !isLeft ? saveNow() : Promise.resolve();
+      isClosed = true;
+      if (wanted && !isLeft) return saveNow();
+      stopWatching();
+      return Promise.resolve();
     },
   };
 }

@@ -37,6 +37,8 @@ export const HEIGHT = 185;
 const TICK_SECONDS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200];
 const TICK_PIXELS = 84;
 const LABEL_PIXELS = 34; // of a segment that has its name written on it
+const CUTS_SPAN_SECONDS = 600; // of more, cuts would lie on one another
+const LINE_PIXELS = 2; // for each point of a curve that is drawn as a line
 const FONT = "system-ui, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif";
 
 /** Colours of the page's scheme, and patterns in them; ask again at "themechange". @param {number} scale */
@@ -208,24 +210,48 @@ function paintCurve(context, scene) {
   context.fillRect(0, top + height / 2, width, 1);
   context.fillRect(0, top + height, width, 1);
   if (!curve || !curve.values.length) return;
-  const y = (/** @type {number} */ value) => top + height - value * (height - 1);
   const columns = aggregated(curve, scene);
   context.fillStyle = context.strokeStyle = palette.ads;
-  context.globalAlpha = 0.22;
+  if (columns.count > width / LINE_PIXELS) paintCurveColumns(context, columns, top, height);
+  else paintCurveLine(context, columns, top, height);
+}
+
+/**
+ * As a line, where there are few points.
+ * @param {CanvasRenderingContext2D} context @param {typeof COLUMNS} columns @param {number} top @param {number} height
+ */
+function paintCurveLine(context, columns, top, height) {
+  const y = (/** @type {number} */ c) => top + height - columns.high[c] * (height - 1);
   context.beginPath();
-  context.moveTo(0, top + height);
-  for (let c = 0; c < columns.count; c += 1) context.lineTo(columns.x[c], y(columns.high[c]));
-  context.lineTo(columns.x[columns.count - 1] ?? 0, top + height);
-  context.fill();
-  context.globalAlpha = 1;
+  for (let c = 0; c < columns.count; c += 1) context.lineTo(columns.x[c], y(c));
   context.lineWidth = 1.4;
   context.lineJoin = "round";
-  context.beginPath();
-  for (let c = 0; c < columns.count; c += 1) {
-    context.lineTo(columns.x[c], y(columns.high[c]));
-    if (columns.low[c] < columns.high[c]) context.lineTo(columns.x[c], y(columns.low[c]));
-  }
   context.stroke();
+  context.lineTo(columns.x[columns.count - 1], top + height);
+  context.lineTo(columns.x[0], top + height);
+  context.globalAlpha = 0.22;
+  context.fill();
+  context.globalAlpha = 1;
+}
+
+/**
+ * As bars of whole pixels, each from its least to its greatest value and to where the last one
+ * ended. A stroked line of so many points takes ten times as long where a processor draws it.
+ * @param {CanvasRenderingContext2D} context @param {typeof COLUMNS} columns @param {number} top @param {number} height
+ */
+function paintCurveColumns(context, { x, low, high, count }, top, height) {
+  const y = (/** @type {number} */ value) => Math.round(top + height - 1 - value * (height - 2));
+  const half = count > 1 ? (x[1] - x[0]) / 2 : 0.5;
+  for (let c = 0, left = Math.round(x[0] - half), right = 0; c < count; c += 1, left = right) {
+    right = Math.round(x[c] + half);
+    const wide = right - left;
+    const highest = y(c ? Math.max(high[c], low[c - 1]) : high[c]);
+    const lowest = y(c ? Math.min(low[c], high[c - 1]) : low[c]);
+    context.globalAlpha = 0.22;
+    context.fillRect(left, highest, wide, top + height - highest);
+    context.globalAlpha = 1;
+    context.fillRect(left, highest, wide, lowest - highest + 1);
+  }
 }
 
 /** @param {CanvasRenderingContext2D} context @param {Scene} scene */
@@ -237,13 +263,15 @@ function paintLevels(context, scene) {
   context.fillRect(0, middle, width, 1);
   if (!levels || !levels.values.length) return;
   const columns = aggregated(levels, scene);
-  const half = (/** @type {number} */ c) => Math.max(0.5, (columns.high[c] * height) / 2);
+  const { x, high, count } = columns;
+  const each = count > 1 ? (x[1] - x[0]) / 2 : 0.5;
   context.fillStyle = palette.muted;
   context.globalAlpha = 0.6;
-  context.beginPath();
-  for (let c = 0; c < columns.count; c += 1) context.lineTo(columns.x[c], middle - half(c));
-  for (let c = columns.count - 1; c >= 0; c -= 1) context.lineTo(columns.x[c], middle + half(c));
-  context.fill();
+  for (let c = 0, left = Math.round(x[0] - each), right = 0; c < count; c += 1, left = right) {
+    right = Math.round(x[c] + each);
+    const half = Math.max(1, Math.round((high[c] * height) / 2));
+    context.fillRect(left, middle - half, right - left, 2 * half);
+  }
   context.globalAlpha = 1;
 }
 
@@ -286,6 +314,7 @@ export function aggregated({ hopSeconds, values }, scene) {
 /** @param {CanvasRenderingContext2D} context @param {Scene} scene */
 function paintCuts(context, scene) {
   const { cuts, palette, start, end } = scene;
+  if (end - start > CUTS_SPAN_SECONDS) return;
   const x = toX(scene);
   const { top, height } = ROWS.segments;
   context.fillStyle = palette.ink;
