@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from models.graphs import FRAME_COUNTS, FRAMES, MFCC, MFCC_COUNTS, classifier_graph, with_metadata
-from models.runtime import open_session, quantize
+from models.graphs import classifier_graph, with_metadata
+from models.runtime import quantize
+from models.sessions import FRAME_COUNTS, FRAMES, MFCC, MFCC_COUNTS, open_session
 from training.checkpoint import Checkpoint, load_checkpoint
 from utils.config import config_of_run
 from utils.dataset import Batch, ClipDataset, whole_batches

@@ -49,13 +49,14 @@ from timeline.summary import describe_timeline, summary_row, summary_table
 from timeline.tables import to_json
 from timeline.timeline import Timeline
 from training.checkpoint import load_checkpoint
-from training.device import choose_device, return_freed_memory
+from training.device import choose_device
 from training.registry import default_checkpoint
 from training.thresholds import Thresholds, read_thresholds
 from utils.errors import UserError, run_main
 from utils.files import write_whole
 from utils.labels import Span
 from utils.media import MediaError
+from utils.memory import return_freed_memory
 from utils.muxing import MuxError
 from utils.progress import Progress, ProgressBar
 from utils.recordings import list_videos

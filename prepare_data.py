@@ -18,6 +18,7 @@ the store, and not tried again.
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -95,8 +96,9 @@ def _read_options() -> tuple[argparse.Namespace, Config]:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--script", type=Path, default=ROOT / SCRIPT)
     path = first.parse_known_args()[0].script
-    script = read_constants(path)
+    script, handed_on = read_constants(path), ""
     if "TRAIN_SCRIPT" in script:  # of run_pipeline.py, which has another one train
+        handed_on = script["TRAIN_FLAGS"]
         script = read_constants(path.with_name(script["TRAIN_SCRIPT"]))
     parser = FlagParser(
         prog="python prepare_data.py",
@@ -143,8 +145,16 @@ def _read_options() -> tuple[argparse.Namespace, Config]:
         parser.error(
             "--store is for preparing: --status, --verify and --prune look at what is here"
         )
-    given = {name: getattr(options, name) for name in CONSTANTS}
+    given = {**_flags_in(handed_on), **{n: v for n in CONSTANTS if (v := getattr(options, n))}}
     return options, make_config(script, given)
+
+
+def _flags_in(words: str) -> dict[str, str | None]:
+    """The values of our constants in the flags of a training."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in CONSTANTS:
+        parser.add_argument("--" + name.replace("_", "-"))
+    return vars(parser.parse_known_args(shlex.split(words))[0])
 
 
 def _prepare(

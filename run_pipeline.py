@@ -16,7 +16,10 @@ same command goes on from there. pipeline_guide.md explains each step, MongoDB, 
 """
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 
+from cloud.s3 import S3Error
 from pipeline.indexing import Embed, Index
 from pipeline.ingest import Ingest
 from pipeline.judging import Evaluate, Promote
@@ -25,6 +28,7 @@ from pipeline.publishing import Publish
 from pipeline.records import only_one
 from pipeline.settings import Settings, make_settings
 from pipeline.steps import Pipeline, Step, run_steps, say_plan
+from pipeline.takeover import publish_rollback, take_over
 from pipeline.training import Train
 from pipeline.validation import Validate
 from training.registry import Registry
@@ -74,6 +78,7 @@ def main() -> int:
             return roll_back(pipeline, options.version)
         if said := registry.finish():
             pipeline.say("registry", said)
+        take_over(pipeline)
         run_steps(pipeline, options.steps)
     if registry.champion:
         pipeline.say("champion", f"{registry.champion.name} in {settings.runs_dir}/champion")
@@ -81,14 +86,28 @@ def main() -> int:
 
 
 def roll_back(pipeline: Pipeline, name: str | None) -> int:
+    with without_s3(pipeline):
+        take_over(pipeline)
     try:
         version = pipeline.registry.rollback(name)
     except TrackingError as error:  # it must not be in the way of going back
         version = pipeline.registry.champion
         pipeline.say("  WARNING", f"MLflow is told at the next start: {error}")
     pipeline.say("rollback", f"{version.name} is champion, {version.model}")
-    pipeline.say("next", "python run_pipeline.py --from embed: search and S3 follow it")
+    with without_s3(pipeline):
+        if url := publish_rollback(pipeline):
+            pipeline.say("publish", f"{url} names it again")
+    pipeline.say("next", "python run_pipeline.py --from embed: search follows it")
     return 0
+
+
+@contextlib.contextmanager
+def without_s3(pipeline: Pipeline) -> Iterator[None]:
+    """Goes on where S3 can't be had: it must not be in the way of going back."""
+    try:
+        yield
+    except S3Error as error:
+        pipeline.say("  WARNING", f"S3 does not follow: {error.filename}: {error.strerror}")
 
 
 def say_versions(registry: Registry) -> int:

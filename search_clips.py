@@ -53,15 +53,13 @@ from search.wording import (
     spot_lines,
     times,
 )
-from training.checkpoint import load_checkpoint
-from training.device import choose_device, return_freed_memory
 from training.registry import default_checkpoint
-from training.weights import find_weights, new_model
 from utils.config import make_config, read_constants
 from utils.errors import UserError, run_main
 from utils.fetching import FETCHED
 from utils.media import MediaError
-from utils.sources import open_source
+from utils.memory import return_freed_memory
+from utils.sources import Source, open_source
 
 ROOT = Path(__file__).resolve().parent
 SCRIPT = ROOT / "cost_optimized_train.py"  # its constants say how clips are read without a model
@@ -77,7 +75,7 @@ def main() -> int:
 
 def index(options: argparse.Namespace, store: ClipStore) -> int:
     """Embeds what the store does not hold yet, and builds the index."""
-    model = load_model(options)
+    model = load_model(options, for_many=True)
     rejected: list[tuple[str, str]] = []
     changes = Changes()
     for text in options.sources:
@@ -190,34 +188,40 @@ def forget(options: argparse.Namespace, store: ClipStore) -> int:
     return 0
 
 
-def load_model(options: argparse.Namespace) -> SearchModel:
-    """The network of a checkpoint, or the trunk alone where there is none and none was named."""
-    path = options.checkpoint or default_checkpoint()
-    if options.checkpoint or path.exists():
-        model = SearchModel.of(load_checkpoint(path, choose_device()), model_version(path), path)
-    else:
-        config = make_config(read_constants(SCRIPT), {})
-        weights, source = find_weights(options.weights)
-        encoder = new_model(config, 2, weights).video_encoder.to(choose_device())
-        note = f"the trunk alone, {source}: {path} is not there yet"
-        model = SearchModel.of_trunk(encoder, config.feature_spec, note)
+def load_model(options: argparse.Namespace, *, for_many: bool = False) -> SearchModel:
+    """The network of a checkpoint, or the trunk alone where there is none and none was named.
+
+    For a question what was kept of it is enough; `for_many` recordings a GPU is used.
+    """
+    path, model = options.checkpoint or default_checkpoint(), None
+    if path.is_file() and not for_many:
+        model = SearchModel.kept(options.cache_dir, model_version(path), path)
+    if model is None:
+        model = _load_network(path, options)
     print(f"model       {model.version}: {model.note}", file=sys.stderr)
     return model
 
 
 def open_holdings(text: str, model: SearchModel, options: argparse.Namespace) -> Holdings:
     """The recordings of a source, or of a feature store."""
-    spec = model.spec
+
+    def open_place(place: str) -> Source:
+        return open_source(place, options.cache_dir / FETCHED, S3Folder)
+
+    def say(line: str) -> None:
+        print(f"note: {line}", file=sys.stderr)
+
     if is_feature_store(Path(text)):
-        return read_holdings(Path(text), spec, classes=model.classes)
-    source = open_source(text, options.cache_dir / FETCHED, S3Folder)
+        return read_holdings(
+            Path(text), model.spec, classes=model.classes, open_place=open_place, say=say
+        )
     return prepare_holdings(
-        source,
-        spec,
+        open_place(text),
+        model.spec,
         options.cache_dir,
         classes=model.classes,
         workers=options.workers,
-        say=lambda line: print(f"note: {line}", file=sys.stderr),
+        say=say,
     )
 
 
@@ -268,6 +272,23 @@ def say_places(
             asked=Card("Asked for", picture, (Line(str(options.file), when),)),
         )
         print(f"written {options.html}", file=sys.stderr)
+
+
+def _load_network(path: Path, options: argparse.Namespace) -> SearchModel:
+    # Not above: they import torch, which takes longer than all the rest of a question.
+    from training.checkpoint import load_checkpoint
+    from training.device import choose_device
+    from training.weights import find_weights, new_model
+
+    if options.checkpoint or path.exists():
+        model = SearchModel.of(load_checkpoint(path, choose_device()), model_version(path), path)
+        model.keep(options.cache_dir)
+        return model
+    config = make_config(read_constants(SCRIPT), {})
+    weights, source = find_weights(options.weights)
+    encoder = new_model(config, 2, weights).video_encoder.to(choose_device())
+    note = f"the trunk alone, {source}: {path} is not there yet"
+    return SearchModel.of_trunk(encoder, config.feature_spec, note)
 
 
 def _bar(total: int, title: str, unit: str) -> tqdm:

@@ -21,7 +21,7 @@ import torch
 
 import cost_optimized_train
 from benchmarks.figures import write_figures
-from models import MODELS
+from models import MODELS, model_class
 from timeline.dense import DenseScorer, EmbeddedBlock
 from training.device import choose_device
 from training.embedding import MemoryStore, embed_recordings
@@ -102,7 +102,7 @@ def train(config: Config, train_set: ClipDataset, val_set: ClipDataset) -> float
 def hour_seconds(name: str) -> float:
     """What the windows of an hour at 2 frames a second take, on one core, of made embeddings."""
     config = make_config(vars(cost_optimized_train), {"fps": 2.0})
-    model, spec = MODELS[name](2, config.n_mfcc).eval(), config.feature_spec
+    model, spec = model_class(name)(2, config.n_mfcc).eval(), config.feature_spec
     block, threads = made_block(spec, model.video_encoder.embedding_size), torch.get_num_threads()
     torch.set_num_threads(1)
     scorer = DenseScorer(model, spec, clip_seconds=config.clip_seconds, temperature=1.0)

@@ -2,6 +2,7 @@
 
     python -m benchmarks.search             100,000 vectors of 1280 dimensions
     python -m benchmarks.search --quick     20,000 of them
+    python -m benchmarks.search --data-dir CLIPS --checkpoint best.safetensors
 
 The vectors are made: clips of so many scenes, each a point of few dimensions, brought into 1280 by
 a random layer behind a ReLU, as a network's are. Questions are such vectors that are not stored and
@@ -9,6 +10,9 @@ come one by one, on one thread, timed by its processor time: what else a machine
 otherwise. `query_seconds` is a run of search_clips.py from its start to its
 answer about ten seconds of made video, by a model of the usual size with random weights, asking a
 fifth as many clips; `query_cpu_seconds` is the processor time of that. The best of five rounds.
+
+Then how often a changed part of a recording finds it (benchmarks/changed.py): of the clips in a
+folder or, without one, of the demo set; by a model, or without one by the trunk alone.
 """
 
 import argparse
@@ -27,10 +31,12 @@ import av
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from benchmarks.changed import measure_changes
 from benchmarks.figures import write_figures
 from models.encoders import FrameEncoder
 from search.clip_store import EmbeddedClip, clip_id, open_clip_store
 from search.embeddings import model_version
+from search.model import SearchModel
 from search.vector_index import Hit, VectorIndex, open_index
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.weights import TrunkWeights, new_model
@@ -42,6 +48,7 @@ QUESTIONS, EXACT_QUESTIONS = 500, 20
 BLOCK = 4096
 K = 10
 VIDEO_SECONDS = 10.0
+MOST_CHANGED, QUICK_CHANGED = 100, 4  # recordings that are asked for
 
 
 def main() -> None:
@@ -49,6 +56,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="20,000 vectors, one round")
+    parser.add_argument("--data-dir", type=Path, help="clips that are changed [the demo set]")
+    parser.add_argument("--checkpoint", type=Path, help="model that finds them [the trunk alone]")
+    parser.add_argument("--weights", default="auto", help="of the trunk alone [%(default)s]")
     options = parser.parse_args()
     count, rounds = (20_000, 1) if options.quick else (100_000, 5)
     rng = np.random.default_rng(0)
@@ -58,6 +68,8 @@ def main() -> None:
         figures = measure_index(vectors, questions, rounds)
     del vectors
     figures |= measure_query(count // 5, rounds)
+    most = QUICK_CHANGED if options.quick else MOST_CHANGED
+    figures |= measure_changes(options.data_dir, options.checkpoint, most, weights=options.weights)
     write_figures("search", figures)
 
 
@@ -131,8 +143,9 @@ def measure_query(num_clips: int, rounds: int) -> dict[str, float]:
         video = folder / "question.mp4"
         write_video(video, VIDEO_SECONDS)
         version = model_version(checkpoint)
-        model = load_checkpoint(checkpoint).model
-        size = model.video_head.in_features + model.no_sound.shape[1]
+        loaded = load_checkpoint(checkpoint)
+        SearchModel.of(loaded, version, checkpoint).keep(folder)  # as the command `index` does
+        size = loaded.model.video_head.in_features + loaded.model.no_sound.shape[1]
         vectors = np.random.default_rng(1).standard_normal((num_clips, size), np.float32)
         with open_clip_store(str(folder / "clips.sqlite")) as store:
             store.put(as_clips(vectors, version))

@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.figures import write_figures
 from models.late_fusion import LateFusionClassifier
 from models.mobilenet_v2 import EMBEDDING_SIZE, NUM_BLOCKS
-from training.device import amp_dtype, choose_device, keep_freed_memory
+from training.device import amp_dtype, choose_device
 from training.phases import Phase
 from training.residence import settle
 from training.step import ClassWeights, Step
@@ -38,6 +38,7 @@ from utils.clips import Clip
 from utils.dataset import Batch, ClipDataset, TrainingBatches
 from utils.feature_store import Column, FeatureStore
 from utils.labels import Span
+from utils.memory import keep_freed_memory
 from utils.recordings import Recording
 
 SCRIPT = Path(__file__).parent.parent / "cost_optimized_train.py"

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,16 @@ BEST = {"val_auc": "AUC", "val_balanced_accuracy": "balanced"}
 
 def prepare_command(place: Workplace) -> list[str]:
     plan, price = place.plan, place.attempt.dollars_per_hour
+    # Those that run_pipeline.py hands to its training come last, and count.
+    given = [*plan.overrides, *shlex.split(flag_value(plan.overrides, "--train-flags") or "")]
+    script = flag_value(plan.overrides, "--train-script") or plan.script
     flags = []
     for name in OF_PREPARATION:
         flag = "--" + name.replace("_", "-")
-        value = flag_value(plan.overrides, flag)
+        value = flag_value(given, flag)
         flags += [] if value is None else [flag, value]
     return [
-        *("./run_training.sh", "prepare", _data_url(place), "--script", plan.script),
+        *("./run_training.sh", "prepare", _data_url(place), "--script", script),
         *("--store", f"s3://{plan.bucket}/store", "--price", f"{price:g}"),
         *("--cache-dir", str(place.cache), *flags),
     ]

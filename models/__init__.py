@@ -1,17 +1,26 @@
 """Models: the networks, built by name from the sizes that a checkpoint carries."""
 
-from torch import nn
+from typing import TYPE_CHECKING
 
-from models.late_fusion import LateFusionClassifier
-from models.lrcn import LrcnClassifier
+if TYPE_CHECKING:
+    from torch import nn
 
-MODELS = {"late_fusion": LateFusionClassifier, "lrcn": LrcnClassifier}
+MODELS = ("late_fusion", "lrcn")
 
 
-def build_model(config: dict) -> nn.Module:
+def model_class(name: str) -> "type[nn.Module]":
+    """The class of a network. Raises ValueError for an unknown name."""
+    # Not above: torch takes seconds to import, and what is ONNX already (sessions) runs without.
+    from models.late_fusion import LateFusionClassifier
+    from models.lrcn import LrcnClassifier
+
+    known = dict(zip(MODELS, (LateFusionClassifier, LrcnClassifier), strict=True))
+    if name not in known:
+        raise ValueError(f"unknown model {name!r}: this version knows {', '.join(MODELS)}")
+    return known[name]
+
+
+def build_model(config: dict) -> "nn.Module":
     """The network of a `model.config`. Raises ValueError for an unknown name."""
     sizes = dict(config)
-    name = sizes.pop("name")
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}: this version knows {', '.join(MODELS)}")
-    return MODELS[name](**sizes)
+    return model_class(sizes.pop("name"))(**sizes)

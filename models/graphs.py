@@ -6,6 +6,7 @@ export_model.py for each model that it writes.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -15,22 +16,39 @@ from models.encoders import CONV_GRID, ConvEncoder, FrameEncoder
 from models.late_fusion import MAX_DEVIATION, LateFusionClassifier
 from models.lrcn import LrcnClassifier
 from models.mobilenet_v2 import InvertedResidual, TensorflowPadConv2d
+from models.sessions import EMBEDDINGS, FRAME_COUNTS, FRAMES, MFCC, MFCC_COUNTS
 
 OPSET = 17  # of 2022; onnxruntime reads it since 1.12
 IR_VERSION = 8  # that of the same release of ONNX
-FRAMES, FRAME_COUNTS = "frames", "frame_counts"  # names of the inputs
-MFCC, MFCC_COUNTS = "mfcc", "mfcc_counts"
 _FLOAT, _INT32, _BOOL = 1, 6, 9  # onnx.TensorProto's numbers for the types
 
 
 def trunk_graph(encoder: FrameEncoder, frame_size: tuple[int, int]) -> bytes:
     """ONNX of the trunk: `frames` (n, H, W, 3) uint8 to `embeddings` (n, size) float32."""
     graph = _Graph()
-    graph.rename(_add_trunk(graph, encoder, FRAMES, frame_size), "embeddings")
+    graph.rename(_add_trunk(graph, encoder, FRAMES, frame_size), EMBEDDINGS)
     return graph.serialize(
         {FRAMES: (np.uint8, ["n", *frame_size, 3])},
-        {"embeddings": (np.float32, ["n", encoder.embedding_size])},
+        {EMBEDDINGS: (np.float32, ["n", encoder.embedding_size])},
     )
+
+
+def features_graph(model: nn.Module) -> bytes:
+    """ONNX of a classifier's `forward_features`, from embeddings of frames that are made already.
+
+    `embeddings` (clips, T, size) float32, the rest as for `classifier_graph`, to `features`
+    (clips, size). Raises TypeError for another network.
+    """
+    graph, size = _Graph(), model.video_encoder.embedding_size
+    video = _add_video(graph, model, EMBEDDINGS, lambda x: _add_flat(graph, x, size))
+    sound = [_add_sound(graph, model)] if model.uses_sound else []
+    graph.rename(graph.add("Concat", video, *sound, axis=1), "features")
+    inputs = {EMBEDDINGS: (np.float32, ["clips", "T", size]), FRAME_COUNTS: (np.int64, ["clips"])}
+    if model.uses_sound:
+        inputs |= _sound_inputs(model)
+    num_features = model.video_head.in_features
+    num_features += model.sound_head.in_features if model.uses_sound else 0
+    return graph.serialize(inputs, {"features": (np.float32, ["clips", num_features])})
 
 
 def classifier_graph(model: nn.Module, frame_size: tuple[int, int], temperature: float) -> bytes:
@@ -40,29 +58,25 @@ def classifier_graph(model: nn.Module, frame_size: tuple[int, int], temperature:
     `frame_counts` and `mfcc_counts` (clips,) int64 count; the rest is padding. 0 says that a clip
     has no sound. To `probabilities` (clips, classes) float32. Raises TypeError for another network.
     """
-    known = {LateFusionClassifier: _add_pooled_video, LrcnClassifier: _add_sequence}
-    if type(model) not in known:
-        raise TypeError(f"no ONNX graph is known for a {type(model).__name__}")
     graph = _Graph()
-    logits = _add_linear(graph, known[type(model)](graph, model, frame_size), model.video_head)
+
+    def encode(frames: str) -> str:
+        flat = graph.add("Reshape", frames, np.array([-1, *frame_size, 3]))
+        return _add_trunk(graph, model.video_encoder, flat, frame_size)
+
+    logits = _add_linear(graph, _add_video(graph, model, FRAMES, encode), model.video_head)
     if model.uses_sound:
-        sound = graph.add("Sub", MFCC, model.audio_encoder.mean)
-        sound = graph.add("Div", sound, model.audio_encoder.std)
-        sound, has_sound = _add_pooling(graph, sound, MFCC_COUNTS)
-        sound = _add_gelu(graph, _add_linear(graph, sound, model.sound_projection[1]))
-        sound = graph.add("Where", has_sound, sound, model.no_sound)
-        logits = graph.add("Add", logits, _add_linear(graph, sound, model.sound_head))
+        sound = _add_linear(graph, _add_sound(graph, model), model.sound_head)
+        logits = graph.add("Add", logits, sound)
     logits = graph.add("Div", logits, np.float32(temperature))
     graph.rename(graph.add("Softmax", logits, axis=1), "probabilities")
-    n_mfcc, num_classes = model.config["n_mfcc"], model.config["num_classes"]
     return graph.serialize(
         {
             FRAMES: (np.uint8, ["clips", "T", *frame_size, 3]),
             FRAME_COUNTS: (np.int64, ["clips"]),
-            MFCC: (np.float32, ["clips", "M", n_mfcc]),
-            MFCC_COUNTS: (np.int64, ["clips"]),
+            **_sound_inputs(model),
         },
-        {"probabilities": (np.float32, ["clips", num_classes])},
+        {"probabilities": (np.float32, ["clips", model.config["num_classes"]])},
     )
 
 
@@ -129,31 +143,59 @@ class _Graph:
         return name
 
 
-def _add_pooled_video(graph: _Graph, model: LateFusionClassifier, size: tuple[int, int]) -> str:
-    """The picture's half of late fusion's features, (clips, 2560)."""
-    shape = graph.add("Slice", graph.add("Shape", FRAMES), np.array([0]), np.array([2]))
-    embeddings = _add_embeddings(graph, model.video_encoder, FRAMES, size)
+def _sound_inputs(model: nn.Module) -> dict:
+    n_mfcc = model.config["n_mfcc"]
+    return {MFCC: (np.float32, ["clips", "M", n_mfcc]), MFCC_COUNTS: (np.int64, ["clips"])}
+
+
+def _add_video(graph: _Graph, model: nn.Module, video: str, encode: Callable[[str], str]) -> str:
+    """The picture's half of the features, of an input whose first axes are (clips, T).
+
+    `encode` adds what makes embeddings (clips * T, size) of that input or a part of it.
+    """
+    known = {LateFusionClassifier: _add_pooled_video, LrcnClassifier: _add_sequence}
+    if type(model) not in known:
+        raise TypeError(f"no ONNX graph is known for a {type(model).__name__}")
+    return known[type(model)](graph, model, video, encode)
+
+
+def _add_sound(graph: _Graph, model: nn.Module) -> str:
+    """The sound's half of the features, (clips, sound_size)."""
+    sound = graph.add("Sub", MFCC, model.audio_encoder.mean)
+    sound = graph.add("Div", sound, model.audio_encoder.std)
+    sound, has_sound = _add_pooling(graph, sound, MFCC_COUNTS)
+    sound = _add_gelu(graph, _add_linear(graph, sound, model.sound_projection[1]))
+    return graph.add("Where", has_sound, sound, model.no_sound)
+
+
+def _add_pooled_video(
+    graph: _Graph, model: LateFusionClassifier, video: str, encode: Callable[[str], str]
+) -> str:
+    """(clips, 2560)"""
+    shape = graph.add("Slice", graph.add("Shape", video), np.array([0]), np.array([2]))
+    embeddings = encode(video)
     shape = graph.add("Concat", shape, np.array([model.video_encoder.embedding_size]), axis=0)
     embeddings = graph.add("Reshape", embeddings, shape)  # (clips, T, 1280)
-    video, has_video = _add_pooling(graph, embeddings, FRAME_COUNTS)
-    video = graph.add("Sqrt", graph.add("Add", video, np.float32(1e-6)))
-    video = _add_standardised(graph, video, model)
-    return graph.add("Mul", video, graph.add("Cast", has_video, to=_FLOAT))
+    pooled, has_video = _add_pooling(graph, embeddings, FRAME_COUNTS)
+    pooled = graph.add("Sqrt", graph.add("Add", pooled, np.float32(1e-6)))
+    pooled = _add_standardised(graph, pooled, model)
+    return graph.add("Mul", pooled, graph.add("Cast", has_video, to=_FLOAT))
 
 
-def _add_sequence(graph: _Graph, model: LrcnClassifier, size: tuple[int, int]) -> str:
-    """The picture's half of LRCN's features, (clips, lstm_size)."""
+def _add_sequence(
+    graph: _Graph, model: LrcnClassifier, video: str, encode: Callable[[str], str]
+) -> str:
+    """(clips, lstm_size)"""
     number = np.array(model.sequence_frames)
     ends = graph.add("Unsqueeze", FRAME_COUNTS, np.array([1]))  # (clips, 1)
-    length = graph.add("Min", graph.add("Gather", graph.add("Shape", FRAMES), np.array(1)), number)
+    length = graph.add("Min", graph.add("Gather", graph.add("Shape", video), np.array(1)), number)
     step = graph.add("Range", np.array(0), length, np.array(1))  # (K,)
     # As `spread` says it, of the first `frame_counts` frames.
     odd = graph.add("Add", graph.add("Mul", step, np.array(2)), np.array(1))
     place = graph.add("Div", graph.add("Mul", odd, ends), 2 * number)
     place = graph.add("Where", graph.add("Greater", ends, number), place, step)  # (clips, K)
     index = graph.add("Unsqueeze", place, np.array([2]))
-    frames = graph.add("GatherND", FRAMES, index, batch_dims=1)  # (clips, K, H, W, 3)
-    x = _add_embeddings(graph, model.video_encoder, frames, size)
+    x = encode(graph.add("GatherND", video, index, batch_dims=1))  # of (clips, K, ...)
     x = _add_standardised(graph, x, model)
     x = _add_gelu(graph, _add_linear(graph, x, model.frame_projection[1]))
     shape = graph.add("Concat", graph.add("Shape", place), np.array([-1]), axis=0)
@@ -192,12 +234,8 @@ def _add_standardised(graph: _Graph, x: str, model: nn.Module) -> str:
     return graph.add("Clip", x, np.float32(-MAX_DEVIATION), np.float32(MAX_DEVIATION))
 
 
-def _add_embeddings(
-    graph: _Graph, encoder: FrameEncoder, frames: str, size: tuple[int, int]
-) -> str:
-    """(clips, T, H, W, 3) uint8 to (clips * T, embedding_size)."""
-    flat = graph.add("Reshape", frames, np.array([-1, *size, 3]))
-    return _add_trunk(graph, encoder, flat, size)
+def _add_flat(graph: _Graph, x: str, size: int) -> str:
+    return graph.add("Reshape", x, np.array([-1, size]))
 
 
 def _add_trunk(graph: _Graph, encoder: FrameEncoder, frames: str, size: tuple[int, int]) -> str:

@@ -3,20 +3,18 @@
 import functools
 import hashlib
 import logging
-import math
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from models.encoders import FrameEncoder
-from models.graphs import FRAMES, trunk_graph
+from models.graphs import trunk_graph
+from models.sessions import embed_frames, open_session
 
-FRAMES_PER_RUN = 4  # of ONNX Runtime: as soon done as 16, in a quarter of the memory
 GPU_FRAMES = 256  # at once: 0.3 GB of memory at 160x160 in half precision
 INT8_OPERATIONS = ["Conv", "Clip", "Add"]
 TOLERANCE = 1e-3  # by which the engines' embeddings may differ, of their length
@@ -25,9 +23,8 @@ TOLERANCE = 1e-3  # by which the engines' embeddings may differ, of their length
 class TrunkRuntime:
     """The trunk as the encoder is now, ready for many frames; training it further changes nothing.
 
-    On a CPU each of `threads` (by default torch's, which OMP_NUM_THREADS sets) runs chunks of its
-    own: none waits for another after each layer, as they do where all share a chunk, and none
-    spins meanwhile. Without onnxruntime, or on a GPU, torch runs it, there in the type `amp`.
+    On a CPU ONNX Runtime runs it on `threads` (by default torch's, which OMP_NUM_THREADS sets).
+    Without onnxruntime, or on a GPU, torch runs it, there in the type `amp`.
     """
 
     def __init__(
@@ -66,26 +63,9 @@ class TrunkRuntime:
         """(N, H, W, 3) uint8 RGB to (N, embedding_size) float16, all frames by themselves."""
         if len(frames) == 0:
             return np.zeros((0, self.embedding_size), np.float16)
-        return self._by_torch(frames) if self.engine == "torch" else self._by_onnx(frames)
-
-    def _by_onnx(self, frames: np.ndarray) -> np.ndarray:
-        session = self._session(frames.shape[1:3])
-        embeddings = np.empty((len(frames), self.embedding_size), np.float16)
-
-        def run(chunk: slice) -> None:
-            (found,) = session.run(None, {FRAMES: np.ascontiguousarray(frames[chunk])})
-            embeddings[chunk] = found
-
-        # Even chunks, as many for each thread.
-        rounds = math.ceil(len(frames) / (self.threads * FRAMES_PER_RUN))
-        chunks = list(_even_slices(len(frames), rounds * self.threads))
-        if self.threads == 1:
-            for chunk in chunks:
-                run(chunk)
-        else:
-            with ThreadPoolExecutor(self.threads) as pool:
-                list(pool.map(run, chunks))
-        return embeddings
+        if self.engine == "torch":
+            return self._by_torch(frames)
+        return embed_frames(self._session(frames.shape[1:3]), frames, self.threads)
 
     @torch.inference_mode()
     def _by_torch(self, frames: np.ndarray) -> np.ndarray:
@@ -104,18 +84,6 @@ class TrunkRuntime:
         if frame_size not in self._sessions:
             self._sessions[frame_size] = open_session(trunk_graph(self._encoder, frame_size))
         return self._sessions[frame_size]
-
-
-def open_session(model: bytes, threads: int = 1) -> object:
-    """An onnxruntime.InferenceSession on the CPU, whose threads sleep while they wait."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors; it warns about machines whose cores it can't count
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def quantize(model: bytes, clips: Sequence[dict[str, np.ndarray]]) -> bytes:
@@ -162,8 +130,3 @@ def _has_onnxruntime() -> bool:
         )
         return False
     return True
-
-
-def _even_slices(length: int, parts: int) -> Iterator[slice]:
-    bounds = [length * part // parts for part in range(parts + 1)]
-    yield from (slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False) if a < b)

@@ -13,9 +13,10 @@ from pipeline.source import open_recordings
 from pipeline.steps import Pipeline, Step
 from pipeline.validation import class_hours
 from search.clip_store import ClipStore, open_clip_store
-from search.embeddings import ClipEmbedder, plan_clips, store_clips
+from search.embeddings import plan_clips, store_clips
 from search.finder import index_folder
-from search.names import storable
+from search.model import SearchModel, embedder_folder
+from search.names import place_of, storable
 from search.vector_index import INFO, IndexMismatch, VectorIndex, open_index
 from training.checkpoint import load_checkpoint
 from training.device import choose_device
@@ -106,18 +107,19 @@ def put_clips(pipeline: Pipeline, champion: Version, store: ClipStore) -> str:
     source = open_recordings(pipeline)
 
     def name_of(recording: Recording) -> str:
-        return source.place(recording.name)
+        return place_of(source.place(recording.name), source.is_remote)  # as search_clips.py does
 
     checkpoint = load_checkpoint(champion.model, choose_device())
     rows = read_snapshot(pipeline)
     prepared = prepare_for(pipeline, checkpoint.spec, {row["name"] for row in rows})
-    embedder = ClipEmbedder(checkpoint.model, checkpoint.spec, champion.id)
+    model = SearchModel.of(checkpoint, champion.id, champion.model)
+    model.keep(pipeline.settings.cache_dir)  # for the questions that follow
     planned = plan_clips(
         prepared, champion.id, clip_seconds=checkpoint.clip_seconds, name_of=name_of
     )
     frames = sum(prepared.store.num_rows(key, "frames") for key in prepared.keys.values())
     with tqdm(total=frames, desc="embed", unit="frame", delay=1, leave=False) as bar:
-        changes = store_clips(store, embedder, prepared.store, planned, report=bar.update)
+        changes = store_clips(store, model.embedder, prepared.store, planned, report=bar.update)
     mine = sorted(storable(name_of(recording)) for recording in prepared.keys)
     before = read_json(pipeline.folder / EMBEDDED) or {"recordings": [], "models": []}
     for name in sorted(set(before["recordings"]) - set(mine)):
@@ -126,7 +128,8 @@ def put_clips(pipeline: Pipeline, champion: Version, store: ClipStore) -> str:
     kept = list(dict.fromkeys(reigns))[:KEPT_CHAMPIONS]
     for model in sorted(set(before["models"]) - set(kept)):
         store.delete(model_version=model)
-        shutil.rmtree(index_folder(pipeline.settings.cache_dir, model), ignore_errors=True)
+        for folder in (index_folder, embedder_folder):
+            shutil.rmtree(folder(pipeline.settings.cache_dir, model), ignore_errors=True)
     write_json(pipeline.folder / EMBEDDED, {"recordings": mine, "models": kept})
     ours = set(mine)
     clips = (clip for clip in store.find(model_version=champion.id) if clip.recording in ours)

@@ -2,7 +2,6 @@
 
 import os
 
-from pipeline.publishing import restore_champion
 from pipeline.records import digest, read_json, write_json
 from pipeline.source import DEFAULT_DATA_DIR, demo_folder, is_demo, open_recordings
 from pipeline.steps import Pipeline, Step
@@ -29,7 +28,6 @@ class Ingest(Step):
         return None
 
     def run(self, pipeline: Pipeline) -> tuple[dict, str]:
-        restore_champion(pipeline)
         if is_demo(pipeline) and not is_demo_set(demo_folder(pipeline)):
             folder = demo_folder(pipeline)
             pipeline.warn(f"no video in {DEFAULT_DATA_DIR}/: made ones in {folder} stand in")

@@ -20,7 +20,8 @@ from pipeline.source import open_recordings
 from pipeline.split import choose_test_groups, groups_by_class
 from pipeline.steps import Pipeline, Step
 from pipeline.validation import Findings, limits_of
-from search.embeddings import ClipEmbedder, embed_clips, plan_clips
+from search.embedder import ClipEmbedder
+from search.embeddings import embed_clips, plan_clips
 from training.checkpoint import load_checkpoint
 from training.device import choose_device
 from utils.config import Config

@@ -1,11 +1,12 @@
-"""Publishing: the champion, its index and its clips as objects on S3, and the way back from there.
+"""Publishing: the champion, its index, its clips and the pipeline's state as objects on S3.
 
     PREFIX/objects/<sha256>/<name>   contents, never written again
     PREFIX/releases/<id>.json        {"files": {name: {"sha256", "size_bytes"}}, ...}
-    PREFIX/champion.json             {"release": id}: what is in use, moved last
+    PREFIX/champion.json             {"release": id, ...}: what is in use, moved last
 
 A release is complete before the alias names it. One that breaks off leaves the alias, and all that
-it names, as it was.
+it names, as it was. Its files below `state/` are what the pipeline knows of its champions and of
+what it has done: with them another machine goes on (`takeover`).
 """
 
 import contextlib
@@ -25,19 +26,24 @@ from cloud.s3 import (
     list_objects,
     put_file,
     read_bytes,
+    read_json,
     replace_bytes,
     update_json,
 )
+from pipeline.preparing import LISTS
 from pipeline.profile import profile_path
-from pipeline.records import PipelineError, digest
+from pipeline.records import PipelineError, digest, write_json
 from pipeline.steps import Pipeline, Step
 from search.clip_store import open_clip_store
 from search.finder import index_folder
 from search.vector_index import INFO
+from training.registry import FACTS, HISTORY, hash_file
 
 BUCKET_VARIABLE = "S3_BUCKET_NAME"
 INSTANCE_VARIABLE = "ADGAME_BUCKET"  # on an instance of `run_training.sh aws BUCKET`
 ALIAS = "champion.json"
+STATE = "state/"  # names of a release below it are files of the runs folder
+SEEN = "published.json"  # the release that this machine last made or took over
 DUMP = "clips.sqlite"  # the champion's clips, whichever store they are in
 STAGE = "publish"  # folder of what is made for a release, below the cache
 SENDS = 3  # of a content that arrives damaged
@@ -48,22 +54,21 @@ class Publish(Step):
     about = "put model, index, clips and report on S3, and move the alias last"
 
     def inputs(self, pipeline: Pipeline) -> dict:
-        champion = pipeline.registry.champion
+        champion, url = pipeline.registry.champion, publish_url(pipeline)
+        state = state_files(pipeline) if url else {}
         return {
-            "place": publish_url(pipeline),
+            "place": url,
             "champion": champion.name if champion else None,
             "index": pipeline.outputs("index")["index"],
             "clips": pipeline.outputs("embed")["state"],
+            "state": digest({name: hash_file(path) for name, path in state.items()}),
         }
 
     def lost(self, pipeline: Pipeline, outputs: dict) -> str | None:
         url = publish_url(pipeline)
         if outputs["release"] is None or url is None:
             return None
-        try:
-            there = json.loads(read_bytes(f"{url}/{ALIAS}")[0]).get("release")
-        except FileNotFoundError:
-            there = None
+        there = read_json(f"{url}/{ALIAS}")[0].get("release")
         return None if there == outputs["release"] else f"{url}/{ALIAS} names {there}"
 
     def run(self, pipeline: Pipeline) -> tuple[dict, str]:
@@ -72,22 +77,44 @@ class Publish(Step):
             return {"release": None}, f"skipped, no bucket is set (BUCKET or {BUCKET_VARIABLE})"
         if champion is None:
             return {"release": None}, "skipped, there is no champion yet"
-        files = release_files(pipeline)
-        digests = {name: digest_file(path) for name, path in files.items()}
-        manifest = {
-            "champion": champion.name,
-            "facts": champion.facts,
-            "clips": pipeline.outputs("embed")["state"],
-            "files": {
+        release, sent = put_release(pipeline, url, release_files(pipeline))
+        outputs = {"release": release, "url": url}
+        return outputs, f"{champion.name} in {url}, {sent} files sent"
+
+
+def put_release(
+    pipeline: Pipeline, url: str, files: dict[str, Path], there: dict[str, dict] | None = None
+) -> tuple[str, int]:
+    """Makes a release of the champion, and moves the alias to it; its id, and how many files were
+    sent.
+
+    It holds `files`, the state, and contents that are `there` already, as a manifest names them.
+    """
+    champion, files = pipeline.registry.champion, {**files, **state_files(pipeline)}
+    digests = {name: digest_file(path) for name, path in files.items()}
+    manifest = {
+        "champion": champion.name,
+        "facts": champion.facts,
+        "files": {
+            **(there or {}),
+            **{
                 name: {"sha256": known.sha256, "size_bytes": known.size_bytes}
                 for name, known in digests.items()
             },
-        }
-        release = digest(manifest)
-        sent = send_contents(url, files, digests)
-        put_manifest(f"{url}/releases/{release}.json", manifest)
-        update_json(f"{url}/{ALIAS}", lambda old: {"release": release, "champion": champion.name})
-        return {"release": release, "url": url}, f"{champion.name} in {url}, {sent} files sent"
+        },
+    }
+    release = digest(manifest)
+    sent = send_contents(url, files, digests)
+    put_manifest(f"{url}/releases/{release}.json", manifest)
+
+    def name_it(old: dict) -> dict:
+        # The last release of each model, for the way back to it.
+        releases = {**old.get("releases", {}), champion.id: release}
+        return {"release": release, "champion": champion.name, "releases": releases}
+
+    update_json(f"{url}/{ALIAS}", name_it)
+    write_json(pipeline.folder / SEEN, {"release": release})
+    return release, sent
 
 
 def publish_url(pipeline: Pipeline) -> str | None:
@@ -112,6 +139,26 @@ def release_files(pipeline: Pipeline) -> dict[str, Path]:
     files[DUMP] = dump_clips(pipeline)
     files["profile.json"] = profile_path(pipeline)
     return files
+
+
+def state_files(pipeline: Pipeline) -> dict[str, Path]:
+    """What another machine needs to go on, by its name in a release: what the steps have noted and
+    listed, and all that was ever champion.
+    """
+    folder, registry = pipeline.folder, pipeline.registry
+    own = {SEEN, f"{Publish.name}.json"}
+    found = [p for p in folder.glob("*.*") if p.suffix in (".json", ".csv") and p.name not in own]
+    if record := pipeline.record("prepare"):
+        found.append(folder / LISTS / Path(record.outputs["list"]).name)
+    reigned = {reign.version for reign in registry.history()}
+    if record := pipeline.record("promote"):
+        reigned.add(record.outputs["version"])  # the last challenger: it is not judged again
+    for version in registry.versions():
+        if version.name in reigned:
+            found += [version.folder / name for name in (FACTS, *version.files)]
+    found.append(registry.folder / HISTORY)
+    runs = Path(pipeline.settings.runs_dir)
+    return {f"{STATE}{path.relative_to(runs).as_posix()}": path for path in found if path.exists()}
 
 
 def dump_clips(pipeline: Pipeline) -> Path:
@@ -146,7 +193,7 @@ def send_contents(url: str, files: dict[str, Path], digests: dict[str, Digests])
     there = {item.url: item for item in list_objects(f"{url}/objects")}
     waiting = {}
     for name, path in files.items():
-        target = _content_url(url, name, digests[name])
+        target = content_url(url, name, digests[name].sha256)
         if target not in there or not _is_same(there[target], digests[name], path):
             waiting[target] = (path, digests[name])
     total = sum(known.size_bytes for _, known in waiting.values())
@@ -172,40 +219,9 @@ def put_manifest(url: str, manifest: dict) -> None:
             raise
 
 
-def restore_champion(pipeline: Pipeline) -> None:
-    """Fetches the published champion where this machine has none, as a fresh instance has.
-
-    So the next challenger is held against it, and new recordings against the last run's.
-    """
-    url = publish_url(pipeline)
-    if url is None or pipeline.registry.champion is not None:
-        return
-    try:
-        release = json.loads(read_bytes(f"{url}/{ALIAS}")[0])["release"]
-    except FileNotFoundError:
-        return
-    manifest = json.loads(read_bytes(f"{url}/releases/{release}.json")[0])
-    folder = Path(pipeline.settings.cache_dir, "restored")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name, file in manifest["files"].items():
-        if "/" not in name and name != DUMP:
-            path = folder / name
-            target = f"{url}/objects/{file['sha256']}/{name}"
-            get_file(head(target), path)
-            if digest_file(path).sha256 != file["sha256"]:
-                raise S3DamagedError(DAMAGED, target)
-    facts = {k: v for k, v in manifest["facts"].items() if k not in ("run", "added")}
-    version = pipeline.registry.add(folder, facts)
-    pipeline.folder.mkdir(parents=True, exist_ok=True)
-    os.replace(folder / "profile.json", profile_path(pipeline))
-    pipeline.registry.promote(version, f"published as {manifest['champion']} in {url}")
-    pipeline.say("", f"the champion is {manifest['champion']} of {url}, {version.name} here")
-    shutil.rmtree(folder)
-
-
-def _content_url(url: str, name: str, known: Digests) -> str:
-    return f"{url}/objects/{known.sha256}/{Path(name).name}"
+def content_url(url: str, name: str, sha256: str) -> str:
+    """Where the content of a release's file is."""
+    return f"{url}/objects/{sha256}/{Path(name).name}"
 
 
 def _is_same(item: S3Object, known: Digests, path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 import bisect
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from utils.duplicates import Repeat
 from utils.feature_store import FeatureStore
 from utils.features import FeatureSpec
 from utils.files import write_whole
-from utils.fingerprints import SOUND_STEP, hash_pictures, hash_sounds
+from utils.fingerprints import SMOOTH_ROWS, SOUND_LAGS, SOUND_STEP, hash_pictures, hash_sounds
 from utils.repeats import PICTURES, SOUNDS, Likeness, follow
 
 NEAR_SECONDS = 3.0  # edges this near to each other are one: fingerprints blur them
@@ -21,6 +21,7 @@ AROUND_SECONDS = 8.0  # looked at before and behind what may be an airing
 SAME_PART = 0.5  # of the shorter of two airings: so much in common is one
 MOST_OFFSETS = 24  # looked at in a recording
 BITS = 63
+SOUND_AHEAD = (SMOOTH_ROWS + SOUND_LAGS[-1]) // SOUND_STEP  # hashes that look beyond the end
 
 
 @dataclass(frozen=True, order=True)
@@ -85,6 +86,41 @@ def keep_sounds(
         if features.num_rows(key, "mfcc"):
             _sound_hashes(features, key, folder)
         report(1)
+
+
+def sharpen(
+    repeats: Iterable[Repeat],
+    features: FeatureStore,
+    spec: FeatureSpec,
+    *,
+    kept_in: Path | None = None,
+) -> list[Repeat]:
+    """The same repeats from the first hash that is alike to the last.
+
+    `find_duplicates` goes by means over seconds, which reach a second beyond what is shared.
+    """
+    sharp = []
+    for repeat in repeats:
+        keys = repeat.first, repeat.second
+        if repeat.by == "picture":
+            hashes = [np.asarray(features.get(key, "picture_hashes")) for key in keys]
+            rate, likeness = spec.fps, PICTURES
+        else:
+            hashes = [_sound_hashes(features, key, kept_in) for key in keys]
+            rate, likeness = spec.mfcc.frames_per_second / SOUND_STEP, SOUNDS
+        starts = [round(s * rate) for s in (repeat.first_seconds, repeat.second_seconds)]
+        count = round(repeat.seconds * rate)
+        one, two = (h[start : start + count] for h, start in zip(hashes, starts, strict=True))
+        span = _alike_part(one, two, likeness)
+        sharp.append(
+            replace(
+                repeat,
+                first_seconds=(starts[0] + span.start) / rate,
+                second_seconds=(starts[1] + span.start) / rate,
+                seconds=(span.stop - span.start) / rate,
+            )
+        )
+    return sharp
 
 
 def group_spots(repeats: Iterable[Repeat]) -> list[Spot]:
@@ -212,13 +248,23 @@ def _airings_in(
         for run in follow(first, there[low:high], offset - low, rate, likeness):
             one = first[run.first_start : run.first_start + run.length]
             start = low + run.second_start
-            bits = np.bitwise_count(one ^ there[start : start + run.length])
-            near = np.flatnonzero(bits <= likeness.bits)  # a run is blurred at both ends
-            span = slice(near[0], near[-1] + 1)
-            seconds = (start + span.start) / rate, (start + span.stop) / rate
-            found.append(Airing(key, *seconds, by, float(1 - bits[span].mean() / BITS)))
+            two = there[start : start + run.length]
+            span = _alike_part(one, two, likeness)
+            bits = np.bitwise_count(one ^ two)[span]
+            last = start + span.stop
+            if by == "sound" and run.first_start + span.stop == len(first):
+                last += SOUND_AHEAD  # of what is asked, which has no hashes of its own at its end
+            seconds = (start + span.start) / rate, last / rate
+            found.append(Airing(key, *seconds, by, float(1 - bits.mean() / BITS)))
     # A step too early or late is nearly as long, and less alike.
     return sorted(found, key=lambda a: a.likeness * (a.start_seconds - a.end_seconds))
+
+
+def _alike_part(one: np.ndarray, two: np.ndarray, likeness: Likeness) -> slice:
+    """From the first of two hashes that are alike to the last: a run is blurred at both ends."""
+    bits = np.bitwise_count(one ^ two)
+    near = np.flatnonzero((bits <= likeness.bits) & (one != 0) & (two != 0))
+    return slice(int(near[0]), int(near[-1]) + 1) if len(near) else slice(0, len(one))
 
 
 def _offsets(

@@ -5,17 +5,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-import torch
-from torch import nn
 
-from models.encoders import FrameEncoder, pool_mean_std
-from models.runtime import TrunkRuntime
 from search.clip_store import ClipStore, EmbeddedClip, clip_id
 from search.names import storable
 from utils.clips import cut_spans
-from utils.dataset import collate
 from utils.feature_store import FeatureStore
 from utils.features import FeatureSpec
 from utils.prepared_set import PreparedSet
@@ -23,8 +19,6 @@ from utils.recordings import Recording
 
 CLIP_SECONDS, HOP_SECONDS = 10.0, 5.0
 VERSION_DIGITS = 16
-BLOCK_FRAMES = 512  # between two signs of life
-CLIPS_AT_ONCE = 32
 NO_VECTOR = np.zeros(0, np.float32)
 
 
@@ -46,39 +40,12 @@ class Changes:
         )
 
 
-class TrunkModel(nn.Module):
-    """Mean and deviation over time of what the trunk says: a model where none was trained."""
+class Embedder(Protocol):
+    """What makes vectors of clips by one model: `ClipEmbedder` or `KeptEmbedder`."""
 
-    def __init__(self, encoder: FrameEncoder):
-        super().__init__()
-        self.video_encoder = encoder
+    spec: FeatureSpec
+    version: str  # of the model: vectors of two are never compared
 
-    def forward_features(
-        self,
-        video: torch.Tensor,
-        video_mask: torch.Tensor,
-        mfcc: torch.Tensor,
-        mfcc_mask: torch.Tensor,
-    ) -> torch.Tensor:
-        """(B, 2560) of embeddings (B, T, 1280); the sound has no part in it."""
-        return pool_mean_std(video, video_mask)
-
-
-class ClipEmbedder:
-    """Vectors of clips by one model: what its last layer is given, brought to length 1.
-
-    `version` says which model that is (`model_version`), where there is no checkpoint the trunk's
-    weights and how features are made: vectors of two are never compared.
-    """
-
-    def __init__(self, model: nn.Module, spec: FeatureSpec, version: str | None = None):
-        self.spec = spec
-        self._model = model.eval()
-        self._trunk = TrunkRuntime(model.video_encoder)
-        text = f"{self._trunk.id} {spec.id}"
-        self.version = version or hashlib.sha256(text.encode()).hexdigest()[:VERSION_DIGITS]
-
-    @torch.inference_mode()
     def embed(
         self,
         frames: np.ndarray,
@@ -87,32 +54,11 @@ class ClipEmbedder:
         *,
         report: Callable[[int], None] = lambda frames: None,
     ) -> np.ndarray:
-        """(N, D) float32 of spans in seconds, each with a frame at least.
+        """(N, D) float32 of length 1, of spans in seconds, each with a frame at least.
 
         `frames` (T, H, W, 3) and `mfcc` (M, n_mfcc) are those of the recording from its beginning,
         None without sound. `report` is told how many more frames are done.
         """
-        device = next(self._model.buffers()).device
-        parts = []
-        for start in range(0, len(frames), BLOCK_FRAMES):
-            parts.append(self._trunk.embed(frames[start : start + BLOCK_FRAMES]))
-            report(len(parts[-1]))
-        embeddings, spans, vectors = np.concatenate(parts), list(spans), []
-        for first in range(0, len(spans), CLIPS_AT_ONCE):
-            items = [
-                (
-                    embeddings[self.spec.frame_span(*span)],
-                    None if mfcc is None else mfcc[self.spec.mfcc_span(*span)],
-                    0,
-                )
-                for span in spans[first : first + CLIPS_AT_ONCE]
-            ]
-            batch = collate(items, self.spec.mfcc.n_mfcc).to(device)
-            features = self._model.forward_features(
-                batch.video, batch.video_mask, batch.mfcc, batch.mfcc_mask
-            )
-            vectors.append(nn.functional.normalize(features.float(), dim=1).cpu().numpy())
-        return np.concatenate(vectors)
 
 
 def model_version(path: Path) -> str:
@@ -151,7 +97,7 @@ def plan_clips(
 
 
 def embed_clips(
-    embedder: ClipEmbedder,
+    embedder: Embedder,
     features: FeatureStore,
     planned: Iterable[EmbeddedClip],
     *,
@@ -169,7 +115,7 @@ def embed_clips(
 
 def store_clips(
     store: ClipStore,
-    embedder: ClipEmbedder,
+    embedder: Embedder,
     features: FeatureStore,
     planned: Iterable[EmbeddedClip],
     *,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from search.airings import Airing, find_airings, group_spots, keep_sounds
+from search.airings import Airing, find_airings, group_spots, keep_sounds, sharpen
 from search.clip_store import ClipStore, EmbeddedClip
 from search.model import SearchModel
 from search.places import Place, find_places
@@ -175,7 +175,8 @@ class Finder:
         self._cache_dir.mkdir(parents=True, exist_ok=True)
         found = find_duplicates(self._features, self._spec, self.keys, self._cache_dir)
         runs = []
-        for spot in group_spots(found.repeats):
+        repeats = sharpen(found.repeats, self._features, self._spec, kept_in=self._sounds)
+        for spot in group_spots(repeats):
             places = [place for airing in spot.airings for place in self._places(airing)]
             labels = [place.label for place in places if place.label is not None]
             said = max(sorted(set(labels)), key=labels.count) if labels else None

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from search.clip_store import ClipStore
@@ -67,11 +68,7 @@ def prepare_holdings(
         raise DataError(
             f"{source.name} has no video ({' '.join(VIDEO_SUFFIXES)}): name a folder with some"
         )
-    labelled: dict[str, Recording] = {}
-    try:
-        labelled = {found.name: found for found in find_recordings(source, say=lambda line: None)}
-    except UserError as error:
-        say(f"labels are not used: {error}")
+    labelled = _labelled(lambda: source, say)
     # In one group and of no class: copies are kept, and any number may be unreadable.
     plain = {replace(video, group=""): video for video in videos}
     # Standard output is the answer's; a page has none, and threads that share it.
@@ -84,8 +81,7 @@ def prepare_holdings(
     keys = {}
     for recording, key in prepared.keys.items():
         named = labelled.get(recording.name, plain[recording])
-        spans = tuple(span for span in named.spans if not classes or span.label in classes)
-        keys[replace(named, name=prefix + named.name, spans=spans)] = key
+        keys[replace(named, name=prefix + named.name, spans=_known(named.spans, classes))] = key
     rejected = tuple((prefix + item.recording.name, item.reason) for item in prepared.rejected)
     return Holdings(replace(prepared, keys=keys), rejected, prefix)
 
@@ -94,11 +90,20 @@ def is_feature_store(folder: Path) -> bool:
     return read_spec(folder) is not None
 
 
-def read_holdings(folder: Path, spec: FeatureSpec, *, classes: Collection[str] = ()) -> Holdings:
+def read_holdings(
+    folder: Path,
+    spec: FeatureSpec,
+    *,
+    classes: Collection[str] = (),
+    open_place: Callable[[str], Source],
+    say: Callable[[str], None],
+) -> Holdings:
     """All recordings of a feature store, `<cache>/features/<id>`; reads no recording.
 
-    Their names are those they were last seen under, or else their keys; the folder they lie in is
-    the label where it is one of `classes`. Raises UserError where the features are of another kind.
+    Their names are those they have in the places where they were read, by `open_place`, and so are
+    their labels. Where they are not there any more, it is a name from before, and the folder in it
+    is the label if it is one of `classes`; without any name it is the key. Raises UserError where
+    the features are of another kind.
     """
     folder = Path(folder).resolve()
     cache_dir = folder.parent.parent
@@ -108,14 +113,20 @@ def read_holdings(folder: Path, spec: FeatureSpec, *, classes: Collection[str] =
             f"{folder} holds features of another kind than the model is fed with ({spec.id}): "
             "name the folder of the recordings, or the --checkpoint that goes with it"
         )
-    names = _names_by_hash(cache_dir / CONTENT_HASHES)
+    seen = _names_by_hash(cache_dir / CONTENT_HASHES)
+    places = sorted({place for names in seen.values() for place, _ in names})
+    labelled = {place: _labelled(partial(open_place, place), say) for place in places}
     keys = {}
     for key in store:
-        place, name = names.get(key[:HASH_DIGITS], ("", key))
+        names = seen.get(key[:HASH_DIGITS], [("", key)])
+        still_there = ((place, name) for place, name in names if name in labelled.get(place, ()))
+        place, name = next(still_there, names[-1])
         label = PurePosixPath(name).parts[0]
         spans = (Span(0.0, float("inf"), label),) if label in classes else ()
-        group = "/".join(name.split("/")[:2])
-        keys[Recording(f"{place}{name}", (name,), spans, group, False)] = key
+        plain = Recording(name, (name,), spans, "/".join(name.split("/")[:2]), False)
+        named = labelled.get(place, {}).get(name, plain)
+        prefix = f"{place_of(place, '://' in place)}/" if place else ""
+        keys[replace(named, name=prefix + name, spans=_known(named.spans, classes))] = key
     if not keys:
         raise DataError(f"{folder} holds no recording: run prepare_data.py first")
     return Holdings(PreparedSet(store, spec, keys, []), (), "")
@@ -151,15 +162,29 @@ def embed_holdings(
     return changes
 
 
-def _names_by_hash(path: Path) -> dict[str, tuple[str, str]]:
-    """(place, name in it) of each video whose content was read; what was seen last counts."""
+def _labelled(open_it: Callable[[], Source], say: Callable[[str], None]) -> dict[str, Recording]:
+    """The recordings of a data folder that have a label, by name; none where they can't be had."""
+    try:
+        return {found.name: found for found in find_recordings(open_it(), say=lambda line: None)}
+    except (UserError, OSError) as error:
+        say(f"labels are not used: {error}")
+        return {}
+
+
+def _known(spans: tuple[Span, ...], classes: Collection[str]) -> tuple[Span, ...]:
+    """Those of `classes`, all where there are none."""
+    return tuple(span for span in spans if not classes or span.label in classes)
+
+
+def _names_by_hash(path: Path) -> dict[str, list[tuple[str, str]]]:
+    """(place, name in it) under which each video's content was ever read."""
     try:
         known = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return {
-        digest: (f"{place_of(place, '://' in place)}/", name)
-        for place, files in known.items()
-        for name, (_, digest) in files.items()
-        if is_video(name)
-    }
+    names: dict[str, list[tuple[str, str]]] = {}
+    for place, files in known.items():
+        for name, (_, digest) in files.items():
+            if is_video(name):
+                names.setdefault(digest, []).append((place, name))
+    return names

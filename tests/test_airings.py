@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from trainings import make_config
 
-from search.airings import Airing, find_airings, group_spots
-from utils.duplicates import Repeat
+from search.airings import Airing, find_airings, group_spots, sharpen
+from utils.duplicates import Repeat, find_duplicates
 from utils.feature_store import FeatureStore
 from utils.features import FeatureSpec
 from utils.fingerprints import hash_pictures
@@ -73,7 +73,7 @@ def test_every_airing_is_found_with_its_time(archive, spec):
     assert sorted(seen["twice", "picture"]) == [(10.0, 18.0), (40.0, 48.0)]
     ((start, end),) = seen["heard", "sound"]
     assert start == pytest.approx(5.04, abs=0.2)
-    assert 10 < end < 13.3
+    assert end == pytest.approx(13.04, abs=0.2)
     assert all(0.8 < airing.likeness <= 1 for airing in found)
 
 
@@ -102,6 +102,33 @@ def test_what_ran_nowhere_is_found_nowhere(archive, spec, seconds):
     sound = music(51, seconds, spec)
     assert find_airings(film(50, seconds), sound, archive, spec, keys, report=report.append) == []
     assert sum(report) == len(keys)
+
+
+def airings_of(repeats: list[Repeat]) -> list[tuple[str, float, float]]:
+    airings = [airing for spot in group_spots(repeats) for airing in spot.airings]
+    return sorted((a.key, a.start_seconds, a.end_seconds) for a in airings)
+
+
+def test_edges_of_spots_are_those_of_what_is_shared(archive, spec, tmp_path):
+    """By the sound, too: of the spot alone, which `heard` has from 5.04 s on, and of `again`."""
+    with archive.writing():
+        around = [music(60, 20.1, spec), music(1, 8, spec), music(61, 9, spec)]
+        put(archive, "again", film(62, 37), np.concatenate(around))
+    found = find_duplicates(archive, spec, sorted(archive), tmp_path).repeats
+    expected = {"twice": [(10.0, 18.0), (40.0, 48.0)], "heard": [(5.04, 13.04)]}
+    expected["again"] = [(20.1, 28.1)]
+    blurred, sharp = (
+        sorted(
+            (a.key, a.start_seconds, a.end_seconds) for s in group_spots(some) for a in s.airings
+        )
+        for some in (found, sharpen(found, archive, spec, kept_in=tmp_path / "kept"))
+    )
+    truth = sorted((key, *span) for key, spans in expected.items() for span in spans)
+    assert [key for key, *_ in sharp] == [key for key, *_ in truth]
+    for (_, *span), (_, *true) in zip(sharp, truth, strict=True):
+        assert span == pytest.approx(true, abs=0.3)
+    # Else nothing would have had to be done.
+    assert max(abs(one[1] - true[1]) for one, true in zip(blurred, truth, strict=True)) > 0.5
 
 
 def test_picture_that_stands_still_is_no_airing(archive, spec):

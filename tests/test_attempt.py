@@ -54,6 +54,14 @@ def test_preparing_gets_the_flags_that_it_knows(small_instance):
     assert "--fps" in small_instance.end.reason
 
 
+def test_preparing_gets_the_flags_that_a_pipeline_hands_to_its_training(small_instance):
+    handed_on = "--train-flags=--model lrcn --frame-size 32,32 --fps 3"
+    small_instance.begin("--train-script", "train.py", handed_on, "--fps", "2")
+    words = run_folder.prepare_command(small_instance.place)
+    assert words[words.index("--script") + 1] == "train.py"
+    assert words[-4:] == ["--fps", "3", "--frame-size", "32,32"]
+
+
 def test_names_of_files_and_flags_are_those_of_the_real_scripts():
     from prepare_data import CONSTANTS
     from training.run_progress import BEST

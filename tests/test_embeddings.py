@@ -13,10 +13,9 @@ from trainings import fill_heads, fill_norms, make_config
 from models.encoders import FrameEncoder
 from models.late_fusion import LateFusionClassifier
 from search.clip_store import open_clip_store
+from search.embedder import ClipEmbedder, TrunkModel
 from search.embeddings import (
     Changes,
-    ClipEmbedder,
-    TrunkModel,
     embed_clips,
     model_version,
     plan_clips,

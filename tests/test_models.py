@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from models import MODELS, build_model
+from models import MODELS, build_model, model_class
 from models.late_fusion import LateFusionClassifier
 
 TRUNK = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "padding": "tensorflow", "input_size": (64, 96)}
@@ -28,7 +28,7 @@ def test_config_is_left_as_it_was():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_config_names_its_model(name):
-    assert MODELS[name](2, 8).config["name"] == name
+    assert model_class(name)(2, 8).config["name"] == name
 
 
 def test_unknown_name_is_refused_with_the_known_ones():

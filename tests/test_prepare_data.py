@@ -226,6 +226,18 @@ def test_constants_come_from_the_script_and_flags_go_over_them(data, tmp_path):
     assert "none yet for exact frames, 5 a second, 112x112" in said
 
 
+def test_constants_of_the_pipeline_are_those_it_hands_to_its_training(data, tmp_path):
+    text = (ROOT / "run_pipeline.py").read_text()
+    flags = '"--model lrcn --fps 3 --frame-size 48,64"'
+    script = tmp_path / "run_pipeline.py"
+    script.write_text(re.sub("(?m)^TRAIN_FLAGS = .*", f"TRAIN_FLAGS = {flags}", text))
+    (tmp_path / "cost_optimized_train.py").symlink_to(ROOT / "cost_optimized_train.py")
+    command = [sys.executable, ROOT / "prepare_data.py", data, "--script", script, "--status"]
+    for more, expected in (([], "3 a second, 48x64"), (["--fps", "2"], "2 a second, 48x64")):
+        said = subprocess.run([*command, *more], capture_output=True, text=True, cwd=tmp_path)
+        assert f"none yet for fast frames, {expected}" in said.stdout, said.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "error"),
     [

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pipelines import OUTSIDE, RUN_VARIABLE, pipeline_flags, run_pipe
-from s3_server import one_after
+from pipelines import OUTSIDE, RUN_VARIABLE, pipeline_flags, run_pipe, state_of
+from s3_server import one_after, some_after
 
 from cloud import s3 as s3_module
 from search.clip_store import open_clip_store
@@ -142,35 +142,102 @@ def test_alias_that_somebody_moved_is_moved_back(s3, bucket, run):
     assert release_of(s3, bucket) == before
 
 
-def test_fresh_machine_begins_with_the_published_champion(
-    s3, bucket, folder, run, tmp_path, mlflow_database
+@pytest.fixture
+def fresh(tmp_path, mlflow_database) -> Path:
+    """The folder of a machine on which nothing was done yet."""
+    place = tmp_path / "fresh"
+    (place / "runs").mkdir(parents=True)
+    shutil.copy(mlflow_database, place / "runs" / "mlflow.db")
+    return place
+
+
+def test_fresh_machine_goes_on_as_if_it_were_the_one_that_published(
+    s3, bucket, folder, run, fresh, tmp_path
+):
+    crown_another(folder, tmp_path)
+    assert run("--from", "embed").code == 0
+    outcome = run(place=fresh)
+    assert outcome.code == 0, outcome.err
+    # What was decoded stays where it was; nothing else is done again.
+    begun = [line.split()[0] for line in outcome.out.splitlines() if " begins (" in line]
+    assert begun == ["prepare", "publish"]
+    expected, found = state_of(folder), state_of(fresh)
+    assert len(found["reigns"]) == 2
+    with open_clip_store(cache_dir=folder / "cache") as store:
+        champion = Registry(fresh / "runs").champion
+        assert store.state(model_version=champion.id) == found["store"]
+    assert found | {"store": ""} == expected | {"store": ""}  # it has other models' clips, too
+    release_of(s3, bucket)
+    assert "publish     nothing changed" in run(place=fresh).out
+
+
+def test_machine_with_a_champion_of_its_own_takes_the_published_one(
+    s3, bucket, folder, run, tmp_path
 ):
     assert run().code == 0
-    fresh = tmp_path / "fresh"
-    (fresh / "runs").mkdir(parents=True)
-    shutil.copy(mlflow_database, fresh / "runs" / "mlflow.db")
-    outcome = run("--only", "ingest", place=fresh)
+    other = Path(shutil.copytree(folder, tmp_path / "other", symlinks=True))
+    crown_another(other, tmp_path)
+    assert run("--from", "embed", place=other).code == 0
+    before, theirs = (Registry(place / "runs").champion for place in (folder, other))
+    assert run("--only", "ingest").code == 0
+    champion = Registry(folder / "runs").champion
+    assert champion.model.read_bytes() == theirs.model.read_bytes()
+    assert Registry(folder / "runs").rollback() == before
+    said = run("--only", "ingest").out
+    assert "taken over" not in said, "going back here is not undone by what was seen before"
+
+
+def test_rollback_publishes_without_the_recordings(s3, bucket, folder, run, fresh, tmp_path):
+    assert run().code == 0
+    before = release_of(s3, bucket)
+    crown_another(folder, tmp_path)
+    assert run("--from", "embed").code == 0
+    outcome = run("rollback", place=fresh)
     assert outcome.code == 0, outcome.err
-    there, here = (Registry(place / "runs").champion for place in (folder, fresh))
-    assert here.model.read_bytes() == there.model.read_bytes()
-    assert here.facts["trained_on"] == there.facts["trained_on"]
-    profile = "runs/pipeline/profile.json"
-    assert (fresh / profile).read_bytes() == (folder / profile).read_bytes()
-    assert "is the champion" not in outcome.err
+    after = release_of(s3, bucket)
+    assert after["champion"] == before["champion"]
+    own = {n: f for n, f in before["files"].items() if not n.startswith("state/")}
+    assert own == {n: f for n, f in after["files"].items() if not n.startswith("state/")}
+    reigns = [reign.version for reign in Registry(fresh / "runs").history()]
+    assert len(reigns) == 3
+    assert reigns[0] == reigns[2] == before["champion"]
+    said = run("--only", "ingest").out  # the other machine follows
+    assert "taken over" in said
+    assert Registry(folder / "runs").champion.name == before["champion"]
 
 
-def test_published_champion_that_is_damaged_is_not_taken(
-    s3, bucket, run, tmp_path, mlflow_database
-):
+def test_rollback_does_not_wait_for_s3(s3, bucket, folder, run, tmp_path, monkeypatch):
+    crown_another(folder, tmp_path)
+    before, _ = Registry(folder / "runs").versions()
+    monkeypatch.setattr(s3_module, "MAX_ATTEMPTS", 1)
+    s3_module.forget_connection()
+    with s3.faulty(some_after(0, 9, "denied", "GET", "champion.json")):
+        outcome = run("rollback")
+    assert outcome.code == 0, outcome.err
+    assert "S3 does not follow" in outcome.out
+    assert Registry(folder / "runs").champion == before
+
+
+@pytest.mark.parametrize("part", ["index/", "models/champions.json", "clips.sqlite"])
+def test_takeover_that_breaks_off_is_done_again(s3, bucket, folder, run, fresh, monkeypatch, part):
+    assert run().code == 0
+    file = next(f for n, f in release_of(s3, bucket)["files"].items() if part in n)
+    monkeypatch.setattr(s3_module, "MAX_ATTEMPTS", 1)
+    s3_module.forget_connection()
+    with s3.faulty(one_after(0, "denied", "GET", file["sha256"])):
+        assert run("--only", "ingest", place=fresh).code == 1
+    assert Registry(fresh / "runs").champion is None
+    assert run("--only", "ingest", place=fresh).code == 0
+    assert state_of(fresh) == state_of(folder)
+
+
+def test_published_champion_that_is_damaged_is_not_taken(s3, bucket, run, fresh):
     assert run().code == 0
     file = release_of(s3, bucket)["files"][MODEL]
     key = f"{PREFIX}/objects/{file['sha256']}/{MODEL}"
     content = bytearray(s3.client.get_object(Bucket=bucket, Key=key)["Body"].read())
     content[-1] ^= 1
     s3.client.put_object(Bucket=bucket, Key=key, Body=bytes(content))
-    fresh = tmp_path / "fresh"
-    (fresh / "runs").mkdir(parents=True)
-    shutil.copy(mlflow_database, fresh / "runs" / "mlflow.db")
     outcome = run("--only", "ingest", place=fresh)
     assert outcome.code == 1
     assert "damaged" in outcome.last

@@ -1,5 +1,6 @@
 """From recordings to a champion in use: done once, taken up anywhere, and taken back."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -17,9 +18,18 @@ from pipelines import (
     run_pipe,
     state_of,
 )
-from trainings import fill_heads, link_clips, make_config, write_clip
+from trainings import (
+    SMALL,
+    fill_heads,
+    flags,
+    link_clips,
+    make_config,
+    run_script,
+    write_clip,
+)
 
 import run_pipeline
+import search_clips
 from cloud.s3 import S3Folder
 from pipeline.records import only_one
 from search.clip_store import open_clip_store
@@ -125,6 +135,41 @@ def test_dry_run_before_anything_was_done(tmp_path, clips_folder, copying_script
         tmp_path, pipeline_flags(clips_folder, copying_script), "--dry-run"
     ).out.splitlines()
     assert all("would run: not done yet" in line for line in said)
+
+
+def test_lrcn_is_trained_judged_and_searched_with(
+    tmp_path, clips_folder, trunk_file, mlflow_database
+):
+    """With the real training script: a network that takes the frames in their order."""
+    flags_of_lrcn = {
+        **SMALL,
+        "model": "lrcn",
+        "weights": trunk_file,
+        "fine_tune_blocks": 0,
+        "epochs": 8,
+        "head_learning_rate": 0.01,
+        "folds": 0,
+    }
+    arguments = [
+        f"--train-flags={' '.join(flags(**flags_of_lrcn))}",
+        *flags(data_dir=clips_folder, min_class_minutes=0.1),
+    ]
+    (tmp_path / "runs").mkdir()
+    shutil.copy(mlflow_database, tmp_path / "runs" / "mlflow.db")
+    outcome = run_pipe(tmp_path, arguments)
+    assert outcome.code == 0, outcome.err
+    assert done(outcome.out) == NAMES
+    champion = Registry(tmp_path / "runs").champion
+    assert champion is not None, outcome.out
+    assert load_checkpoint(champion.model).model.config["name"] == "lrcn"
+    assert done(run_pipe(tmp_path, arguments).out) == []
+    asked = clips_folder / "games" / "0.mp4"
+    with contextlib.chdir(tmp_path):
+        found = run_script(search_clips, "query", asked, "--json", "-k", 3)
+    assert found.code == 0, found.err
+    places = json.loads(found.out)["similar"]
+    assert {place["label"] for place in places} == {"games"}
+    assert str(asked) not in {place["recording"] for place in places}
 
 
 def test_new_recordings_go_all_the_way(folder, clips_folder, tmp_path, run):

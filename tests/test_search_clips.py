@@ -20,7 +20,8 @@ from trainings import ROOT, Outcome, run_script, write_clip
 
 import search_clips
 from search.clip_store import open_clip_store
-from search.embeddings import ClipEmbedder, model_version
+from search.embedder import ClipEmbedder
+from search.embeddings import model_version
 from search.places import find_places
 from search.vector_index import VectorIndex
 from training.checkpoint import load_checkpoint, save_checkpoint
@@ -194,6 +195,27 @@ def test_stretch_of_a_recording_finds_the_others_and_not_itself(indexed, search)
         assert not overlap(place, "two.mp4", 22, 28)
 
 
+def test_question_is_answered_without_torch_and_in_the_same_way(
+    indexed, search, spot, cache, checkpoint
+):
+    asked = ("query", spot, "--json", "-k", 20, "--cache-dir", cache, "--checkpoint", checkpoint)
+    program = f"""
+import sys, search_clips
+sys.argv = {["search_clips.py", *map(str, asked)]!r}
+code = search_clips.main()
+sys.exit(code or "torch" in sys.modules)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)["similar"]
+    shutil.rmtree(cache / "embedders")
+    by_torch = answer(search("query", spot, "--json", "-k", 20))["similar"]
+    for one, other in zip(found, by_torch, strict=True):
+        assert one.pop("score") == pytest.approx(other.pop("score"), abs=1e-5)
+        assert one == other
+    assert (cache / "embedders").is_dir(), "the next question is answered sooner"
+
+
 def test_answers_are_different_places(indexed, search):
     found = answer(search("query", indexed / "games" / "none.mp4", "--json", "-k", 20))["similar"]
     assert len(found) > 3
@@ -264,15 +286,23 @@ def test_store_follows_the_recordings(indexed, search, cache, spot):
     assert after[version][str(indexed / "games" / "one.mp4")]["seconds"] == 6.0
 
 
-def test_new_label_file_costs_no_embedding(archive, search):
+def test_new_label_file_costs_no_embedding(archive, search, cache):
     folder = archive / "recordings"
     folder.mkdir()
     shutil.move(archive / "games" / "two.mp4", folder / "two.mp4")
     assert answer(search("index", archive, "--json"))["relabelled"] == 0
-    (folder / "two.csv").write_text("start,end,label\n0,4,games\n4,10,ads\n10,36,games\n")
+    rows = "0,4,games\n4,10,ads\n10,36,games\n"
+    (folder / "two.csv").write_text(f"start_seconds,end_seconds,label\n{rows}")
     changes = answer(search("index", archive, "--json"))
     assert (changes["embedded"], changes["deleted"]) == (0, 0)
-    assert changes["relabelled"] > 10
+    with open_clip_store(str(cache / "clips.sqlite")) as clips:
+        found = clips.find(recording=str(folder / "two.mp4"), vectors=False)
+        labels = [clip.label for clip in found]
+    assert set(labels) == {"ads", "games"}
+    assert changes["relabelled"] == len(labels)
+    (store,) = (cache / "features").iterdir()
+    changes = answer(search("index", store, "--json"))
+    assert (changes["embedded"], changes["relabelled"], changes["deleted"]) == (0, 0, 0)
 
 
 def test_folder_of_no_classes_is_searched_too(archive, search, spot, tmp_path):

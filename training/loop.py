@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from training.checkpoint import load_state, save_checkpoint, save_state
-from training.device import amp_dtype, keep_freed_memory
+from training.device import amp_dtype
 from training.distributed import Ranks
 from training.embedding import MemoryStore
 from training.evaluation import evaluate_scores, fit_temperature
@@ -34,6 +34,7 @@ from utils.config import Config
 from utils.dataset import ClipDataset, TrainingBatches
 from utils.errors import Interrupted
 from utils.feature_store import FeatureStore
+from utils.memory import keep_freed_memory
 
 STEPS_AHEAD = 8  # that a GPU may have queued before the loss of the first of them is read
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from models import MODELS
+from models import model_class
 from models.encoders import IMAGENET_MEAN, IMAGENET_STD, FrameEncoder
 from models.mobilenet_v2 import PADDINGS
 from training.device import seed_step
@@ -93,7 +93,7 @@ def new_model(config: Config, num_classes: int, weights: TrunkWeights | None) ->
         names += ("encoder", "sequence_frames", "lstm_size", "lstm_layers")
         names += ("average_over_time", "fuse_sound")
     sizes = {name: getattr(config, name) for name in names}
-    model = MODELS[config.model](num_classes, config.n_mfcc, trunk=trunk, **sizes)
+    model = model_class(config.model)(num_classes, config.n_mfcc, trunk=trunk, **sizes)
     if weights is not None:
         model.video_encoder.features.load_state_dict(weights.tensors)
     return model

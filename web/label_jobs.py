@@ -98,8 +98,9 @@ def _load(checkpoint: Path, sha256: str, quick: bool, threads: int) -> object:
     from timeline.labelled import Method
     from timeline.labelling import Labeller
     from training.checkpoint import load_checkpoint
-    from training.device import choose_device, return_freed_memory
+    from training.device import choose_device
     from training.thresholds import read_thresholds
+    from utils.memory import return_freed_memory
 
     return_freed_memory()
     torch.set_num_threads(threads)  # worker processes have one each, and this one is alone
