@@ -135,7 +135,7 @@ def with_known(body: dict, known: str) -> None:
 def send(page, case):
     """The answer to a case, sent as it is: a body that is no JSON, too."""
     values = case.as_transport_kwargs(base_url=str(page.base_url))
-    names = ("method", "url", "params", "headers", "json", "content", "cookies")
+    names = ("method", "url", "params", "headers", "json", "content")
     if "data" in values:
         values["content"] = values.pop("data")
     return page.request(**{name: values[name] for name in names if values.get(name) is not None})
