@@ -1,6 +1,7 @@
 """A real browser and a real server: Chromium where there is one, serve.py as a child process."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -40,22 +41,37 @@ def find_chromium(playwright) -> Path | None:
     return next((Path(found) for found in map(shutil.which, NAMES) if found), None)
 
 
+@functools.cache
+def known_chromium() -> Path | None:
+    """What `find_chromium` finds, once for all tests."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        return find_chromium(playwright)
+
+
+def require_chromium() -> Path:
+    """Where it is. Skips the test where there is none; fails it there if REQUIRE_BROWSER is 1."""
+    path = known_chromium()
+    if path is None:
+        missing(
+            f"no Chromium: neither Playwright's nor {', '.join(NAMES)} on the PATH; "
+            "`playwright install chromium` brings one"
+        )
+    return path
+
+
 @contextlib.contextmanager
 def open_chromium() -> Iterator:
-    """A running Chromium. Skips where there is none; fails there if REQUIRE_BROWSER is 1.
+    """A running Chromium, as `require_chromium` finds it.
 
     Only for as long as a module's tests: Playwright's loop of events runs in the thread of whoever
     opened it, and nobody else can run one there.
     """
     from playwright.sync_api import sync_playwright
 
+    path = require_chromium()
     with sync_playwright() as playwright:
-        path = find_chromium(playwright)
-        if path is None:
-            missing(
-                f"no Chromium: neither Playwright's nor {', '.join(NAMES)} on the PATH; "
-                "`playwright install chromium` brings one"
-            )
         # Chromium's sandbox does not start as root, nor where user namespaces are locked.
         browser = playwright.chromium.launch(
             executable_path=path, args=ARGUMENTS, chromium_sandbox=False

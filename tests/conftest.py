@@ -16,6 +16,15 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item) -> None:
+    """Looks for a browser before a server and its recordings are made for a test in one."""
+    if item.get_closest_marker("browser"):
+        from browser import require_chromium
+
+        require_chromium()
+
+
 @pytest.fixture(autouse=True)
 def own_sigterm():
     """The handler of before the test: a Ray cluster that is started in one leaves its own."""
