@@ -51,7 +51,7 @@ TINY_SIZE, TINY_RATE, TINY_SECONDS = (90, 160), 25, 60
 KEY_PICTURES_EVERY = 50  # pictures, as in a broadcast of two seconds
 DRAFT_SECONDS = (1.4, -0.8, 2.2, -1.6, 0.5)  # by which a draft is off at five edges
 PNG_BYTES = 200_000
-SCREENSHOTS = {"wide": (1920, 1000), "narrow": (360, 780)}
+SCREENSHOTS = {"wide": (1920, 920), "narrow": (360, 1480)}  # the whole page, in CSS pixels
 
 IS_COMPLETE = "() => !document.querySelector('.loading, [aria-busy=true]')"
 READY = "() => new Promise((done) => requestIdleCallback(() => done(performance.now())))"
@@ -370,7 +370,7 @@ def take_screenshots(chromium, server: Server, folder: Path) -> None:
                 page.wait_for_function(IS_COMPLETE)
                 page.evaluate(READY)
                 target = folder / f"review_{width}_{scheme}.png"
-                target.write_bytes(fewer_colours(page.screenshot(full_page=True)))
+                target.write_bytes(fewer_colours(page.screenshot()))
             print(f"{target}  {target.stat().st_size / 1000:.0f} kB")
 
 
