@@ -3,8 +3,9 @@
     python -m benchmarks.review_page                     figures, from what it makes itself
     python -m benchmarks.review_page --screenshots docs  pictures of the page, of the demo set alone
 
-Needs Chromium, on the PATH or from `playwright install chromium`. The archive of the demo set takes
-minutes to make and stays in --folder, if that is given, for the next time.
+Needs what the tests need, and Chromium: on the PATH, or from `playwright install chromium`. The
+archive of the demo set takes minutes to make and stays in --folder, if that is given, for the next
+time.
 """
 
 import argparse
