@@ -88,12 +88,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, help="where the archives are kept [nowhere]")
+    parser.add_argument("--weights", default="auto", help="of the demo archive's model [auto]")
     parser.add_argument("--screenshots", type=Path, metavar="FOLDER", help="write pictures only")
     parser.add_argument("--quick", action="store_true", help="100 recordings, 10 minutes, a round")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        archive = make_demo_archive(folder.resolve() / "demo")
+        archive = make_demo_archive(folder.resolve() / "demo", options.weights)
         if options.screenshots:
             with open_chromium() as chromium, serving(archive) as server:
                 take_screenshots(chromium, server, options.screenshots)
@@ -118,7 +119,7 @@ def main() -> None:
 # Archives: each a folder with data, cache and runs
 
 
-def make_demo_archive(folder: Path) -> Path:
+def make_demo_archive(folder: Path, weights: str) -> Path:
     """The demo set, a recording planted from it with its truth, and a model trained on the set."""
     if (folder / "runs" / "latest").exists():
         return folder
@@ -129,7 +130,7 @@ def make_demo_archive(folder: Path) -> Path:
     write_recording(plan, recording, size=DEMO_SIZE)
     recording.with_suffix(".json").unlink()  # it says the same as the .edl
     os.replace(recording.with_suffix(".edl"), folder / TRUTH)
-    command = [sys.executable, "cost_optimized_train.py", "--folds", "0"]
+    command = [sys.executable, "cost_optimized_train.py", "--folds", "0", "--weights", weights]
     for name in ("data", "cache", "runs"):
         command += [f"--{name}-dir", str(folder / name)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
