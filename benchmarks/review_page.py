@@ -3,8 +3,9 @@
     python -m benchmarks.review_page                     figures, from what it makes itself
     python -m benchmarks.review_page --screenshots docs  pictures of the page, of the demo set alone
 
-Needs Chromium, on the PATH or from `playwright install chromium`. The archive of the demo set takes
-minutes to make and stays in --folder, if that is given, for the next time.
+Needs what the tests need, and Chromium: on the PATH, or from `playwright install chromium`. The
+archive of the demo set takes minutes to make and stays in --folder, if that is given, for the next
+time.
 """
 
 import argparse
@@ -51,7 +52,7 @@ TINY_SIZE, TINY_RATE, TINY_SECONDS = (90, 160), 25, 60
 KEY_PICTURES_EVERY = 50  # pictures, as in a broadcast of two seconds
 DRAFT_SECONDS = (1.4, -0.8, 2.2, -1.6, 0.5)  # by which a draft is off at five edges
 PNG_BYTES = 200_000
-SCREENSHOTS = {"wide": (1920, 1000), "narrow": (360, 1500)}
+SCREENSHOTS = {"wide": (1920, 920), "narrow": (360, 1480)}  # the whole page, in CSS pixels
 
 IS_COMPLETE = "() => !document.querySelector('.loading, [aria-busy=true]')"
 READY = "() => new Promise((done) => requestIdleCallback(() => done(performance.now())))"
@@ -87,12 +88,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, help="where the archives are kept [nowhere]")
+    parser.add_argument("--weights", default="auto", help="of the demo archive's model [auto]")
     parser.add_argument("--screenshots", type=Path, metavar="FOLDER", help="write pictures only")
     parser.add_argument("--quick", action="store_true", help="100 recordings, 10 minutes, a round")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        archive = make_demo_archive(folder.resolve() / "demo")
+        archive = make_demo_archive(folder.resolve() / "demo", options.weights)
         if options.screenshots:
             with open_chromium() as chromium, serving(archive) as server:
                 take_screenshots(chromium, server, options.screenshots)
@@ -117,7 +119,7 @@ def main() -> None:
 # Archives: each a folder with data, cache and runs
 
 
-def make_demo_archive(folder: Path) -> Path:
+def make_demo_archive(folder: Path, weights: str) -> Path:
     """The demo set, a recording planted from it with its truth, and a model trained on the set."""
     if (folder / "runs" / "latest").exists():
         return folder
@@ -128,7 +130,7 @@ def make_demo_archive(folder: Path) -> Path:
     write_recording(plan, recording, size=DEMO_SIZE)
     recording.with_suffix(".json").unlink()  # it says the same as the .edl
     os.replace(recording.with_suffix(".edl"), folder / TRUTH)
-    command = [sys.executable, "cost_optimized_train.py", "--folds", "0"]
+    command = [sys.executable, "cost_optimized_train.py", "--folds", "0", "--weights", weights]
     for name in ("data", "cache", "runs"):
         command += [f"--{name}-dir", str(folder / name)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

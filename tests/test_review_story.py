@@ -306,6 +306,20 @@ def test_second_tab_is_asked_before_anything_is_lost(chromium, labelled):
         wait_until_saved(labelled, FIRST, of_other, 0.01)
 
 
+def test_what_another_saved_can_be_taken_and_ones_own_brought_back(chromium, labelled):
+    with open_review(chromium, labelled, FIRST, expected=[409]) as page:
+        hands = reviewer_of(page, FIRST)
+        theirs = with_edge(model_spans(labelled, FIRST), 0, 12.5)
+        own = hands.edges()[0] + 1.0
+        save(labelled, FIRST, theirs)
+        hands.press("]", "Alt+Period")
+        page.get_by_role("button", name="Load the others").click()
+        wait_until(lambda: abs(hands.edges()[0] - 12.5) < 0.01, 20.0, what=lambda: "their edge")
+        assert saved_spans(labelled, FIRST)[0].end_seconds == 12.5
+        page.locator("[data-test=undo]").click()
+        wait_until(lambda: abs(hands.edges()[0] - own) < 0.02, 20.0, what=lambda: "one's own edge")
+
+
 def test_label_file_of_somebody_else_is_not_overwritten_unasked(chromium, labelled, shared_archive):
     sidecar = (shared_archive.recordings / FIRST.name).with_suffix(".json")
     theirs = b'[{"start": 1, "end": 2, "label": "ads"}]'
