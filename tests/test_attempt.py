@@ -316,7 +316,7 @@ def test_training_goes_on_while_s3_refuses(small_instance):
 
 def test_end_comes_in_time_where_s3_never_answers_again(small_instance, monkeypatch):
     monkeypatch.setattr("cloud.ending.RESULT_PATIENCE", 1)
-    small_instance.begin("--epochs", "4", "--epoch-seconds", "0.2", final_upload_seconds=2)
+    small_instance.begin("--epochs", "15", "--epoch-seconds", "0.2", final_upload_seconds=2)
     seconds = []
 
     def refuse():
