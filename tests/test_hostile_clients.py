@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from browser import Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("review")]
+pytestmark = [pytest.mark.slow]
 
 IDLE_CONNECTIONS = 200
 ANSWER_SECONDS = 2.0  # of a busy machine with two cores; else it is a few milliseconds

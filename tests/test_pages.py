@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import page_rules
 import pytest
 from browser import Server, open_page
+from trainings import THOROUGH
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("review")]
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 # Each view with what is there when it is shown; {id} is a recording's.
 VIEWS = {
@@ -20,8 +21,8 @@ VIEWS = {
     "jobs": ("/#/jobs", "[data-test=job]"),
     "docs": ("/docs", "h2"),
 }
-WIDTHS = (360, 1920)
-SCHEMES = ("light", "dark")
+EACH = [(360, "light"), (360, "dark"), (1920, "light"), (1920, "dark")]
+WINDOWS = EACH if THOROUGH else EACH[1:3]  # both widths and both schemes
 IS_COMPLETE = "() => !document.querySelector('.loading, [aria-busy=true]')"
 
 
@@ -65,8 +66,7 @@ def show(chromium, server):
         yield show
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("width", "scheme"), WINDOWS)
 @pytest.mark.parametrize("view", VIEWS)
 def test_view_fits_and_can_be_read_and_heard(show, view, width, scheme):
     page = show(view, width=width, scheme=scheme)

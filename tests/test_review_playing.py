@@ -12,7 +12,7 @@ from browser import Server, open_page, wait_until
 from media import read_time, write_video
 from PIL import Image
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("review")]
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 SECONDS, FRAME_RATE = 8.0, 25
 AT = 3.4  # seconds

@@ -11,7 +11,7 @@ from reviewer import Reviewer
 
 from utils.labels import Span, parse_labels
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("review")]
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 FRAME_SECONDS = 1 / FRAME_RATE
 HAND_SECONDS = 0.2  # what a pixel of the strip is worth, twice
