@@ -83,7 +83,7 @@ def measure_changes(
         )
         with open_clip_store(cache_dir=scratch / "cache") as store:
             embed_holdings(store, model, holdings)
-            finder = Finder.open(store, model.version, model.spec, scratch / "cache")
+            finder = Finder.open(store, model, scratch / "cache")
             names = sorted(recording.name for recording in holdings.prepared.keys)
             step = max(1, len(names) // most)
             names = names[::step][:most]

@@ -298,7 +298,7 @@ def test_run_that_can_not_be_brought_back_is_not_begun_anew(small_instance):
 
 
 def test_training_goes_on_while_s3_refuses(small_instance):
-    small_instance.begin("--epochs", "8", "--epoch-seconds", "0.2")
+    small_instance.begin("--epochs", "20", "--epoch-seconds", "0.2")
     refused = []
 
     def refuse():
@@ -311,7 +311,7 @@ def test_training_goes_on_while_s3_refuses(small_instance):
 
     assert small_instance.run(during=refuse).state == DONE, small_instance.log
     assert refused
-    assert state_of(small_instance) == final_state(8)
+    assert state_of(small_instance) == final_state(20)
 
 
 def test_end_comes_in_time_where_s3_never_answers_again(small_instance, monkeypatch):
