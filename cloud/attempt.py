@@ -298,7 +298,7 @@ class Course:
             **read_progress(self._place.run_folder),
             gpu_percent=gpu_percent(),
             cpu_percent=self._processor.percent(),
-            dollars_so_far=round(dollars, 4),
+            dollars_so_far=round(dollars, 6),
             line=self._line,
         )
 
