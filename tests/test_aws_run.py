@@ -15,7 +15,7 @@ from laptops import Laptop
 from machines import Machine, wait_for
 from moto.iam.access_control import IAMRequestBase
 from safetensors.torch import load_file
-from trainings import SMALL, THOROUGH, flags, run_script
+from trainings import SMALL, flags, run_script
 from trials import EPOCHS, Trial
 
 import cost_optimized_train
@@ -157,16 +157,11 @@ def actions_of(document: dict) -> set[str]:
 
 
 @pytest.mark.slow
-def test_interrupted_again_and_again_its_weights_are_those_of_a_run_that_was_not(
+def test_interrupted_five_times_its_weights_are_those_of_a_run_that_was_not(
     real_trial, clips_folder, trunk_file, tmp_path
 ):
     trial = real_trial
-    how = {
-        "epochs": 40 if THOROUGH else 20,
-        "patience": 1000,
-        "head_learning_rate": 0.001,
-        "batch_size": 2,
-    }
+    how = {"epochs": 40, "patience": 1000, "head_learning_rate": 0.001, "batch_size": 2}
     for path in sorted(clips_folder.rglob("*.mp4")):
         key = f"data/{path.relative_to(clips_folder).as_posix()}"
         trial.world.put(trial.bucket, key, path.read_bytes())
@@ -176,16 +171,15 @@ def test_interrupted_again_and_again_its_weights_are_those_of_a_run_that_was_not
     expected = tmp_path / "r" / "latest"
 
     launcher = train(trial, **how)
-    times = 5 if THOROUGH else 2
-    for number in range(1, times + 1):
+    for number in range(1, 6):
         machine = trial.machine(number, 90)
-        rows = how["epochs"] * number // (times + 2)
+        rows = how["epochs"] * number // 7
         assert wait_for(lambda m=machine, r=rows: epochs_on(m) >= r or m.ended, 90)
         assert machine.ended is None, machine.console
         machine.interrupt(20)
     said = launcher.finish(240)
-    trial.check(f"{times} interruptions", said, code=0, bound_seconds=5)
-    assert len(trial.world.machines) == times + 1
+    trial.check("five interruptions", said, code=0, bound_seconds=5)
+    assert len(trial.world.machines) == 6
     found = trial.laptop.folder / "runs" / trial.run_name
     for name in ("best.safetensors",):
         ours, theirs = load_file(found / name), load_file(expected / name)

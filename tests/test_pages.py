@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import page_rules
 import pytest
 from browser import Server, open_page
-from trainings import THOROUGH
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -21,8 +20,7 @@ VIEWS = {
     "jobs": ("/#/jobs", "[data-test=job]"),
     "docs": ("/docs", "h2"),
 }
-EACH = [(360, "light"), (360, "dark"), (1920, "light"), (1920, "dark")]
-WINDOWS = EACH if THOROUGH else EACH[1:3]  # both widths and both schemes
+WINDOWS = [(360, "light"), (360, "dark"), (1920, "light"), (1920, "dark")]
 IS_COMPLETE = "() => !document.querySelector('.loading, [aria-busy=true]')"
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import psutil
 import pytest
 from preparing import ROOT, files_below, run, start, write_recordings
-from trainings import THOROUGH
 
 from utils import preparation
 from utils.audio import MfccSpec
@@ -88,9 +87,9 @@ def test_killed_preparations_end_in_the_store_of_an_undisturbed_one(data):
 
 
 @pytest.mark.slow
-def test_killed_preparations_of_many_recordings_do_too(tmp_path):
-    data = write_recordings(tmp_path / "data", 30 if THOROUGH else 12)
-    assert kill_at_random(data, kills=20 if THOROUGH else 5, seed=2) >= 1
+def test_twenty_kills_over_thirty_recordings(tmp_path):
+    data = write_recordings(tmp_path / "data", 30)
+    assert kill_at_random(data, kills=20, seed=2) >= 1
 
 
 def test_two_workers_make_the_store_of_one(data, undisturbed):

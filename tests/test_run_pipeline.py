@@ -20,7 +20,6 @@ from pipelines import (
 )
 from trainings import (
     SMALL,
-    THOROUGH,
     fill_heads,
     flags,
     link_clips,
@@ -362,17 +361,12 @@ def test_help_teaches_the_steps():
 def test_killed_at_random_moments_it_ends_as_one_that_nothing_broke(
     tmp_path, clips_folder, trained_run, run
 ):
-    kills, steps = (20, 4) if THOROUGH else (8, 2)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     command = [sys.executable, ROOT / "tests" / "pipelines.py", tmp_path, clips_folder, trained_run]
     done = subprocess.run(
-        [*map(str, command), str(kills)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
+        [*map(str, command), "20"], env=environment, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr[-3000:]
     said = json.loads(done.stdout.splitlines()[-1])
-    assert said["kills"] == kills
-    assert len(said["in"]) >= steps, said  # in several steps
+    assert said["kills"] == 20
+    assert len(said["in"]) >= 4, said  # in several steps

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import math
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ from utils.feature_store import Column, FeatureStore
 from utils.prepared_set import open_feature_store
 from utils.recordings import Recording, Span
 
-THOROUGH = os.environ.get("THOROUGH") == "1"  # as often as is promised, which takes minutes
 ROOT = Path(__file__).resolve().parent.parent
 CLIP_SECONDS = 4.0
 SMALL = {
