@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import struct
+import threading
 import time
 from concurrent.futures import Future
 from pathlib import Path
@@ -443,9 +444,23 @@ def test_run_stopped_in_the_middle_goes_on_where_it_was(data, decoded, monkeypat
     assert files_below(prepared.store.folder) == undisturbed
 
 
-def test_watcher_is_told_instead_of_the_terminal_and_may_end_it(data, capsys):
+def test_watcher_is_told_instead_of_the_terminal_and_may_end_it(data, monkeypatch, capsys):
     class Enough(Exception):
         pass
+
+    class HeldUp(InThisProcess):
+        """Is not done with the last recording before the end."""
+
+        def __init__(self, *_):
+            self._closed = threading.Event()
+
+        def submit(self, work, path, *arguments, **options):
+            if path.name == "d.mp4":
+                self._closed.wait(60)
+            return super().submit(work, path, *arguments, **options)
+
+        def close(self) -> None:
+            self._closed.set()
 
     told = []
 
@@ -454,7 +469,8 @@ def test_watcher_is_told_instead_of_the_terminal_and_may_end_it(data, capsys):
         if (progress.fraction or 0) > 0.3:
             raise Enough
 
-    with pytest.raises(Enough):
+    with monkeypatch.context() as patch, pytest.raises(Enough):
+        patch.setattr(preparation, "WorkerPool", HeldUp)
         prepare(data, watch=watch)
     kept = len(open_feature_store(data / "../cache", SPEC))
     assert told[-1] > 0.3

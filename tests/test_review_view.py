@@ -141,7 +141,7 @@ def test_drag_that_is_given_up_leaves_everything_as_it_was(view):
     wait_until(lambda: view.hands.edges()[0] < 15, 10.0)
     view.page.keyboard.press("Escape")
     view.page.mouse.up()
-    assert view.hands.edges()[0] == 20.0
+    wait_until(lambda: view.hands.edges()[0] == 20.0, 10.0)
     assert view.page.locator("[data-test=undo]").is_disabled()
 
 
