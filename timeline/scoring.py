@@ -1,8 +1,9 @@
 """Scoring: a recording to class probabilities over time."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,9 @@ class ScoredRecording:
         return [(a, b, row) for (a, b), row in zip(spans, rows, strict=True)]
 
 
+FindStarts = Callable[[ScoredRecording], Sequence[tuple[float, int]]]
+
+
 @torch.inference_mode()
 def score_recording(
     path: Path,
@@ -58,17 +62,19 @@ def score_recording(
     clip_seconds: float,
     temperature: float,
     trunk: TrunkRuntime | None = None,
-    quick: bool = False,
+    quick: FindStarts | None = None,
     embeddings: Path | None = None,
     on_progress: Callable[[float, float], None] | None = None,
 ) -> ScoredRecording:
     """The probabilities of a recording over time, read in one pass.
 
     Decoding and network run side by side, with as many threads as `trunk` has, which is the
-    model's, for a caller who scores many recordings to make once. `quick` decodes key pictures, and
-    the others only where those leave a doubt. In the folder `embeddings` is kept what the trunk
-    says: scoring again, with other heads too, takes seconds. `on_progress` is told how many seconds
-    are done, and of how many, as far as known. Raises MediaError where the file can't be read.
+    model's, for a caller who scores many recordings to make once. With `quick` key pictures are
+    decoded, and the others only near the segments' edges and doubts: it says where the segments of
+    a scored recording start, and the places of their classes. In the folder `embeddings` is kept
+    what the trunk says: scoring again, with other heads too, takes seconds. `on_progress` is told
+    how many seconds are done, and of how many, as far as known. Raises MediaError where the file
+    can't be read.
     """
     path = Path(path)
     info = probe(path)
@@ -80,10 +86,28 @@ def score_recording(
         if on_progress is not None:
             on_progress(seconds, max(seconds, info.duration_seconds))
 
-    def coarse() -> Iterator[EmbeddedBlock] | None:
-        return embed_coarsely(reading, trunk, model, **scale, on_progress=report)
+    def scored(
+        scorer: DenseScorer, probabilities: np.ndarray, duration_seconds: float, **found: object
+    ) -> ScoredRecording:
+        return ScoredRecording(
+            scorer.hop_seconds,
+            scorer.window_seconds,
+            probabilities,
+            duration_seconds,
+            scorer.has_sound,
+            frame_rate=info.frame_rate,
+            zero_seconds=info.zero_seconds,
+            **found,
+        )
 
-    scorer = DenseScorer(model, reading.spec, **scale)
+    def coarse() -> Iterator[EmbeddedBlock] | None:
+        def starts(*found: object) -> Sequence[tuple[float, int]]:
+            return quick(scored(*found))
+
+        return embed_coarsely(reading, trunk, new_scorer, starts, report)
+
+    new_scorer = partial(DenseScorer, model, reading.spec, **scale)
+    scorer = new_scorer()
     blocks = _blocks(reading, trunk, embeddings, coarse if quick else None)
     with _one_torch_thread(trunk), contextlib.closing(blocks):
         for block in blocks:
@@ -92,14 +116,10 @@ def score_recording(
         check_length(scorer.num_frames, reading.spec)
         duration_seconds = reading.duration_seconds(scorer.num_frames)
         probabilities, tiles = scorer.finish(duration_seconds)
-    return ScoredRecording(
-        scorer.hop_seconds,
-        scorer.window_seconds,
+    return scored(
+        scorer,
         probabilities,
         duration_seconds,
-        scorer.has_sound,
-        frame_rate=info.frame_rate,
-        zero_seconds=info.zero_seconds,
         damage=reading.damage.records,
         tile_probabilities=tiles,
     )
