@@ -233,7 +233,9 @@ def write_broadcast(path: Path, target: Path, seconds: float) -> None:
         tracks = [source.streams.video[0], *source.streams.audio[:1]]
         streams = {track.index: out.add_stream_from_template(track) for track in tracks}
         read = [packet for packet in source.demux(tracks) if packet.size]
-        keys = [p.pts for p in read if p.stream is tracks[0] and p.is_keyframe]
+        pictures = [packet for packet in read if packet.stream is tracks[0]]
+        keys = [packet.pts for packet in pictures if packet.is_keyframe]
+        keys.append(max(packet.pts + packet.duration for packet in pictures))  # the end
         written = Fraction(0)
         while written < seconds:
             end = written + round(GAME_EVERY_SECONDS)
@@ -253,7 +255,10 @@ def _copy_span(
 ) -> Fraction:
     """Writes the packets between the key pictures next to both ends of a span; their seconds."""
     video = read[0].stream.container.streams.video[0]
-    first, last = (min(keys, key=lambda key: abs(key * video.time_base - s)) for s in span)
+    ticks = [keys[0] + round(seconds / video.time_base) for seconds in span]
+    first, last = (min(keys, key=lambda key: abs(key - tick)) for tick in ticks)
+    if first == last:
+        raise ValueError(f"no key picture is near both ends of {span}: plant longer stretches")
     first_seconds, last_seconds = first * video.time_base, last * video.time_base
     inside = False
     for packet in read:
