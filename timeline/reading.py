@@ -71,7 +71,7 @@ def scoring_spec(spec: FeatureSpec, duration_seconds: float) -> FeatureSpec:
 def embed_recording(reading: Reading, trunk: TrunkRuntime) -> Iterator[EmbeddedBlock]:
     """Yields a recording, decoded and embedded side by side."""
     embedder = _Embedder(trunk, reading)
-    with contextlib.closing(prefetch(_read_blocks(reading, trunk.threads))) as blocks:
+    with contextlib.closing(_read_blocks(reading, trunk.threads)) as blocks:
         for block in blocks:
             yield embedder(block, reading.damage)
 
@@ -115,18 +115,22 @@ def _read_blocks(reading: Reading, threads: int) -> Iterator[FeatureBlock]:
     num_frames = num_rows = 0
     parts = _lane_parts(reading, lanes)
     if len(parts) > 1 or (spec.frames == "keyframes" and lanes > 1):
+        read = read_in_lanes(path, spec, parts, lanes=lanes, damage=damage, **how)
         try:
-            for block in read_in_lanes(path, spec, parts, lanes=lanes, damage=damage, **how):
-                yield block
-                num_frames += len(block.frames)
-                num_rows += 0 if block.mfcc is None else len(block.mfcc)
+            with contextlib.closing(read):
+                for block in read:
+                    yield block
+                    num_frames += len(block.frames)
+                    num_rows += 0 if block.mfcc is None else len(block.mfcc)
             return
         except SplitError:
-            damage.clear()
-    for block in read_features(path, spec, threads=lanes, damage=damage, **how):
-        yield block.without_first(num_frames, num_rows)
-        num_frames = max(0, num_frames - len(block.frames))
-        num_rows = max(0, num_rows - (0 if block.mfcc is None else len(block.mfcc)))
+            damage.clear()  # all blocks until here were taken, so nobody looks at it
+    blocks = read_features(path, spec, threads=lanes, damage=damage, **how)
+    with contextlib.closing(prefetch(blocks)) as ahead:
+        for block in ahead:
+            yield block.without_first(num_frames, num_rows)
+            num_frames = max(0, num_frames - len(block.frames))
+            num_rows = max(0, num_rows - (0 if block.mfcc is None else len(block.mfcc)))
 
 
 def _lane_parts(reading: Reading, lanes: int) -> list[Part]:
