@@ -90,6 +90,8 @@ def cut_recording(
             if cut_seconds > last_seconds + part_seconds / 2 and cut.position > last_position:
                 cuts.append(cut)
                 last_seconds, last_position = cut_seconds, cut.position
+            elif lit:  # a jump can make the file say that it lasts for a day, and it is read whole
+                return [WHOLE]
     if not cuts:
         return [WHOLE]
     starts, ends = [None, *cuts], [*cuts, None]
