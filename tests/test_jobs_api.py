@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from pages import make_settings, open_page, wait_for
+from steady import wait_until
 from test_uploads_api import Served, ask
 
 from web import jobs_api
@@ -46,7 +47,7 @@ class Listener:
     """What a browser's EventSource would have."""
 
     def __init__(self, address: tuple[str, int]):
-        self._connection = socket.create_connection(address, timeout=10)
+        self._connection = socket.create_connection(address, timeout=60)
         request = b"GET /api/jobs/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
         self._connection.sendall(request)
         self._file = self._connection.makefile("rb")
@@ -147,10 +148,7 @@ def test_only_so_many_listen_and_who_leaves_makes_room(page, monkeypatch):
         listeners = [Listener(address) for _ in range(3)]
         assert ask(address, request).startswith(b"HTTP/1.1 429")
         listeners.pop().close()
-        deadline = time.monotonic() + 10
-        while not ask(address, request).startswith(b"HTTP/1.1 200"):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: ask(address, request).startswith(b"HTTP/1.1 200"))
         for listener in listeners:
             listener.close()
 
@@ -158,8 +156,6 @@ def test_only_so_many_listen_and_who_leaves_makes_room(page, monkeypatch):
 def test_streams_end_as_the_page_stops(page):
     with Served(page.app) as address:
         listener = Listener(address)
-        began = time.monotonic()
         threading.Timer(0.2, page.app.state.services.stop_streams).start()
-        assert b"0\r\n" in listener.lines()  # the last chunk
-        assert time.monotonic() - began < 3
+        assert b"0\r\n" in listener.lines()  # the last chunk; else none would ever come
         listener.close()
