@@ -1,8 +1,6 @@
 """Recordings prepared on a Ray cluster are in the store once each, whoever is lost on the way."""
 
 import builtins
-import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -39,11 +37,9 @@ def shelf(tmp_path_factory) -> Path:
     return data
 
 
-def prepare(data: Path, cache: Path, cluster: str | None) -> PreparedSet:
-    recordings = find_recordings(Folder(data))
-    return prepare_recordings(
-        recordings, Folder(data), SPEC, cache, workers=2, max_rejected=0.2, cluster=cluster
-    )
+def prepare(data: Path, cache: Path, cluster: str | None, **options) -> PreparedSet:
+    how = {"workers": 2, "max_rejected": 0.2, "cluster": cluster, **options}
+    return prepare_recordings(find_recordings(Folder(data)), Folder(data), SPEC, cache, **how)
 
 
 def kill_a_worker() -> None:
@@ -61,20 +57,18 @@ def test_every_recording_is_in_the_store_once(shelf, tmp_path, cluster, lost):
     cache = tmp_path / "cache"
     done = []
 
-    def lose() -> None:
-        while len(open_feature_store(cache, SPEC)) < 3:
-            time.sleep(0.02)
+    def lose(_) -> None:
+        """Some time on the way: nothing gets into the store before this returns."""
+        if done or len(open_feature_store(cache, SPEC)) < 3:
+            return
         if lost == "a process":
             kill_a_worker()
         elif lost == "a node":
             cluster.remove_node(cluster.nodes[0], allow_graceful=False)
         done.append(len(open_feature_store(cache, SPEC)))
 
-    thread = threading.Thread(target=lose)
-    thread.start()
-    prepared = prepare(shelf, cache, cluster.address)
-    thread.join()
-    assert done[0] < 16  # it was lost on the way
+    prepared = prepare(shelf, cache, cluster.address, watch=lose)
+    assert done[0] < 16
     assert [item.recording.name for item in prepared.rejected] == ["ads/bad.mp4"]
     alone = prepare(shelf, tmp_path / "alone", None)
     assert prepared.keys == alone.keys
