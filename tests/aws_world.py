@@ -129,7 +129,7 @@ class World:
             if machine.ended is None:
                 machine.vanish()
         for machine in self.machines:
-            machine.wait(15)
+            machine.wait(60)
         kill_marked(self.mark)
         for door in self._doors.values():
             door.close()

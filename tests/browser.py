@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -19,6 +18,7 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 import pytest
+from ports import keep_port
 from steady import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -160,14 +160,13 @@ class Complaints:
 class Server:
     """serve.py with `options` as a child on a free port of 127.0.0.1; it survives `stop`.
 
-    What it says goes to `log`; `token` is what it is asked with. The port is kept from all others
-    for as long as this is open, also while the server is stopped or still starting.
+    What it says goes to `log`; `token` is what it is asked with.
     """
 
     def __init__(self, options: list[object], log: Path, token: str | None = None):
         self._options = [str(option) for option in options]
         self.log = log
-        self._place = _keep_port()
+        self._place = keep_port()
         self.port = self._place.getsockname()[1]
         self._token = token
         self._process: subprocess.Popen | None = None
@@ -269,12 +268,3 @@ def _content(answer) -> object:
     if "json" in answer.headers.get("Content-Type", ""):
         return json.loads(data)
     return data
-
-
-def _keep_port() -> socket.socket:
-    """A socket with a port that nobody else is given; who asks for just this one may listen there,
-    since this does not, and both say SO_REUSEADDR."""
-    place = socket.socket()
-    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    place.bind(("127.0.0.1", 0))
-    return place

@@ -13,6 +13,7 @@ from utils.cluster import ClusterError
 from utils.features import FeatureSpec
 from utils.preparation import prepare_recordings
 from utils.prepared_set import PreparedSet, open_feature_store
+from utils.progress import Progress
 from utils.recordings import find_recordings
 from utils.sources import Folder
 
@@ -37,8 +38,8 @@ def shelf(tmp_path_factory) -> Path:
     return data
 
 
-def prepare(data: Path, cache: Path, cluster: str | None, **options) -> PreparedSet:
-    how = {"workers": 2, "max_rejected": 0.2, "cluster": cluster, **options}
+def prepare(data: Path, cache: Path, cluster: str | None) -> PreparedSet:
+    how = {"workers": 2, "max_rejected": 0.2, "cluster": cluster}
     return prepare_recordings(find_recordings(Folder(data)), Folder(data), SPEC, cache, **how)
 
 
@@ -53,12 +54,13 @@ def kill_a_worker() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", ["a process", "a node"])
-def test_every_recording_is_in_the_store_once(shelf, tmp_path, cluster, lost):
+def test_every_recording_is_in_the_store_once(shelf, tmp_path, cluster, lost, monkeypatch):
     cache = tmp_path / "cache"
-    done = []
+    ended, done = Progress.ended, []
 
-    def lose(_) -> None:
-        """Some time on the way: nothing gets into the store before this returns."""
+    def lose(progress: Progress, *arguments) -> None:
+        """On the way, while the workers are given nothing more to do."""
+        ended(progress, *arguments)
         if done or len(open_feature_store(cache, SPEC)) < 3:
             return
         if lost == "a process":
@@ -67,7 +69,9 @@ def test_every_recording_is_in_the_store_once(shelf, tmp_path, cluster, lost):
             cluster.remove_node(cluster.nodes[0], allow_graceful=False)
         done.append(len(open_feature_store(cache, SPEC)))
 
-    prepared = prepare(shelf, cache, cluster.address, watch=lose)
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "ended", lose)
+        prepared = prepare(shelf, cache, cluster.address)
     assert done[0] < 16
     assert [item.recording.name for item in prepared.rejected] == ["ads/bad.mp4"]
     alone = prepare(shelf, tmp_path / "alone", None)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from launching import QUICK, Listener, make_ground, make_run
+from steady import wait_until
 
 from cloud import follow
 from cloud.aws import CloudError
@@ -40,16 +41,13 @@ class Watched:
         except CloudError as error:
             self.error = error
 
-    def wait(self, seconds: float = 20):
+    def wait(self, seconds: float = 60):
         self.thread.join(seconds)
         assert not self.thread.is_alive(), self.screen.said
         return self.result
 
-    def hears(self, part: str, seconds: float = 10) -> bool:
-        end = time.monotonic() + seconds
-        while not self.screen.has(part) and time.monotonic() < end:
-            time.sleep(0.02)
-        return self.screen.has(part)
+    def hears(self, part: str) -> bool:
+        return wait_until(lambda: self.screen.has(part), what=lambda: part)
 
     def end(self, state: str = DONE) -> None:
         self.run.record.write_end(1, AttemptEnd(state, "", 0, utc_now(), 0.02))
@@ -61,7 +59,7 @@ def watched(aws):
     watched.thread.start()
     yield watched
     watched.end()
-    watched.thread.join(20)
+    watched.thread.join(60)
 
 
 def test_progress_is_shown_and_the_end_that_the_instance_wrote_is_returned(watched):

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 from aws_world import REGION
 from launching import QUICK, Listener, make_ground, make_run
-from machines import wait_for
+from steady import wait_until
 
 from cloud import launch
 from cloud.aws import AwsError, CloudError
@@ -303,7 +303,7 @@ def test_ctrl_c_on_a_terminal_may_stop_it(aws, screen, tmp_path, monkeypatch):
 
 def test_stopped_run_ends_as_the_instance_says(aws, screen, tmp_path):
     def act(run, number, machine):
-        wait_for(lambda: aws.objects(run.plan.bucket, f"runs/{run.plan.run}/stop.json"), 20)
+        wait_until(lambda: aws.objects(run.plan.bucket, f"runs/{run.plan.run}/stop.json"))
         ending(aws, STOPPED, "asked")(run, number, machine)
 
     run = run_whose_instances(aws, act, limits=replace(QUICK, stop_seconds=30.0))
