@@ -18,8 +18,9 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 import pytest
-from ports import keep_port
-from steady import wait_until
+
+from tests.ports import keep_port
+from tests.steady import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -68,7 +68,7 @@ def kill_at_random(data: Path, kills: int, seed: int) -> int:
             workers = psutil.Process(process.pid).children()
             process.kill()
             kills -= 1
-            assert psutil.wait_procs(workers, timeout=30)[1] == []
+            assert psutil.wait_procs(workers, timeout=60)[1] == []
         _, err = process.communicate(timeout=60)
         if process.returncode == 0:
             longest = time.monotonic() - started if expected is None else longest

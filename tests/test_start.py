@@ -134,7 +134,7 @@ def test_two_launchers_of_one_attempt_start_one_instance(aws, run, ground):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert len(found) == 2
     assert len(set(found)) == len(aws.machines) == 1
 
