@@ -256,7 +256,7 @@ def test_promotion_while_the_server_is_away_is_finished_when_it_is_back(
     with pytest.raises(TrackingError, match="MLflow does not answer at http"):
         registry.rollback()
     assert Registry(runs).champion == first  # here it holds at once
-    server.start(server.port)
+    server.start()
     assert registry.finish() == f"MLflow is told that {first.name} is champion"
     assert registry.finish() is None
     assert in_mlflow(server.url, tmp_path.name)["champion"] == first.name
