@@ -216,11 +216,11 @@ def test_control_c_does_not_wait_for_downloads(s3, bucket, tmp_path, monkeypatch
     over, waited_for = threading.Event(), []
 
     def slowly(content: bytes) -> Iterator[bytes]:
-        for start in range(0, 100_000, 100):
-            yield content[start : start + 100]
-            if over.wait(0.1):
+        for start in range(0, len(content), 1 << 19):
+            yield content[start : start + (1 << 19)]
+            if over.wait(1):
                 return
-        waited_for.append("the first of twelve megabytes")
+        waited_for.append("all of it")
 
     def press() -> str:
         os.kill(os.getpid(), signal.SIGINT)
