@@ -191,6 +191,23 @@ def test_pictures_that_stop_are_missed_though_sound_goes_on(tmp_path, monkeypatc
     assert said.description == "no picture came for 10 s, only sound"
 
 
+def test_sound_that_comes_first_after_a_long_silence_loses_nothing(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.ts", seconds=4)
+    clock, real = FakeClock(), streams._Reading._next
+
+    def silent_before_sound(self, incoming):
+        packet = real(self, incoming)
+        clock.now += 15.0 if packet and packet.stream.type == "audio" and clock.now == 0 else 0.0
+        return packet
+
+    monkeypatch.setattr(streams._Reading, "_next", silent_before_sound)
+    monkeypatch.setattr(streams, "connect", connect_to_file)
+    source = replace(find_source(str(path)), kind="url")
+    items = read_stream(source, SPEC, stop=threading.Event(), clock=clock)
+    said = next(item for item in items if getattr(item, "kind", "") == "lost")
+    assert said.description == "it broke off"  # at the end of the file
+
+
 @pytest.mark.parametrize("start_seconds", [5000.0, 2**33 / 90000 - 3.0], ids=["jump", "wrap"])
 def test_timestamps_may_jump_and_wrap(tmp_path, start_seconds):
     first = write_video(tmp_path / "a.ts", seconds=6, start_seconds=90.0)
@@ -348,7 +365,7 @@ def test_udp_is_read(recording):
 
     sending = threading.Thread(target=send)
     sending.start()
-    blocks = blocks_of(read(f"udp://127.0.0.1:{port}", seconds=5.0))
+    blocks = blocks_of(read(f"udp://127.0.0.1:{port}", seconds=5.0, clock=FastClock(1.0)))
     is_over.set()
     sending.join()
     first = read_time(blocks[0].frames[0])  # what came before it was listened to is lost
