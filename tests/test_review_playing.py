@@ -122,7 +122,7 @@ def test_token_opens_the_page_once_and_is_in_no_log(chromium, folder):
     arguments = [*options(folder, "other"), "--token", TOKEN]
     with Server(arguments, log, TOKEN) as server:
         with open_page(chromium, server, expected=[401]) as page:  # nobody has shown it
-            page.locator("#connection").get_by_text("?token=").wait_for()
+            page.get_by_text("wants its token").wait_for()
             assert not page.locator("[data-test=recording-row]").count()
         with open_page(chromium, server, f"/?token={TOKEN}") as page:
             page.locator("[data-test=recording-row]").first.wait_for()
