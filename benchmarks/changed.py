@@ -105,6 +105,7 @@ def open_model(checkpoint: Path | None, weights: str) -> SearchModel:
         return SearchModel.of(load_checkpoint(checkpoint), model_version(checkpoint), checkpoint)
     config = make_config(read_constants(ROOT / "cost_optimized_train.py"), {})
     found, source = find_weights(weights)
+    _note(f"clips are found by the trunk alone; its weights: {source}")
     encoder = new_model(config, 2, found).video_encoder
     return SearchModel.of_trunk(encoder, config.feature_spec, f"the trunk alone, {source}")
 

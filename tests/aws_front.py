@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote
 from xml.sax.saxutils import escape
 
+from ports import keep_port
 from s3_server import QuietHandler
 from werkzeug.serving import make_server
 
@@ -36,7 +37,8 @@ class Door:
     def __init__(self, answer: Callable, side: str):
         self._app = lambda environ, start_response: answer(side, environ, start_response)
         self.is_shut = True
-        self._port = 0
+        self._place = keep_port()
+        self._port = self._place.getsockname()[1]
         self.reopen()
 
     @property
@@ -48,7 +50,6 @@ class Door:
             "127.0.0.1", self._port, self._app, threaded=True, request_handler=QuietHandler
         )
         self._server.daemon_threads = True
-        self._port = self._server.port
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), daemon=True
         )
@@ -64,6 +65,7 @@ class Door:
     def close(self) -> None:
         if not self.is_shut:
             self.shut()
+        self._place.close()
 
 
 @dataclass

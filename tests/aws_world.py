@@ -56,6 +56,7 @@ from moto.s3.models import s3_backends
 from moto.scheduler.models import scheduler_backends
 from moto.sts.models import sts_backends
 from s3_server import KEYS
+from steady import steady_seconds
 
 LAPTOP, INSTANCE = "laptop", "instance"
 SECRET = "what-nobody-but-the-laptop-may-see"
@@ -128,7 +129,7 @@ class World:
             if machine.ended is None:
                 machine.vanish()
         for machine in self.machines:
-            machine.wait(15)
+            machine.wait(60)
         kill_marked(self.mark)
         for door in self._doors.values():
             door.close()
@@ -423,7 +424,7 @@ class World:
             until = datetime.fromisoformat(moment).replace(tzinfo=UTC) - _now()
             seconds = until.total_seconds() * self.clock.minute_seconds / 60
             name = environ["PATH_INFO"].rpartition("/")[2]
-            self._schedules[name] = (time.monotonic() + seconds, call.parameters["Target"])
+            self._schedules[name] = (steady_seconds() + seconds, call.parameters["Target"])
         return answer
 
     def _on_DeleteSchedule(self, call: Call, environ: dict) -> "Answer":
@@ -437,7 +438,7 @@ class World:
         backend = ec2_backends[DEFAULT_ACCOUNT_ID][REGION]
         while not self._closed.wait(0.1):
             for name, (moment, target) in list(self._schedules.items()):
-                if time.monotonic() < moment:
+                if steady_seconds() < moment:
                     continue
                 if not self._schedules.pop(name, None):
                     continue

@@ -7,13 +7,11 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -21,9 +19,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.ports import keep_port
+from tests.steady import wait_until
+
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-START_SECONDS, STOP_SECONDS, PAGE_SECONDS = 60.0, 15.0, 20.0
+START_SECONDS, STOP_SECONDS, PAGE_SECONDS = 120.0, 60.0, 60.0  # only failures take them
 # Of the machine that a page is shown on: software alone, and no look at the world outside.
 ARGUMENTS = ["--autoplay-policy=no-user-gesture-required", "--disable-dev-shm-usage"]
 STATUS = re.compile(r"Failed to load resource: the server responded with a status of (\d+)")
@@ -166,7 +167,8 @@ class Server:
     def __init__(self, options: list[object], log: Path, token: str | None = None):
         self._options = [str(option) for option in options]
         self.log = log
-        self.port = _free_port()
+        self._place = keep_port()
+        self.port = self._place.getsockname()[1]
         self._token = token
         self._process: subprocess.Popen | None = None
 
@@ -177,6 +179,7 @@ class Server:
     def __exit__(self, *_) -> None:
         if self._process is not None:
             self.stop()
+        self._place.close()
 
     @property
     def host(self) -> str:
@@ -205,10 +208,9 @@ class Server:
 
         wait_until(answers, START_SECONDS, what=lambda: f"an answer of serve.py: {self.said()}")
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> float:
-        """Ends it, and returns the seconds it took; it is killed after some."""
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """Ends it; it is killed after some seconds, and then that is an error."""
         process, self._process = self._process, None
-        began = time.monotonic()
         process.send_signal(how)
         try:
             process.wait(STOP_SECONDS)
@@ -217,13 +219,12 @@ class Server:
             process.wait()
             if how != signal.SIGKILL:
                 raise AssertionError(f"serve.py did not end: {self.said()}") from None
-        return time.monotonic() - began
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")[-2000:]
 
     def ask(
-        self, method: str, path: str, body: object = None, *, timeout_seconds: float = 30.0
+        self, method: str, path: str, body: object = None, *, timeout_seconds: float = 60.0
     ) -> tuple[int, object]:
         """(status, content) of a request as a script would make it: JSON read, the rest bytes."""
         raw = isinstance(body, bytes)
@@ -263,28 +264,8 @@ class Server:
         return last
 
 
-def wait_until(
-    holds: Callable[[], object],
-    seconds: float,
-    *,
-    what: Callable[[], str] = lambda: "",
-    every_seconds: float = 0.05,
-) -> None:
-    """Returns as soon as `holds()`; raises AssertionError with `what()` after some seconds."""
-    end = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > end:
-            raise AssertionError(f"waited {seconds:g} s in vain for {what()}")
-        time.sleep(every_seconds)
-
-
 def _content(answer) -> object:
     data = answer.read()
     if "json" in answer.headers.get("Content-Type", ""):
         return json.loads(data)
     return data
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return listening.getsockname()[1]

@@ -10,7 +10,7 @@ def crash(*_: object) -> None:
 
 
 def never_end(*arguments: object) -> None:
-    """Reports steps, as labelling does, for a minute."""
-    for step in range(600):
-        arguments[-1]((step, 600))
+    """Reports steps, as labelling does, for five minutes."""
+    for step in range(3000):
+        arguments[-1]((step, 3000))
         time.sleep(0.1)

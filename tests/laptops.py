@@ -30,7 +30,7 @@ class Laptop:
     def start(self, *words: str, **environment: str) -> "Launcher":
         return Launcher(words, self.folder, {**self.environment, **environment})
 
-    def run(self, *words: str, seconds: float = 300, **environment: str) -> tuple[int, str]:
+    def run(self, *words: str, seconds: float = 600, **environment: str) -> tuple[int, str]:
         """Exit code, and what it said."""
         return self.start(*words, **environment).finish(seconds)
 
@@ -59,7 +59,7 @@ class Launcher:
     def signal(self, number: int) -> None:
         os.killpg(self._process.pid, number)
 
-    def finish(self, seconds: float = 300) -> tuple[int, str]:
+    def finish(self, seconds: float = 600) -> tuple[int, str]:
         """Exit code, and what it said; one that does not end is killed, and fails the test."""
         try:
             code = self._process.wait(seconds)

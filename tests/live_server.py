@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
+from steady import steady_seconds
 
 
 @dataclass
@@ -33,7 +34,7 @@ class LiveServer:
         self._keys = _places(self.path, keys_only=True)
         self._began: float | None = None
         handler = type("Handler", (_Handler,), {"live": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = _Server(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self._is_over = False
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
@@ -50,8 +51,8 @@ class LiveServer:
     @property
     def now(self) -> float:
         """The recording's second that is on the air."""
-        self._began = self._began or time.monotonic()
-        return (time.monotonic() - self._began) * self.speed
+        self._began = self._began or steady_seconds()
+        return (steady_seconds() - self._began) * self.speed
 
     @property
     def is_off(self) -> bool:
@@ -90,6 +91,11 @@ def _places(path: Path, *, keys_only: bool = False) -> list[tuple[float, int]]:
                 if packet.is_keyframe or not keys_only:
                     found.append((now, packet.pos if found else 0))
     return found
+
+
+class _Server(ThreadingHTTPServer):
+    def service_actions(self) -> None:
+        steady_seconds()  # goes on while nobody is served, too
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -157,12 +163,13 @@ class RtspServer:
 
     def _send(self, connection: socket.socket) -> None:
         """RTP packets of seven TS packets each (RFC 2250), at the pace of the file's pictures."""
-        content, places, began = self.path.read_bytes(), _places(self.path), time.monotonic()
+        content, places, began = self.path.read_bytes(), _places(self.path), steady_seconds()
         size = 7 * 188
         for number, start in enumerate(range(0, len(content), size)):
             index = bisect_right([place for _, place in places], start) - 1
             seconds = places[max(0, index)][0]
-            time.sleep(max(0.0, began + seconds / self.speed - time.monotonic()))
+            while steady_seconds() < began + seconds / self.speed:
+                time.sleep(0.005)
             stamp = round(seconds * 90_000)
             head = struct.pack(">BBHII", 0x80, 33, number & 0xFFFF, stamp & 0xFFFFFFFF, 1)
             packet = head + content[start : start + size]

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import psutil
 from imds import MetadataService
+from steady import steady_seconds, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "ADGAME_TEST_MACHINE"  # in the environment of each process of a machine
@@ -178,9 +179,9 @@ class Machine:
 
     def interrupt(self, seconds: float) -> None:
         """Notice, and the end `seconds` later; from its start on."""
-        assert wait_for(lambda: self.metadata is not None, 10)
+        wait_until(lambda: self.metadata is not None)
         self.metadata.give_notice(seconds)
-        self._timers.append((time.monotonic() + seconds, "spot interruption", ["end"]))
+        self._timers.append((steady_seconds() + seconds, "spot interruption", ["end"]))
 
     def terminate(self, reason: str) -> None:
         """Ends it from outside, as EC2 does: the system stops, then the power is off."""
@@ -230,7 +231,7 @@ class Machine:
         while self.ended is None:
             self._take_requests()
             for timer in sorted(self._timers):
-                if timer[0] + self.timers_seconds <= time.monotonic():
+                if timer[0] + self.timers_seconds <= steady_seconds():
                     self._timers.remove(timer)
                     self._fire(timer[1], timer[2])
                     break
@@ -253,14 +254,14 @@ class Machine:
             when = next((word for word in words if word == "now" or word.startswith("+")), "+1")
             seconds = 0.0 if when == "now" else int(when[1:]) * self.clock.minute_seconds
             why = "shut itself down" if when == "now" else "shutdown timer"
-            self._timers.append((time.monotonic() + seconds, why, ["power-off"]))
+            self._timers.append((steady_seconds() + seconds, why, ["power-off"]))
         elif name == "poweroff" or (name == "systemctl" and "poweroff" in words):
-            self._timers.append((time.monotonic(), "shut itself down", ["power-off"]))
+            self._timers.append((steady_seconds(), "shut itself down", ["power-off"]))
         elif name == "systemd-run":
             seconds, rest = _systemd_timer(words)
             self._timers.append(
                 (
-                    time.monotonic() + seconds * self.clock.minute_seconds / 60,
+                    steady_seconds() + seconds * self.clock.minute_seconds / 60,
                     "systemd timer" if seconds else "service",
                     ["run", *rest],
                 )
@@ -286,12 +287,12 @@ class Machine:
 
     def _end(self, reason: str, *, by_itself: bool, at_once: bool = False) -> None:
         """The system stops: SIGTERM to all, SIGKILL to those that are left after a while."""
-        deadline = time.monotonic() + (0 if at_once else self.clock.stop_seconds)
+        deadline = steady_seconds() + (0 if at_once else self.clock.stop_seconds)
         if not at_once:
             for process in self.processes():
                 _signal(process, signal.SIGTERM)
         asked = len(self.asked)  # a script that has done all it can asks for what is under way
-        while time.monotonic() < deadline and len(self.asked) == asked and self.processes():
+        while steady_seconds() < deadline and len(self.asked) == asked and self.processes():
             self._take_requests()
             time.sleep(POLL_SECONDS)
         kill_marked(self.mark)
@@ -316,13 +317,13 @@ def marked_processes(mark: str) -> Iterator[psutil.Process]:
                 yield process
 
 
-def kill_marked(mark: str, seconds: float = 10.0) -> None:
+def kill_marked(mark: str, seconds: float = 60.0) -> None:
     """Ends all of them, also those that are being started meanwhile."""
-    deadline = time.monotonic() + seconds
+    deadline = steady_seconds() + seconds
     while found := list(marked_processes(mark)):
         for process in found:
             _signal(process, signal.SIGKILL)
-        assert time.monotonic() < deadline, f"not to be killed: {found}"
+        assert steady_seconds() < deadline, f"not to be killed: {found}"
         time.sleep(0.005)
 
 
@@ -334,9 +335,9 @@ def keep_watch(mark: str) -> subprocess.Popen:
 
 def wait_for(condition: Callable[[], object], seconds: float) -> bool:
     """Whether it comes true within so many seconds."""
-    deadline = time.monotonic() + seconds
+    deadline = steady_seconds() + seconds
     while not condition():
-        if time.monotonic() > deadline:
+        if steady_seconds() > deadline:
             return False
         time.sleep(POLL_SECONDS)
     return True

@@ -5,6 +5,7 @@ import os
 import threading
 from pathlib import Path
 
+from ports import keep_port
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from training.tracking import URI_VARIABLE, open_client
@@ -38,14 +39,15 @@ class MlflowServer:
         os.environ.pop(URI_VARIABLE, None)
         self._app = app
         self._server = None
+        self._place = keep_port()
+        self._port = self._place.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}"
         self.start()
 
-    def start(self, port: int = 0) -> None:
+    def start(self) -> None:
         self._server = make_server(
-            "127.0.0.1", port, self._app, threaded=True, request_handler=QuietHandler
+            "127.0.0.1", self._port, self._app, threaded=True, request_handler=QuietHandler
         )
-        self.port = self._server.port
-        self.url = f"http://127.0.0.1:{self.port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def stop(self) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import bson
 import mongomock
+from ports import keep_port
 
 OP_REPLY, OP_QUERY, OP_MSG = 1, 2004, 2013
 HEADER = struct.Struct("<iiii")  # length, request, response to, operation
@@ -35,19 +36,24 @@ class MongoServer:
         self.commands: list[str] = []
         self.data = mongomock.MongoClient()
         self.lock = threading.Lock()  # mongomock has none
-        self._port = 0
+        self._place = keep_port()
+        self._port = self._place.getsockname()[1]
         self._server: socketserver.ThreadingTCPServer | None = None
         self.start()
 
     @property
     def url(self) -> str:
-        """Without a database, and with short waits: a test is not to last."""
-        return f"mongodb://127.0.0.1:{self._port}/?serverSelectionTimeoutMS=1500"
+        """Without a database; whoever asks has patience with a busy machine."""
+        return f"mongodb://127.0.0.1:{self._port}/?serverSelectionTimeoutMS=60000"
+
+    @property
+    def hasty_url(self) -> str:
+        """The same for when the server is stopped: a test is not to last."""
+        return self.url.replace("=60000", "=1500")
 
     def start(self) -> None:
         self._server = _Listener(("127.0.0.1", self._port), _Connection)
         self._server.owner, self._server.sockets = self, set()
-        self._port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:

@@ -82,7 +82,7 @@ def open_stub(browser, stub: Stub, view: str = "", **options) -> Iterator:
     context = browser.new_context(
         viewport={"width": options.get("width", 1280), "height": 900}, reduced_motion="reduce"
     )
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(60_000)
     faults: list[str] = []
     try:
         context.route("**/*", stub.handle)

@@ -1,11 +1,11 @@
 """Pages for tests: the app over made folders, and a client that asks as a browser here would."""
 
 import contextlib
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from fastapi.testclient import TestClient
+from steady import wait_until
 
 from web.app import create_app
 from web.settings import Settings
@@ -31,10 +31,11 @@ def open_page(settings: Settings, **how: object) -> Iterator[TestClient]:
 
 def wait_for(client: TestClient, job: dict, seconds: float = 60) -> dict:
     """The job when it has ended."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = client.get(f"/api/jobs/{job['id']}").json()
-        if found["state"] not in ("queued", "running"):
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"not done in {seconds} s: {found}")
+    found = dict(job)
+
+    def has_ended() -> bool:
+        found.update(client.get(f"/api/jobs/{job['id']}").json())
+        return found["state"] not in ("queued", "running")
+
+    wait_until(has_ended, seconds, what=lambda: f"the end of {found}")
+    return found

@@ -4,6 +4,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+# What was done shows in the next picture that the browser draws, not before.
+EDGES = """
+() => new Promise(requestAnimationFrame).then(() =>
+  [...document.querySelectorAll("[role=slider][data-test=edge]")]
+    .map((edge) => Number(edge.getAttribute("aria-valuenow"))))
+"""
 STEPS = (("Alt+", 1.0), ("Shift+", 0.1))  # that a nudge moves an edge by, besides one picture
 SAVED = re.compile(r"^saved", re.IGNORECASE)
 
@@ -17,11 +23,8 @@ class Reviewer:
     frame_seconds: float
 
     def edges(self) -> list[float]:
-        """Where the page says that edges are, in seconds."""
-        values = self.page.locator("[role=slider][data-test=edge]").evaluate_all(
-            "(all) => all.map((e) => Number(e.getAttribute('aria-valuenow')))"
-        )
-        return sorted(values)
+        """Where the page says that edges are, in seconds, once all that was done is shown."""
+        return sorted(self.page.evaluate(EDGES))
 
     def labels(self) -> list[str]:
         """What the rows of the list of segments say, one after another."""

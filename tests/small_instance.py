@@ -268,10 +268,10 @@ class SmallInstance:
             return 0
         return json.loads(self.read("last.ckpt"))["epoch"]
 
-    def wait_for(self, condition: Callable[[], object], seconds: float = 40) -> None:
+    def wait_for(self, condition: Callable[[], object], seconds: float = 90) -> None:
         assert wait_for(condition, seconds), self.log
 
-    def wait_for_epoch(self, epoch: int, seconds: float = 40) -> None:
+    def wait_for_epoch(self, epoch: int, seconds: float = 90) -> None:
         self.wait_for(lambda: self.epochs_on_s3() >= epoch, seconds)
 
     def kill(self, role: str, number: int = signal.SIGKILL) -> None:
@@ -288,4 +288,4 @@ class SmallInstance:
         kill_marked(self.mark)
         for process in self.processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)
+                process.wait(60)

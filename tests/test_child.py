@@ -5,10 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from steady import wait_until
 from trainings import ROOT
 
 from training.child import find_trainings, is_finished, start_training, was_stopped
@@ -40,17 +40,13 @@ def script(tmp_path) -> Path:
     return path
 
 
-def wait_for(path: Path, seconds: float = 30) -> Path:
-    deadline = time.monotonic() + seconds
-    while not path.exists() or not path.read_bytes():
-        assert time.monotonic() < deadline, f"{path} did not come"
-        time.sleep(0.02)
-    return path
+def wait_for(path: Path) -> None:
+    wait_until(lambda: path.exists() and path.read_bytes(), what=lambda: path)
 
 
 def test_child_is_the_script_with_its_words(script, tmp_path):
     child = start_training(script, ["--epochs=3"], resume=Path("runs/one"), cwd=tmp_path)
-    assert child.wait(30) == 0
+    assert child.wait(60) == 0
     told = json.loads((tmp_path / "told.json").read_text())
     assert told == {
         "words": ["--epochs=3", "--resume", "runs/one"],
@@ -78,10 +74,7 @@ child.wait()
     wait_for(tmp_path / "told.json")
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + 10
-    while _lives(pid):
-        assert time.monotonic() < deadline, "it outlived its parent"
-        time.sleep(0.02)
+    wait_until(lambda: not _lives(pid), what=lambda: "the end of a child after its parent's")
 
 
 def _lives(pid: int) -> bool:
@@ -96,7 +89,7 @@ def test_codes_of_a_stopped_training_are_told_from_a_failed_one(script, tmp_path
     child = start_training(script, ["--wait"], cwd=tmp_path)
     wait_for(tmp_path / "told.json")
     child.terminate()
-    assert was_stopped(child.wait(10))
+    assert was_stopped(child.wait(60))
     assert was_stopped(130)
     assert not was_stopped(0)
     assert not was_stopped(1)

@@ -7,10 +7,12 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from mongo_server import MongoServer
+from steady import wait_until
 
 from search.clip_store import (
     ClipStore,
@@ -232,15 +234,16 @@ def test_two_that_open_a_new_file_at_once_both_get_it(tmp_path):
 
 
 def test_killed_writer_leaves_whole_puts_and_nothing_else(tmp_path):
-    path = tmp_path / "clips.sqlite"
-    open_clip_store(str(path)).close()
     for wait in (0.02, 0.05, 0.1, 0.15, 0.2):
+        path = tmp_path / f"{wait}.sqlite"
+        open_clip_store(str(path)).close()
         child = os.fork()
         if child == 0:
             with open_clip_store(str(path)) as store:
                 for start in range(0, 100_000, 10):
                     store.put(make_clip(n, size=1280) for n in range(start, start + 10))
             os._exit(0)
+        wait_until(lambda path=path: count_clips(path))
         time.sleep(wait)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -249,7 +252,12 @@ def test_killed_writer_leaves_whole_puts_and_nothing_else(tmp_path):
             assert len(clips) % 10 == 0  # a put is all or nothing
             digests = store.digests()
             assert all(clip.digest == digests[clip.id] for clip in clips)
-    assert clips
+        assert clips
+
+
+def count_clips(path: Path) -> int:
+    with open_clip_store(str(path)) as store:
+        return len(store.digests())
 
 
 # MongoDB
@@ -282,15 +290,14 @@ def test_address_with_a_mistake_is_said_without_its_password(url, monkeypatch):
     assert "\n" not in message
 
 
-def test_server_that_is_not_there_is_said_in_time(mongo):
+def test_server_that_is_not_there_is_said_in_time(mongo, monkeypatch):
+    monkeypatch.setenv("MONGODB_URL", mongo.hasty_url)
     mongo.stop()
-    started = time.monotonic()
     try:
         with pytest.raises(ClipStoreError, match="does not answer within 1.5 s: start it"):
             open_clip_store()
     finally:
         mongo.start()
-    assert time.monotonic() - started < 10
 
 
 def test_restart_in_the_middle_is_survived(mongo):

@@ -1,8 +1,6 @@
 """Recordings prepared on a Ray cluster are in the store once each, whoever is lost on the way."""
 
 import builtins
-import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -15,6 +13,7 @@ from utils.cluster import ClusterError
 from utils.features import FeatureSpec
 from utils.preparation import prepare_recordings
 from utils.prepared_set import PreparedSet, open_feature_store
+from utils.progress import Progress
 from utils.recordings import find_recordings
 from utils.sources import Folder
 
@@ -40,10 +39,8 @@ def shelf(tmp_path_factory) -> Path:
 
 
 def prepare(data: Path, cache: Path, cluster: str | None) -> PreparedSet:
-    recordings = find_recordings(Folder(data))
-    return prepare_recordings(
-        recordings, Folder(data), SPEC, cache, workers=2, max_rejected=0.2, cluster=cluster
-    )
+    how = {"workers": 2, "max_rejected": 0.2, "cluster": cluster}
+    return prepare_recordings(find_recordings(Folder(data)), Folder(data), SPEC, cache, **how)
 
 
 def kill_a_worker() -> None:
@@ -57,24 +54,25 @@ def kill_a_worker() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", ["a process", "a node"])
-def test_every_recording_is_in_the_store_once(shelf, tmp_path, cluster, lost):
+def test_every_recording_is_in_the_store_once(shelf, tmp_path, cluster, lost, monkeypatch):
     cache = tmp_path / "cache"
-    done = []
+    ended, done = Progress.ended, []
 
-    def lose() -> None:
-        while len(open_feature_store(cache, SPEC)) < 3:
-            time.sleep(0.02)
+    def lose(progress: Progress, *arguments) -> None:
+        """On the way, while the workers are given nothing more to do."""
+        ended(progress, *arguments)
+        if done or len(open_feature_store(cache, SPEC)) < 3:
+            return
         if lost == "a process":
             kill_a_worker()
         elif lost == "a node":
             cluster.remove_node(cluster.nodes[0], allow_graceful=False)
         done.append(len(open_feature_store(cache, SPEC)))
 
-    thread = threading.Thread(target=lose)
-    thread.start()
-    prepared = prepare(shelf, cache, cluster.address)
-    thread.join()
-    assert done[0] < 16  # it was lost on the way
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "ended", lose)
+        prepared = prepare(shelf, cache, cluster.address)
+    assert done[0] < 16
     assert [item.recording.name for item in prepared.rejected] == ["ads/bad.mp4"]
     alone = prepare(shelf, tmp_path / "alone", None)
     assert prepared.keys == alone.keys

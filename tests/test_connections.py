@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 
 import pytest
 from media import tone, write_video, write_wav
@@ -75,10 +74,8 @@ def test_a_source_that_says_nothing_is_lost_in_time(monkeypatch):
     monkeypatch.setattr("utils.connections.READ_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/live.ts"
-        began = time.monotonic()
         with pytest.raises(StreamLost, match="no data came"), connect(find_source(address), STOP):
             pass
-        assert time.monotonic() - began < 5
 
 
 def test_a_pipe_gives_what_is_there_and_ends_when_told_to():

@@ -72,7 +72,7 @@ def test_damaged_file_gives_features_or_a_reason(tmp_path, good_files, damage, m
         good, other = chance.sample(good_files, 2)
         path = tmp_path / good.name
         path.write_bytes(damage(good.read_bytes(), other.read_bytes(), chance))
-        started = time.monotonic()
+        started = time.process_time()
         try:
             blocks = list(read_features(path, spec))
         except MediaError as error:
@@ -83,7 +83,7 @@ def test_damaged_file_gives_features_or_a_reason(tmp_path, good_files, damage, m
             assert num_frames > 0
             assert not rows or sum(rows) == spec.num_rows(num_frames)
             num_read += 1
-        assert time.monotonic() - started < MAX_SECONDS
+        assert time.process_time() - started < MAX_SECONDS
     assert num_read > 0
     assert not any("\n" in reason for reason in reasons)
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from steady import wait_until
 
 from utils.audio import MfccSpec
 from utils.clips import Clip
@@ -339,7 +340,7 @@ def prefetch_threads() -> list[threading.Thread]:
 
 def assert_no_thread_is_left() -> None:
     for thread in prefetch_threads():
-        thread.join(10)
+        thread.join(60)
     assert not prefetch_threads()
 
 
@@ -359,9 +360,7 @@ def test_prefetch_works_ahead_and_not_far():
 
     ahead = prefetch(items())
     assert next(ahead) == 0
-    deadline = time.monotonic() + 10
-    while len(made) < 2 + PREFETCH_BATCHES and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: len(made) >= 2 + PREFETCH_BATCHES)
     time.sleep(0.15)
     assert len(made) == 2 + PREFETCH_BATCHES  # one taken, the queue full, one in the hand
     ahead.close()

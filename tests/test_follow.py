@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from launching import QUICK, Listener, make_ground, make_run
+from steady import wait_until
 
 from cloud import follow
 from cloud.aws import CloudError
@@ -40,16 +41,13 @@ class Watched:
         except CloudError as error:
             self.error = error
 
-    def wait(self, seconds: float = 20):
+    def wait(self, seconds: float = 60):
         self.thread.join(seconds)
         assert not self.thread.is_alive(), self.screen.said
         return self.result
 
-    def hears(self, part: str, seconds: float = 10) -> bool:
-        end = time.monotonic() + seconds
-        while not self.screen.has(part) and time.monotonic() < end:
-            time.sleep(0.02)
-        return self.screen.has(part)
+    def hears(self, part: str) -> bool:
+        return wait_until(lambda: self.screen.has(part), what=lambda: part)
 
     def end(self, state: str = DONE) -> None:
         self.run.record.write_end(1, AttemptEnd(state, "", 0, utc_now(), 0.02))
@@ -61,7 +59,7 @@ def watched(aws):
     watched.thread.start()
     yield watched
     watched.end()
-    watched.thread.join(20)
+    watched.thread.join(60)
 
 
 def test_progress_is_shown_and_the_end_that_the_instance_wrote_is_returned(watched):
@@ -91,7 +89,7 @@ def test_silent_instance_is_terminated_and_counts_as_interrupted(aws):
     watched.thread.start()
     assert watched.wait().state == INTERRUPTED
     assert watched.screen.has("no heartbeat for")
-    assert aws.wait_until_empty(10)
+    assert aws.wait_until_empty(60)
 
 
 def test_lost_network_is_said_once_and_survived(watched, monkeypatch):
@@ -141,7 +139,7 @@ def test_closed_attempt_leaves_no_instance_disk_or_schedule(aws):
     watched = Watched(aws)
     assert aws.schedules()
     assert close_attempt(watched.run, watched.attempt, watched.screen)
-    assert aws.wait_until_empty(10)
+    assert aws.wait_until_empty(60)
     assert aws.schedules() == []
     assert watched.screen.has("is terminated")
     assert watched.screen.has("no instance and no disk")
@@ -151,7 +149,7 @@ def test_closing_ends_what_it_can_where_it_may_not_look(aws, monkeypatch):
     watched = Watched(aws)
     aws.fail("DescribeInstances", "denied", count=999)
     assert not close_attempt(watched.run, watched.attempt, watched.screen)
-    assert aws.wait_until_empty(10)
+    assert aws.wait_until_empty(60)
     assert watched.screen.has("ec2:DescribeInstances was refused")
     assert watched.screen.has("./run_training.sh reap")
 

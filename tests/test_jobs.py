@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from steady import wait_until
 from trainings import ROOT
 
 from utils.errors import UserError
@@ -37,20 +38,14 @@ def made(tmp_path):
         jobs.stop(1)
 
 
-def ended(jobs: Jobs, job: Job, seconds: float = 10) -> Job:
-    deadline = time.monotonic() + seconds
-    while (found := jobs.find(job.id)).is_open:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.01)
-    return found
+def ended(jobs: Jobs, job: Job) -> Job:
+    wait_until(lambda: not jobs.find(job.id).is_open)
+    return jobs.find(job.id)
 
 
 def running(jobs: Jobs, job: Job) -> Job:
-    deadline = time.monotonic() + 10
-    while (found := jobs.find(job.id)).state == "queued":
-        assert time.monotonic() < deadline, found
-        time.sleep(0.01)
-    return found
+    wait_until(lambda: jobs.find(job.id).state != "queued")
+    return jobs.find(job.id)
 
 
 def double(handle: Handle, arguments: dict) -> dict:
@@ -138,13 +133,13 @@ def test_only_so_many_jobs_wait(made):
 
 
 def test_lanes_do_not_wait_for_each_other_and_each_keeps_to_its_number(made):
-    at_once, most, lock = [0], [0], threading.Lock()
+    at_once, most, lock, pair = [0], [0], threading.Lock(), threading.Barrier(2)
 
     def count(handle, arguments):
         with lock:
             at_once[0] += 1
             most[0] = max(most[0], at_once[0])
-        time.sleep(0.05)
+        pair.wait(60)  # so there are two
         with lock:
             at_once[0] -= 1
 
@@ -181,12 +176,12 @@ def test_job_that_is_done_as_it_is_cancelled_stays_done(made):
 
     def stubborn(handle, arguments):
         inside.set()
-        go.wait(5)
+        go.wait(60)
         return {"all": True}
 
     jobs = made(stubborn=(stubborn, {}))
     job = jobs.submit("stubborn", {}, title="")
-    inside.wait(5)
+    assert inside.wait(60)
     jobs.cancel(job.id)
     go.set()
     assert ended(jobs, job).state == "done"
@@ -214,9 +209,7 @@ def test_stopping_interrupts_and_the_next_start_goes_on(made, tmp_path):
     first = jobs.submit("wait", {"number": 1}, title="")
     waiting = jobs.submit("wait", {"number": 2}, title="")
     running(jobs, first)
-    began = time.monotonic()
     jobs.stop()
-    assert time.monotonic() - began < 2
     assert record(tmp_path, first)["state"] == "interrupted"
     assert record(tmp_path, waiting)["state"] == "queued"
 
@@ -244,12 +237,10 @@ def test_job_that_can_not_be_done_again_stays_interrupted(made):
 
 def test_stop_does_not_wait_for_what_does_not_notice(made, tmp_path):
     go = threading.Event()
-    jobs = made(deaf=(lambda handle, arguments: go.wait(20), {}))
+    jobs = made(deaf=(lambda handle, arguments: go.wait(), {}))
     job = running(jobs, jobs.submit("deaf", {}, title=""))
-    began = time.monotonic()
-    jobs.stop(0.2)
+    jobs.stop(0.2)  # which returns, though the job goes on
     go.set()
-    assert time.monotonic() - began < 2
     assert record(tmp_path, job)["state"] == "interrupted"
 
 

@@ -6,10 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from steady import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = (
@@ -222,12 +222,9 @@ def test_exit_code_of_the_training_is_passed_on(clone):
 
 def test_second_run_sets_nothing_up(clone):
     clone.run("local")
-    start = time.perf_counter()
     done = clone.run("local")
-    seconds = time.perf_counter() - start
     assert clone.synced() == [f"sync --python {sys._base_executable} --categories packages"]
     assert done.stdout == script_line("cost_optimized_train.py", cwd=clone.folder) + "\n"
-    assert seconds < 3
 
 
 def test_training_gets_none_of_the_variables_of_the_set_up(clone):
@@ -311,9 +308,9 @@ def test_failed_set_up_says_step_log_and_cure_and_is_redone(clone, message, cure
 
 def test_interrupted_set_up_says_so_and_begins_anew(clone):
     process = clone.start("local", SYNC_SECONDS="30")
-    wait_for(lambda: clone.synced())
+    wait_until(lambda: clone.synced())
     os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=90)
     assert process.returncode == 130
     assert "Stopped at: installing the packages" in last_line(output)
     assert not clone.is_ready()
@@ -323,9 +320,9 @@ def test_interrupted_set_up_says_so_and_begins_anew(clone):
 
 def test_two_set_ups_at_the_same_time_make_one_environment(clone):
     first = clone.start("local", SYNC_SECONDS="2")
-    wait_for(lambda: clone.synced())
+    wait_until(lambda: clone.synced())
     second = clone.run("local")
-    output, _ = first.communicate(timeout=20)
+    output, _ = first.communicate(timeout=90)
     assert "SCRIPT" in output
     assert "Another run" in second.stdout
     assert "SCRIPT" in second.stdout
@@ -341,7 +338,7 @@ def test_ctrl_c_reaches_the_training_and_its_word_is_the_last(clone):
         assert line, seen
         seen += line
     os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=90)
     assert process.returncode == 130
     assert output == "saved; go on with --resume\n"
 
@@ -523,10 +520,3 @@ def test_check_calls_out_a_driver_too_old_for_cuda_13(clone, driver, state):
     done = clone.run("check")
     assert rows(done)["GPU"] == state
     assert ("CUDA 13 needs driver 580" in done.stdout) == (state == "note")
-
-
-def wait_for(condition, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)

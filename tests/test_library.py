@@ -3,11 +3,11 @@
 import json
 import os
 import shutil
-import time
 
 import pytest
 from media import write_video
 from pages import make_settings
+from steady import wait_until
 
 from utils.media import MediaError
 from web import looks
@@ -41,14 +41,9 @@ def names(library: Library) -> list[str]:
     return [recording.name for recording in library.all()]
 
 
-def wait_for_looks(library: Library, seconds: float = 30) -> dict:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = library.all()
-        if all(recording.look for recording in found):
-            return {recording.name: recording for recording in found}
-        time.sleep(0.05)
-    raise AssertionError(f"not looked into: {found}")
+def wait_for_looks(library: Library) -> dict:
+    wait_until(lambda: all(recording.look for recording in library.all()), what=library.all)
+    return {recording.name: recording for recording in library.all()}
 
 
 def die(path, report):

@@ -17,7 +17,8 @@ import pytest
 import torch
 from live_server import LiveServer
 from media import write_video
-from test_streams import GOP, FakeClock, FastClock
+from steady import wait_until
+from test_streams import GOP, FakeClock, FastClock, patience  # noqa: F401 - a fixture
 from torch import nn
 
 from models.late_fusion import LateFusionClassifier
@@ -113,7 +114,7 @@ def test_a_recording_is_told_as_it_plays_and_ends_with_a_status(recording):
 def test_a_live_stream_that_breaks_is_known_in_time(recording):
     speed = 4.0
     with LiveServer(recording, speed=speed, cuts=[(7.0, 9.0), (24.0, 25.0)]) as server:
-        options = LiveOptions(status_seconds=5.0, give_up_minutes=0.15)
+        options = LiveOptions(status_seconds=5.0, give_up_minutes=0.5)
         code, lines = run(server.url, options, clock=FastClock(speed))
     events = [line["event"] for line in lines]
     assert code == GAVE_UP  # as a web server does not say that a recording is over
@@ -123,8 +124,8 @@ def test_a_live_stream_that_breaks_is_known_in_time(recording):
         x for x in changes_of(lines) if x["label"] == "ads" and x["status"] == "confirmed"
     )
     left = next(x for x in changes_of(lines) if x["previous"] == "ads")
-    assert entered["latency_seconds"] < 12
-    assert left["latency_seconds"] < 7  # at four times the pace of a busy machine
+    assert entered["latency_seconds"] < 18  # while it lasts, at four times the pace
+    assert left["latency_seconds"] < 12
     statuses = [line for line in lines if line["event"] == "status"]
     assert len(statuses) > 5
     assert any(status["fps"] > 2 for status in statuses)
@@ -137,7 +138,7 @@ def test_the_command_runs_with_what_the_stream_shows_now(recording, tmp_path):
     script = tmp_path / "log.sh"
     script.write_text(f'sleep 0.2; echo "$CHANGE_SHOWS $CHANGE_STATUS" >> {tmp_path}/log\n')
     options = LiveOptions(speed=8.0, on_change=f"sh {shlex.quote(str(script))}")
-    _, lines = run(recording, options)
+    _, lines = run(recording, options, clock=FastClock(1.0))
     assert (tmp_path / "log").read_text().splitlines() == [
         "games confirmed",
         "ads confirmed",
@@ -159,12 +160,17 @@ def test_a_command_that_fails_is_told(recording):
 )
 def test_signals_end_it_with_a_last_status(recording, number, code):
     handler = signal.getsignal(number)
-    threading.Timer(0.7, os.kill, (os.getpid(), number)).start()
-    began = time.monotonic()
-    found, lines = run(recording, LiveOptions())
+
+    def end_it() -> None:
+        wait_until(lambda: signal.getsignal(number) is not handler)  # else it would end the tests
+        time.sleep(0.5)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=end_it, daemon=True).start()
+    found, lines = run(recording, LiveOptions(), clock=FastClock(1.0))
     assert found == code
-    assert time.monotonic() - began < 6
     assert lines[-1]["event"] == "status"
+    assert lines[-1]["seconds"] < 30  # of 44
     assert signal.getsignal(number) is handler
 
 
@@ -184,7 +190,8 @@ def test_nobody_who_reads_ends_it_and_leaves_no_thread(recording):
     how, red = LiveOptions(status_seconds=1.0), model()
     with pytest.raises(BrokenPipeError):
         run_live(str(recording), red, how, Closed(), trunk=red.model)
-    assert not [t for t in threading.enumerate() if t.name in ("stream", "on-change")]
+    ours = ("stream", "on-change")
+    wait_until(lambda: not [t for t in threading.enumerate() if t.name in ours])
 
 
 def test_mistakes_are_said_before_anything_is_read():
@@ -245,13 +252,16 @@ def test_no_window_reaches_over_a_gap():
 def test_latency_is_counted_from_when_the_picture_came():
     clock = FakeClock()
     watch = watch_of(clock)
-    events = watched(watch, clock, [(1, 30), (0, 20)])
+    events = watched(watch, clock, [(1, 30), (0, 20), (1, 20)])
     confirmed = next(
         event for event in events if event["label"] == "ads" and event["shows"] == "ads"
     )
     expected = confirmed["now"] - confirmed["seconds"]
     assert confirmed["latency_seconds"] == pytest.approx(expected, abs=0.01)
     assert 2 < expected < 12
+    left = next(event for event in events if event["previous"] == "ads")
+    assert left["latency_seconds"] == pytest.approx(left["now"] - left["seconds"], abs=0.01)
+    assert left["latency_seconds"] < 7
 
 
 def test_memory_does_not_grow_over_days():

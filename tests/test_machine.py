@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from steady import wait_until
 
 from cloud import machine
 from cloud.machine import Processor, disk_words, family_seconds, gpu_percent, memory_kills
@@ -52,10 +53,10 @@ def test_gpu_that_does_not_answer_is_none(nvidia_smi, text):
 
 def test_driver_that_hangs_is_not_waited_for(nvidia_smi, monkeypatch):
     monkeypatch.setattr(machine, "ANSWER_SECONDS", 0.2)
-    nvidia_smi("exec sleep 30")
+    nvidia_smi("exec sleep 1000")
     began = time.monotonic()
     assert gpu_percent() is None
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 100
 
 
 def test_machine_without_gpu_has_none(tmp_path, monkeypatch):
@@ -75,10 +76,7 @@ def test_time_of_all_descendants_counts():
     command = [sys.executable, "-c", SPIN + "time.sleep(60)"]
     process = subprocess.Popen(command, start_new_session=True)
     try:
-        end = time.monotonic() + 20
-        while family_seconds(process.pid) < 0.38 and time.monotonic() < end:
-            time.sleep(0.05)
-        assert family_seconds(process.pid) >= 0.38  # of both
+        wait_until(lambda: family_seconds(process.pid) >= 0.38)  # of both
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

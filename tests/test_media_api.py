@@ -203,25 +203,29 @@ def test_a_recording_that_breaks_between_the_look_and_the_reading_is_refused(pag
         assert get("late", what).status_code == 200
 
 
-def test_a_thumbnail_that_nobody_waits_for_is_not_made(page, ids):
+def test_a_thumbnail_that_nobody_waits_for_is_not_made(page, ids, tmp_path):
     import asyncio
 
     services = page.app.state.services
     made = thumbnails.Thumbnails(services, services.proxies)
     recording = services.library.looked(services.library.find(ids["times"]))
-    busy = [services.library.readers.submit(time_away) for _ in range(3)]
+    held = tmp_path / "held"
+    held.touch()
+    busy = [services.library.readers.submit(time_away, held) for _ in range(3)]
 
     async def gone() -> bool:
         return False
 
     with pytest.raises(MediaError, match="nobody"):
         asyncio.run(made.jpeg(recording, 3.0, 60, gone))
+    held.unlink()
     for future in busy:
         future.result()
 
 
-def time_away(report) -> None:
-    time.sleep(1.5)
+def time_away(held: Path, report) -> None:
+    while held.exists():
+        time.sleep(0.02)
 
 
 def test_levels_that_can_not_be_kept_fail_with_the_reason(tmp_path):

@@ -469,9 +469,10 @@ def test_watcher_is_told_instead_of_the_terminal_and_may_end_it(data, monkeypatc
         if (progress.fraction or 0) > 0.3:
             raise Enough
 
-    with monkeypatch.context() as patch, pytest.raises(Enough):
+    with monkeypatch.context() as patch:
         patch.setattr(preparation, "WorkerPool", HeldUp)
-        prepare(data, watch=watch)
+        with pytest.raises(Enough):
+            prepare(data, watch=watch)
     kept = len(open_feature_store(data / "../cache", SPEC))
     assert told[-1] > 0.3
     prepared = prepare(data, watch=lambda progress: told.append(progress.fraction))

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from preparing import ROOT, files_below, run, start, write_recordings
+from steady import wait_until
 
 from utils import preparation
 from utils.audio import MfccSpec
@@ -67,7 +68,7 @@ def kill_at_random(data: Path, kills: int, seed: int) -> int:
             workers = psutil.Process(process.pid).children()
             process.kill()
             kills -= 1
-            assert psutil.wait_procs(workers, timeout=30)[1] == []
+            assert psutil.wait_procs(workers, timeout=60)[1] == []
         _, err = process.communicate(timeout=60)
         if process.returncode == 0:
             longest = time.monotonic() - started if expected is None else longest
@@ -98,15 +99,31 @@ def test_two_workers_make_the_store_of_one(data, undisturbed):
     assert files_below(store_of(data)) == files_below(store_of(undisturbed))
 
 
-def test_control_c_ends_in_one_line_and_the_next_run_goes_on(data, undisturbed):
+@pytest.fixture
+def hold_up(tmp_path, monkeypatch):
+    """Has preparations that begin wait at their last recording, until it is called."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, time, av\n"
+        "really_open, held = av.open, os.path.join(os.path.dirname(__file__), 'held')\n"
+        "def open(path, *arguments, **options):\n"
+        "    while str(path).endswith('005.mp4') and os.path.exists(held):\n"
+        "        time.sleep(0.01)\n"
+        "    return really_open(path, *arguments, **options)\n"
+        "av.open = open\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "held").touch()
+    return (tmp_path / "held").unlink
+
+
+def test_control_c_ends_in_one_line_and_the_next_run_goes_on(data, undisturbed, hold_up):
     # A shell may have started the tests with Ctrl-C ignored, which processes inherit.
     listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = start(data, "--workers", "1", preexec_fn=listen)
-    while not list(data.parent.glob("cache/features/*/index-main.jsonl")):
-        time.sleep(0.02)
-        assert process.poll() is None
+    wait_until(lambda: list(data.parent.glob("cache/features/*/index-main.jsonl")))
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
+    hold_up()
     assert process.returncode == 130, err
     assert err.splitlines()[-1].startswith("stopped; what was prepared is kept")
     assert "Traceback" not in err
@@ -114,15 +131,11 @@ def test_control_c_ends_in_one_line_and_the_next_run_goes_on(data, undisturbed):
     assert files_below(store_of(data)) == files_below(store_of(undisturbed))
 
 
-def test_second_preparer_is_refused_and_the_first_goes_on(data, undisturbed):
+def test_second_preparer_is_refused_and_the_first_goes_on(data, undisturbed, hold_up):
     first = start(data, "--workers", "1")
-    while not list(data.parent.glob("cache/features/*/lock-main")):
-        time.sleep(0.02)
-    os.kill(first.pid, signal.SIGSTOP)
-    try:
-        code, _, err = run(data)
-    finally:
-        os.kill(first.pid, signal.SIGCONT)
+    wait_until(lambda: list(data.parent.glob("cache/features/*/index-main.jsonl")))
+    code, _, err = run(data)
+    hold_up()
     assert code == 1
     assert len(err.splitlines()) == 1
     assert re.match("error: .* is being written by another run: wait for it", err)
@@ -296,7 +309,7 @@ def test_file_that_hangs_or_crashes_its_decoder_costs_only_itself(data, monkeypa
         "av.open = open\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    quick = functools.partial(WorkerPool, stall_seconds=2)
+    quick = functools.partial(WorkerPool, stall_seconds=5)
     monkeypatch.setattr(preparation, "WorkerPool", quick)
     spec = FeatureSpec(4.0, (32, 48), "fast", False, MfccSpec())
     prepared = preparation.prepare_recordings(
@@ -309,6 +322,6 @@ def test_file_that_hangs_or_crashes_its_decoder_costs_only_itself(data, monkeypa
     )
     assert {item.recording.name: item.reason for item in prepared.rejected} == {
         "ads/000.mp4": "the decoder crashed on it (SIGABRT)",
-        "games/001.mp4": "decoding made no progress for 2 s",
+        "games/001.mp4": "decoding made no progress for 5 s",
     }
     assert len(prepared.store) == 4

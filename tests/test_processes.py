@@ -102,8 +102,8 @@ def threads_of_numpy(report) -> str:
 
 @pytest.fixture
 def pool(monkeypatch):
-    monkeypatch.setattr(processes, "STALL_FACTOR", 2)
-    with WorkerPool(1, stall_seconds=2) as pool:  # a process takes a second of it to start
+    monkeypatch.setattr(processes, "STALL_FACTOR", 20)
+    with WorkerPool(1, stall_seconds=4) as pool:  # a process takes a second or two of it to start
         yield pool
 
 
@@ -131,14 +131,18 @@ def test_tasks_are_done_in_turn_and_report_as_they_go(pool):
         (crash, r"the decoder crashed on it \(SIGABRT\)"),
         (leave, r"the decoder crashed on it \(exit code 7\)"),
         (kill_always, "the decoder was killed, twice"),
-        (spin, "decoding made no progress for 2 s"),
-        (sleep, "decoding made no progress for 2 s"),
+        (spin, "decoding made no progress for 4 s"),
+        (sleep, "decoding made no progress for 4 s"),
     ],
 )
-def test_task_that_kills_or_blocks_its_process_fails_alone(pool, task, message):
-    lost, good = pool.submit(task), pool.submit(add, 1, 2)
-    with pytest.raises(WorkerLost, match=message):
-        lost.result()
+def test_task_that_kills_or_blocks_its_process_fails_alone(pool, monkeypatch, task, message):
+    with monkeypatch.context() as patch:
+        if task is sleep:
+            patch.setattr(processes, "STALL_FACTOR", 1)
+        lost = pool.submit(task)
+        with pytest.raises(WorkerLost, match=message):
+            lost.result()
+    good = pool.submit(add, 1, 2)
     assert good.result() == 3
 
 
@@ -153,17 +157,40 @@ def test_error_of_a_task_comes_with_where_it_was_raised(pool):
     assert "in fail" in error.value.__notes__[0]
 
 
+def test_stop_of_all_processes_is_no_stall(tmp_path):
+    """Ctrl-Z, and `fg` after a while."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from utils import processes\n"
+        "import tests.test_processes as helpers\n"
+        "if __name__ == '__main__':\n"
+        "    processes.STALL_FACTOR = 1\n"
+        "    with processes.WorkerPool(1, stall_seconds=3) as pool:\n"
+        "        pool.submit(helpers.add, 1, 2).result()\n"
+        "        task = pool.submit(helpers.count_slowly, 2, 1)\n"
+        "        print('begun', flush=True)\n"
+        "        task.result()\n"
+    )
+    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    with subprocess.Popen(
+        [sys.executable, script], env=environment, stdout=subprocess.PIPE, start_new_session=True
+    ) as parent:
+        assert parent.stdout.readline() == b"begun\n"
+        os.killpg(parent.pid, signal.SIGSTOP)
+        time.sleep(4)
+        os.killpg(parent.pid, signal.SIGCONT)
+    assert parent.returncode == 0
+
+
 def test_closing_ends_what_is_being_done():
-    started = time.monotonic()
     with WorkerPool(1) as pool:
         futures = [pool.submit(sleep), pool.submit(sleep)]
         while not active_children():
             time.sleep(0.01)
-    assert time.monotonic() - started < 20
-    for future in futures:
+    for future in futures:  # the tasks would go on for a quarter of an hour
         with pytest.raises(PoolClosed):
             future.result()
-    assert wait(futures, timeout=1).not_done == set()
+    assert wait(futures, timeout=60).not_done == set()
 
 
 def test_workers_end_with_a_parent_that_was_killed(tmp_path):
@@ -182,5 +209,5 @@ def test_workers_end_with_a_parent_that_was_killed(tmp_path):
         time.sleep(0.05)
     parent.kill()
     parent.wait()
-    gone, alive = psutil.wait_procs(workers, timeout=20)
+    gone, alive = psutil.wait_procs(workers, timeout=60)
     assert alive == []

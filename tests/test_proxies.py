@@ -1,6 +1,5 @@
 """Proxies are what browsers play, and count from the first picture as all readers here do."""
 
-import time
 from pathlib import Path
 
 import av
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 from media import draw_texture, draw_time, read_time, write_video
 from pages import make_settings, open_page, wait_for
+from steady import wait_until
 
 from utils.audio import read_audio
 from utils.media import MediaError
@@ -244,12 +244,11 @@ def test_what_plays_or_can_not_be_read_needs_no_proxy(tmp_path):
 
 
 def test_a_cancelled_proxy_leaves_nothing(tmp_path):
-    how = {"codec": "mpeg2video", "seconds": 30, "size": (144, 256), "fps": 25}
+    how = {"codec": "mpeg2video", "seconds": 60, "size": (144, 256), "fps": 25}
     with make_page(tmp_path, a={**how, "tone_hz": None}) as page:
         job = page.post(f"/api/recordings/{ids_of(page)['a']}/proxy").json()
         folder = page.app.state.services.settings.review_dir / "proxies"
-        while not (folder.is_dir() and list(folder.iterdir())):
-            time.sleep(0.01)
+        wait_until(lambda: folder.is_dir() and list(folder.iterdir()), every_seconds=0.005)
         page.delete(f"/api/jobs/{job['id']}")
         assert wait_for(page, job)["state"] == "cancelled"
         assert list(folder.iterdir()) == []

@@ -4,7 +4,7 @@ import fcntl
 import os
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import pytest
@@ -68,16 +68,17 @@ def test_second_pipeline_is_refused_while_the_first_is_alive(tmp_path):
 
 
 def test_training_that_a_killed_pipeline_left_behind_is_waited_for(tmp_path, capsys):
-    # The killed one is a process that is gone; its child holds the lock for a second.
+    # The killed one is a process that is gone; its child holds the lock for a moment.
     lock = os.open(tmp_path / ".lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     os.pwrite(lock, str(gone.pid).encode(), 0)
-    child = subprocess.Popen(["sleep", "1"], pass_fds=(lock,))
+    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=(lock,))
     os.close(lock)
-    started = time.monotonic()
+    ends = threading.Timer(0.5, child.stdin.close)
+    ends.start()
     with only_one(tmp_path):
-        assert time.monotonic() - started > 0.5
+        assert child.stdin.closed
     child.wait()
     assert "waits" in capsys.readouterr().out

@@ -2,15 +2,15 @@
 
 import base64
 import io
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Server, open_page, wait_until
+from browser import Server, open_page
 from media import read_time, write_video
 from PIL import Image
+from steady import wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -64,9 +64,10 @@ def id_of(server: Server, name: str) -> str:
 
 def wait_for_time(page, seconds: float, within: float) -> None:
     """Until the picture in the player says that it is of this time: it may be on its way there."""
-    end = time.monotonic() + 10
-    while time_shown(page) != pytest.approx(seconds, abs=within):
-        assert time.monotonic() < end, f"shows {time_shown(page)} s, not {seconds} s"
+    wait_until(
+        lambda: time_shown(page) == pytest.approx(seconds, abs=within),
+        what=lambda: f"{seconds} s, not {time_shown(page)} s",
+    )
 
 
 def time_shown(page) -> float:
@@ -77,7 +78,7 @@ def time_shown(page) -> float:
         found[:] = [page.evaluate(SHOWN)]
         return found[0] is not None
 
-    wait_until(look, 30.0, what=lambda: "a picture in the player")
+    wait_until(look, what=lambda: "a picture in the player")
     picture = Image.open(io.BytesIO(base64.b64decode(found[0]))).convert("RGB")
     return read_time(np.asarray(picture))
 
@@ -121,7 +122,7 @@ def test_token_opens_the_page_once_and_is_in_no_log(chromium, folder):
     arguments = [*options(folder, "other"), "--token", TOKEN]
     with Server(arguments, log, TOKEN) as server:
         with open_page(chromium, server, expected=[401]) as page:  # nobody has shown it
-            page.wait_for_load_state()
+            page.get_by_text("wants its token").wait_for()
             assert not page.locator("[data-test=recording-row]").count()
         with open_page(chromium, server, f"/?token={TOKEN}") as page:
             page.locator("[data-test=recording-row]").first.wait_for()

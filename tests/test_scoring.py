@@ -144,6 +144,17 @@ def test_every_dense_row_is_what_the_network_says_of_that_span(tmp_path, model, 
                 assert rows[row] == pytest.approx(expected, abs=2e-3), (window, row)
 
 
+def test_windows_gain_from_those_like_them(tmp_path, model, spec, monkeypatch):
+    path = write_clip(tmp_path / "a.mp4", "ads", 3, 13.0)
+    short = score(path, model, spec)
+    assert not short.gains.any()  # nothing is far enough away
+    monkeypatch.setattr("timeline.resemblance.NEAR_SECONDS", 2.0)
+    monkeypatch.setattr("timeline.resemblance.LEAST_COSINE", -1.0)
+    gains = score(path, model, spec).gains
+    assert gains.shape == short.probabilities.shape[1:]
+    assert gains.any()
+
+
 def test_kept_embeddings_give_the_same_answers_without_the_recording(tmp_path, model, spec):
     path = write_clip(tmp_path / "a.mp4", "ads", 3, 8.0)
     options = {"clip_seconds": 3.0, "temperature": 1.0, "embeddings": tmp_path / "kept"}

@@ -469,6 +469,7 @@ def test_archive_can_lie_in_mongodb(archive, search, cache, spot, monkeypatch):
         assert len(found["same"]) == 3
         assert not (cache / "clips.sqlite").exists()
         server.stop()
+        monkeypatch.setenv("MONGODB_URL", server.hasty_url)
         done = search("query", spot)
         assert done.code == 1
         assert "does not answer within 1.5 s" in done.last

@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-import time
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from s3_server import S3Server, one_after
+from steady import wait_until
 from trainings import Outcome, flags, run_script
 
 import cost_optimized_train
@@ -80,10 +81,7 @@ def fetched_videos(s3: S3Server) -> list[str]:
 
 def wait_for_one(cache: Path) -> None:
     """Until a recording is in the stores of a cache."""
-    end = time.monotonic() + 30
-    while not rows(cache):
-        assert time.monotonic() < end, "none got ready"
-        time.sleep(0.05)
+    wait_until(lambda: rows(cache), what=lambda: "a recording that got ready")
 
 
 def rows(cache: Path) -> dict[tuple[str, str], bytes]:
@@ -213,19 +211,27 @@ def test_denied_access_stops_in_one_line_and_what_was_done_by_then_is_on_s3(
     assert 0 < len(fetched_videos(s3)) < len(VIDEOS)
 
 
-def test_control_c_does_not_wait_for_downloads(s3, bucket, tmp_path):
+def test_control_c_does_not_wait_for_downloads(s3, bucket, tmp_path, monkeypatch):
     s3.put(bucket, **{"data/ads/big.mp4": bytes(12 << 20)})
-    pressed = []
+    over, waited_for = threading.Event(), []
+
+    def slowly(content: bytes) -> Iterator[bytes]:
+        for start in range(0, len(content), 1 << 19):
+            yield content[start : start + (1 << 19)]
+            if over.wait(1):
+                return
+        waited_for.append("all of it")
 
     def press() -> str:
-        pressed.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGINT)
         return "slow"
 
+    monkeypatch.setattr("s3_server._slowly", slowly)
     with s3.faulty(one_after(0, press, "GET", "big.mp4")):
         done = prepare(bucket, tmp_path)
     assert done.code == 130, done.err
-    assert time.monotonic() - pressed[0] < 8
+    over.set()
+    assert waited_for == []
     assert list((tmp_path / "fetched").iterdir()) == []
 
 

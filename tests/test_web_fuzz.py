@@ -1,5 +1,6 @@
 """Whatever is asked of the API, right or wrong by its own description, gets no 5xx."""
 
+import functools
 import json
 import os
 import random
@@ -53,9 +54,13 @@ def idle(handle, arguments: dict) -> dict:
     return {}
 
 
+@functools.cache
+def schema_of(app):
+    return schemathesis.openapi.from_dict(app.openapi())
+
+
 def cases_of(page, path: str, method: str, mode: GenerationMode) -> st.SearchStrategy:
-    operation = schemathesis.openapi.from_dict(page.app.openapi())[path][method]
-    return operation.as_strategy(generation_mode=mode)
+    return schema_of(page.app)[path][method].as_strategy(generation_mode=mode)
 
 
 def operations(page) -> list[tuple[str, str, GenerationMode]]:

@@ -109,11 +109,11 @@ class Trial:
         return self.launcher
 
     def run(
-        self, *options: str, overrides: tuple[str, ...] = (), seconds: float = 300
+        self, *options: str, overrides: tuple[str, ...] = (), seconds: float = 600
     ) -> tuple[int, str]:
         return self.start(*options, overrides=overrides).finish(seconds)
 
-    def verb(self, verb: str, *options: str, seconds: float = 300) -> tuple[int, str]:
+    def verb(self, verb: str, *options: str, seconds: float = 600) -> tuple[int, str]:
         """A verb that is about the run."""
         return self.laptop.run(verb, self.run_name, *options, seconds=seconds)
 

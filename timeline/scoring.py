@@ -14,6 +14,7 @@ from models.runtime import TrunkRuntime
 from timeline.coarse import embed_coarsely
 from timeline.dense import DenseScorer, EmbeddedBlock, tile_windows
 from timeline.reading import KeptEmbeddings, Reading, embed_recording, scoring_spec
+from timeline.resemblance import Resemblance
 from timeline.timeline import Damage
 from utils.features import FeatureSpec, check_length
 from utils.video import probe
@@ -36,6 +37,7 @@ class ScoredRecording:
     zero_seconds: float = 0.0  # from where players start to count to the first picture
     damage: tuple[Damage, ...] = ()
     tile_probabilities: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    gains: np.ndarray | float = 0.0  # (N, C) for the logits of each row, of `Resemblance`
 
     @property
     def overall(self) -> np.ndarray:
@@ -108,10 +110,12 @@ def score_recording(
 
     new_scorer = partial(DenseScorer, model, reading.spec, **scale)
     scorer = new_scorer()
+    resemblance = Resemblance(reading.spec)
     blocks = _blocks(reading, trunk, embeddings, coarse if quick else None)
     with _one_torch_thread(trunk), contextlib.closing(blocks):
         for block in blocks:
             scorer.add(block)
+            resemblance.add(block)
             report(scorer.seconds)
         check_length(scorer.num_frames, reading.spec)
         duration_seconds = reading.duration_seconds(scorer.num_frames)
@@ -122,6 +126,7 @@ def score_recording(
         duration_seconds,
         damage=reading.damage.records,
         tile_probabilities=tiles,
+        gains=resemblance.gains(probabilities, scorer.hop_seconds),
     )
 
 

@@ -75,7 +75,8 @@ def _evidence(scored: "ScoredRecording") -> np.ndarray:
 def _log_probabilities(scored: "ScoredRecording") -> np.ndarray:
     """(2, N, C) float64, of the long and the short window, less sure than the model."""
     longest, shortest = np.argmax(scored.window_seconds), np.argmin(scored.window_seconds)
-    probabilities = scored.probabilities[[longest, shortest]].astype(np.float64)
+    odds = scored.probabilities[[longest, shortest]].astype(np.float64) * np.exp(scored.gains)
+    probabilities = odds / odds.sum(axis=2, keepdims=True)
     return np.log((1 - DOUBT) * probabilities + DOUBT / probabilities.shape[2])
 
 

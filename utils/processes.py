@@ -148,9 +148,9 @@ class _Worker:
     ) -> object:
         try:
             self._pipe.send((function, arguments))
-            alive = time.monotonic()
-            busy = self._busy_seconds()
+            silent_seconds, busy = 0.0, self._busy_seconds()
             while True:
+                looked = time.monotonic()
                 if self._pipe.poll(LOOK_SECONDS):
                     kind, value = self._pipe.recv()
                     if kind == "result":
@@ -158,10 +158,13 @@ class _Worker:
                     if kind == "error":
                         raise value
                     progress(value)
-                    alive, busy = time.monotonic(), self._busy_seconds()
-                elif (
+                    silent_seconds, busy = 0.0, self._busy_seconds()
+                    continue
+                # Ctrl-Z, or a machine that stands still, stops the worker as it stops us.
+                silent_seconds += min(time.monotonic() - looked, 2 * LOOK_SECONDS)
+                if (
                     self._busy_seconds() - busy > stall_seconds
-                    or time.monotonic() - alive > STALL_FACTOR * stall_seconds
+                    or silent_seconds > STALL_FACTOR * stall_seconds
                 ):
                     raise WorkerLost(f"decoding made no progress for {stall_seconds:g} s")
         except (EOFError, ConnectionError, psutil.NoSuchProcess):

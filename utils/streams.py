@@ -377,17 +377,20 @@ class _Reading:
     def _packets(self) -> Iterator[av.Packet | None]:
         """Yields the packets of pictures, then None; those of sound are decoded between them."""
         streams = [self._stream, *([self._track.stream] if self._track else [])]
-        last_picture = self._wall.monotonic()
+        without_seconds, before = 0.0, self._wall.monotonic()
         for packet in self._demuxed(streams):
             now = self._wall.monotonic()
+            # After a long silence, of this machine too, it is chance whether sound comes first.
+            without_seconds += min(now - before, GAP_SECONDS)
+            before = now
             if self._stop.is_set():
                 break
             if packet.stream_index == self._stream.index:
-                last_picture = now
+                without_seconds = 0.0
                 yield packet
             elif self._clock.zero is not None and self.last is not None:
                 self._track.take(packet, self.last.seconds - self._start_seconds)
-            if now - last_picture > STALL_SECONDS:
+            if without_seconds > STALL_SECONDS:
                 raise StreamLost(f"no picture came for {STALL_SECONDS:g} s, only sound")
         yield None
 

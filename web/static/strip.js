@@ -51,7 +51,7 @@ export function makeStrip({ id, durationSeconds, frameSeconds }, told) {
 
   /** @type {Scene} */
   const scene = {
-    start: 0, end: durationSeconds, width: 1, scale: 1,
+    start: 0, end: durationSeconds, width: 0, scale: 1,
     segments: [], model: null, curve: null, levels: null, cuts: [], playhead: 0, range: null, edge: -1,
     palette: readPalette(1),
   };
@@ -68,10 +68,10 @@ export function makeStrip({ id, durationSeconds, frameSeconds }, told) {
   const toSeconds = (/** @type {number} */ x) => Math.min(durationSeconds, Math.max(0, scene.start + x / pixels()));
   const xOf = (/** @type {MouseEvent} */ event) => event.clientX - canvas.getBoundingClientRect().left;
 
-  /** @param {boolean} [isChanged] more than the playhead */
+  /** Not before it is known how wide it is. @param {boolean} [isChanged] more than the playhead */
   function draw(isChanged = true) {
     isStale ||= isChanged;
-    if (!frame) frame = requestAnimationFrame(paint);
+    if (!frame && scene.width) frame = requestAnimationFrame(paint);
   }
 
   function paint() {

@@ -1,0 +1,111 @@
+"""Resemblance: what windows of a recording gain from windows like them elsewhere in it."""
+
+import numpy as np
+
+from timeline.dense import EmbeddedBlock
+from utils.features import FeatureSpec
+
+WINDOW_SECONDS = 4.0  # side by side; what lies between two centres gains in proportion
+# A nearer window is of the same spot or scene: alike, and misjudged alike. In one further away than
+# an hour another programme may be on; and the work is in proportion to the recording's length.
+NEAR_SECONDS, FAR_SECONDS = 60.0, 3600.0
+LEAST_COSINE = 0.15  # of how two windows differ from the rest of the recording
+LONE_WEIGHT = 0.5  # stands against the weights of the windows alike: one or two say little
+# What the network is surer of than 88 % is never turned round. On sources left out, 3 or 4 mended
+# little more, and broke more where a recording had few ads.
+MOST_LOG_ODDS = 2.0
+ROWS = 512  # windows compared at a time
+
+
+class Resemblance:
+    """Gathers what the trunk says of a recording, then lets windows speak for those like them.
+
+    Play looks like the play minutes before and after: the same place, cameras and lettering. A spot
+    looks like nothing else there. So a window moves towards the class that the network gives to the
+    windows like it, the further the more of them there are:
+
+        weight = max(0, cosine - LEAST_COSINE), 0 but from NEAR_SECONDS to FAR_SECONDS away
+        gain = MOST_LOG_ODDS * sum(weight * probability) / (sum(weight) + LONE_WEIGHT)
+
+    What nothing resembles stays as it is, and so does a recording no longer than NEAR_SECONDS.
+    Nothing is trained. Memory: 2.3 MB for an hour of embeddings of 1280.
+    """
+
+    def __init__(self, spec: FeatureSpec):
+        self._spec = spec
+        self._held: list[tuple[np.ndarray, np.ndarray]] = []  # of a window that is not full yet
+        self._start = self._end = 0  # frames that are held
+        self._means: list[np.ndarray] = []  # (D,) float16 of each window
+        self._is_seen: list[bool] = []
+
+    def add(self, block: EmbeddedBlock) -> None:
+        """Goes on with the next block."""
+        self._held.append((block.embeddings, block.shown))
+        self._end += len(block.shown)
+        if self._next_window().stop <= self._end:
+            self._close_windows(is_over=False)
+
+    def gains(self, probabilities: np.ndarray, hop_seconds: float) -> np.ndarray:
+        """(N, C) float32, 0..MOST_LOG_ODDS: what the logits of each row gain.
+
+        `probabilities` (W, N, C) are of windows around the rows, as those of `DenseScorer`.
+        """
+        self._close_windows(is_over=True)
+        means, is_seen = np.array(self._means), np.array(self._is_seen)
+        centres = (np.arange(len(means)) + 0.5) * WINDOW_SECONDS
+        rows = (np.arange(probabilities.shape[1]) + 0.5) * hop_seconds
+        nearest = (centres / hop_seconds).astype(int).clip(0, len(rows) - 1)
+        said = _mean_probabilities(probabilities[:, nearest])
+        if not is_seen.any():
+            return np.zeros(probabilities.shape[1:], np.float32)
+        usual = means[is_seen].mean(axis=0, dtype=np.float32)
+        found = [_gains(first, means, is_seen, usual, said) for first in range(0, len(means), ROWS)]
+        columns = [np.interp(rows, centres, column) for column in np.concatenate(found).T]
+        return np.stack(columns, axis=1).astype(np.float32)
+
+    def _next_window(self) -> slice:
+        index = len(self._means)
+        return self._spec.frame_span(index * WINDOW_SECONDS, (index + 1) * WINDOW_SECONDS)
+
+    def _close_windows(self, *, is_over: bool) -> None:
+        """Averages the windows that are full, at the end also the last one."""
+        if not self._held:
+            return
+        embeddings = np.concatenate([rows for rows, _ in self._held])
+        shown = np.concatenate([flags for _, flags in self._held])
+        window = self._next_window()
+        while window.stop <= self._end or is_over and window.start < self._end:
+            rows = slice(window.start - self._start, window.stop - self._start)
+            seen = embeddings[rows][shown[rows]]
+            mean = seen.sum(axis=0, dtype=np.float32) / max(len(seen), 1)
+            self._means.append(mean.astype(np.float16))
+            self._is_seen.append(len(seen) > 0)
+            window = self._next_window()
+        rest = min(window.start, self._end) - self._start
+        self._held = [(embeddings[rest:], shown[rest:])]
+        self._start += rest
+
+
+def _mean_probabilities(probabilities: np.ndarray) -> np.ndarray:
+    """(n, C) of (W, n, C): the geometric mean of both windows."""
+    logs = np.log(np.maximum(probabilities, 1e-6)).mean(axis=0)
+    odds = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
+def _gains(
+    first: int, means: np.ndarray, is_seen: np.ndarray, usual: np.ndarray, said: np.ndarray
+) -> np.ndarray:
+    """(n, C) of up to ROWS windows from the first on."""
+    reach = round(FAR_SECONDS / WINDOW_SECONDS)
+    start = max(0, first - reach)
+    around = slice(start, first + ROWS + reach)
+    directions = (means[around] - usual) * is_seen[around, None]
+    directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-6)
+    own = slice(first - start, first - start + ROWS)
+    weights = np.maximum(directions[own] @ directions.T - LEAST_COSINE, 0.0)
+    places = np.arange(len(directions))
+    away = np.abs(places[own, None] - places)
+    weights[(away * WINDOW_SECONDS <= NEAR_SECONDS) | (away > reach)] = 0.0
+    total = weights.sum(axis=1, keepdims=True)
+    return MOST_LOG_ODDS * (weights @ said[around]) / (total + LONE_WEIGHT)
