@@ -153,5 +153,6 @@ def test_edge_that_moves_is_followed(recording, model, spec, monkeypatch):
         return [(0.0, 0), (next(edges, 100.0), 1)]
 
     score(recording, model, spec, quick=starts)
-    assert any(start < 30 and end > 50 for start, end in seen[0])
+    near = timeline.coarse.EDGE_SECONDS
+    assert any(start <= 40 - near and end >= 40 + near for start, end in seen[0])
     assert any(start <= 100 <= end for spans in seen for start, end in spans)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MIN_SPLIT_SECONDS = 1200.0
 PART_SECONDS = 600.0
+MOST_MISSED = 5  # cuts in a row that are not to be had
 TRIES = 4  # to find a picture without bars near each cut, before half of the part is over
 # Where a file is found at a time without reading what lies before: containers of libav's names.
 SPLITTABLE_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts")
@@ -78,19 +79,23 @@ def cut_recording(
         zero_seconds = first_picture_seconds(path)
         count = round(seconds / part_seconds)
         step_seconds = seconds / count / (2 * TRIES)
-        cuts, last_seconds, last_position = [], zero_seconds, -1
+        cuts, last_seconds, last_position, num_missed = [], zero_seconds, -1, 0
         for k in range(1, count):
             due = zero_seconds + k * seconds / count
             times = [due + k * step_seconds for k in range(TRIES)] if lit else [due]
             cut = next(_cuts_near(container, times, lit=lit), None)
             if cut is None:
+                num_missed += 1
+                if num_missed > MOST_MISSED:  # it may say that it lasts for a day
+                    return [WHOLE]
                 continue
+            num_missed = 0
             cut_seconds = float(cut.pts * stream.time_base)
             # Otherwise two times have one key, or the file is not in the order of its times.
             if cut_seconds > last_seconds + part_seconds / 2 and cut.position > last_position:
                 cuts.append(cut)
                 last_seconds, last_position = cut_seconds, cut.position
-            elif lit:  # a jump can make the file say that it lasts for a day, and it is read whole
+            elif lit:  # a jump makes times stand still, or go back
                 return [WHOLE]
     if not cuts:
         return [WHOLE]
