@@ -132,6 +132,8 @@ def test_wanted_are_edges_and_what_is_in_doubt():
     changed = sure.copy()
     changed[100:] = [0.03, 0.97]
     assert _spans(_wanted(changed, [(0.0, 0), (100.0, 1)]), 200.0) == [(90.0, 110.0)]
+    spans = _spans(np.ones(300, bool), 299.5)  # what is decoded waits for its turn
+    assert spans == [(0.0, 120.0), (120.0, 240.0), (240.0, 299.5)]
     flickers = sure.copy()
     flickers[150:153] = [0.1, 0.9]  # a spot full of sport, which no segment is made of
     assert not _wanted(flickers, [(0.0, 0)]).any()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from models.runtime import TrunkRuntime
-from timeline.dense import DenseScorer, EmbeddedBlock
+from timeline.dense import EmbeddedBlock
 from timeline.reading import Reading, embed_parts, embed_recording
 from utils.damage import DamageLog
 from utils.features import FeatureSpec
@@ -22,19 +22,20 @@ HOP_SECONDS = 1.0  # of the coarse scores
 # 25 edges were then those of the full pass, with 24 to 70 % of the recordings decoded.
 EDGE_SECONDS, DOUBT_SECONDS, SURE = 10.0, 10.0, 0.5
 MERGED_SECONDS = 5.0  # between spans that are decoded as one: key pictures lie further apart
+LONGEST_SECONDS = 120.0  # of a span: what is decoded waits for the span before it
 MAX_KEY_SECONDS = 12.0  # key pictures further apart, on average, say too little
 FINE_KINDS = ("unreadable", "picture size")  # damage that only all pictures show
 MAX_FINE = 0.75  # of the recording; with more of it the full pass is sooner
 
-# Where the segments of a scored recording begin, in seconds, and the places of their classes.
-FindStarts = Callable[[DenseScorer, np.ndarray, float], Sequence[tuple[float, int]]]
+Starts = Sequence[tuple[float, int]]  # seconds, and the place of the class that begins there
+# Of a recording so far: probabilities (N, C), a row every so many seconds, and its segments.
+Judge = Callable[[EmbeddedBlock, float], tuple[np.ndarray, Starts]]
 
 
 def embed_coarsely(
     reading: Reading,
     trunk: TrunkRuntime,
-    new_scorer: Callable[..., DenseScorer],
-    find_starts: FindStarts,
+    judge: Judge,
     on_progress: Callable[[float], None],
 ) -> Iterator[EmbeddedBlock] | None:
     """The blocks of a recording, made of key pictures but where segments begin or are in doubt.
@@ -50,11 +51,7 @@ def embed_coarsely(
         return None
     is_fine = np.zeros(math.ceil(seconds / HOP_SECONDS), bool)
     while True:
-        scorer = new_scorer(hop_seconds=HOP_SECONDS)
-        scorer.add(block)
-        probabilities, _ = scorer.finish(seconds)
-        starts = find_starts(scorer, probabilities, seconds)
-        new = _wanted(probabilities[0], starts) & ~is_fine
+        new = _wanted(*judge(block, HOP_SECONDS)) & ~is_fine
         if not new.any():
             break
         if not is_fine.any() and new.mean() > MAX_FINE:
@@ -88,7 +85,7 @@ def _embed_keys(
     )
 
 
-def _wanted(probabilities: np.ndarray, starts: Sequence[tuple[float, int]]) -> np.ndarray:
+def _wanted(probabilities: np.ndarray, starts: Starts) -> np.ndarray:
     """(N,) bool: steps of HOP_SECONDS of which all pictures are wanted, by (N, C) probabilities."""
     times = (np.arange(len(probabilities)) + 0.5) * HOP_SECONDS
     places = np.searchsorted([start for start, _ in starts], times, side="right") - 1
@@ -106,11 +103,12 @@ def _wanted(probabilities: np.ndarray, starts: Sequence[tuple[float, int]]) -> n
 
 
 def _spans(wanted: np.ndarray, seconds: float) -> list[tuple[float, float]]:
-    """Spans [start, end) in seconds around steps of HOP_SECONDS, none near another."""
+    """Spans [start, end) in seconds around steps of HOP_SECONDS: near ones are one, if not long."""
     spans: list[tuple[float, float]] = []
     for step in np.flatnonzero(wanted):
         start, end = step * HOP_SECONDS, min(seconds, (step + 1) * HOP_SECONDS)
-        if spans and start <= spans[-1][1] + MERGED_SECONDS:
+        is_near = spans and start <= spans[-1][1] + MERGED_SECONDS
+        if is_near and end <= spans[-1][0] + LONGEST_SECONDS:
             spans[-1] = (spans[-1][0], end)
         else:
             spans.append((start, end))

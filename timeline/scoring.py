@@ -1,9 +1,8 @@
 """Scoring: a recording to class probabilities over time."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from models.runtime import TrunkRuntime
-from timeline.coarse import embed_coarsely
+from timeline.coarse import Starts, embed_coarsely
 from timeline.dense import DenseScorer, EmbeddedBlock, tile_windows
 from timeline.reading import KeptEmbeddings, Reading, embed_recording, scoring_spec
 from timeline.resemblance import Resemblance
@@ -52,9 +51,6 @@ class ScoredRecording:
         return [(a, b, row) for (a, b), row in zip(spans, rows, strict=True)]
 
 
-FindStarts = Callable[[ScoredRecording], Sequence[tuple[float, int]]]
-
-
 @torch.inference_mode()
 def score_recording(
     path: Path,
@@ -64,7 +60,7 @@ def score_recording(
     clip_seconds: float,
     temperature: float,
     trunk: TrunkRuntime | None = None,
-    quick: FindStarts | None = None,
+    quick: Callable[[ScoredRecording], Starts] | None = None,
     embeddings: Path | None = None,
     on_progress: Callable[[float, float], None] | None = None,
 ) -> ScoredRecording:
@@ -88,9 +84,18 @@ def score_recording(
         if on_progress is not None:
             on_progress(seconds, max(seconds, info.duration_seconds))
 
-    def scored(
-        scorer: DenseScorer, probabilities: np.ndarray, duration_seconds: float, **found: object
+    def score(
+        blocks: Iterable[EmbeddedBlock], tell: Callable[[float], None], **hop: float
     ) -> ScoredRecording:
+        scorer = DenseScorer(model, reading.spec, **scale, **hop)
+        resemblance = Resemblance(reading.spec)
+        for block in blocks:
+            scorer.add(block)
+            resemblance.add(block)
+            tell(scorer.seconds)
+        check_length(scorer.num_frames, reading.spec)
+        duration_seconds = reading.duration_seconds(scorer.num_frames)
+        probabilities, tiles = scorer.finish(duration_seconds)
         return ScoredRecording(
             scorer.hop_seconds,
             scorer.window_seconds,
@@ -99,35 +104,21 @@ def score_recording(
             scorer.has_sound,
             frame_rate=info.frame_rate,
             zero_seconds=info.zero_seconds,
-            **found,
+            damage=reading.damage.records,
+            tile_probabilities=tiles,
+            gains=resemblance.gains(probabilities, scorer.hop_seconds),
         )
 
     def coarse() -> Iterator[EmbeddedBlock] | None:
-        def starts(*found: object) -> Sequence[tuple[float, int]]:
-            return quick(scored(*found))
+        def judge(block: EmbeddedBlock, hop_seconds: float) -> tuple[np.ndarray, Starts]:
+            found = score([block], lambda _: None, hop_seconds=hop_seconds)
+            return found.probabilities[0], quick(found)
 
-        return embed_coarsely(reading, trunk, new_scorer, starts, report)
+        return embed_coarsely(reading, trunk, judge, report)
 
-    new_scorer = partial(DenseScorer, model, reading.spec, **scale)
-    scorer = new_scorer()
-    resemblance = Resemblance(reading.spec)
     blocks = _blocks(reading, trunk, embeddings, coarse if quick else None)
     with _one_torch_thread(trunk), contextlib.closing(blocks):
-        for block in blocks:
-            scorer.add(block)
-            resemblance.add(block)
-            report(scorer.seconds)
-        check_length(scorer.num_frames, reading.spec)
-        duration_seconds = reading.duration_seconds(scorer.num_frames)
-        probabilities, tiles = scorer.finish(duration_seconds)
-    return scored(
-        scorer,
-        probabilities,
-        duration_seconds,
-        damage=reading.damage.records,
-        tile_probabilities=tiles,
-        gains=resemblance.gains(probabilities, scorer.hop_seconds),
-    )
+        return score(blocks, report)
 
 
 @contextlib.contextmanager
