@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ CONNECT_SECONDS, READ_SECONDS = 10, 60
 MAX_ATTEMPTS = 8  # of one request, with waits of up to 20 s: about a minute; or AWS_MAX_ATTEMPTS
 READ_ATTEMPTS = 5  # of a content that breaks off
 UPDATE_ATTEMPTS = 20  # of a change that others are faster with
+
+_IMPORTING = threading.Lock()
 
 OTHER_NAMES = {"aws_access_key_id": "ACCESS_KEY_ID", "aws_secret_access_key": "AWS_SECRET_KEY"}
 
@@ -361,6 +364,13 @@ def forget_connection() -> None:
     _client.cache_clear()
 
 
+def _import_boto3() -> None:
+    """Imports it in one thread at a time: its modules import each other in a circle, and where two
+    threads enter that at two places, Python breaks the deadlock by an error."""
+    with _IMPORTING:
+        import boto3.s3.transfer  # noqa: F401
+
+
 @functools.cache
 def _client():
     """One for all threads; it asks for credentials as boto3 does, and renews them.
@@ -408,6 +418,7 @@ def _is_file_name(name: str) -> bool:
 @contextlib.contextmanager
 def _explained(url: str) -> Iterator[None]:
     """Turns what boto3 raises into an S3Error of one line with the cure."""
+    _import_boto3()
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
     from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError

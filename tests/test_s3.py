@@ -61,6 +61,44 @@ def test_importing_needs_no_boto3():
 # --- addresses
 
 
+SLOW_IMPORT = """
+import sys, threading
+from importlib.machinery import PathFinder
+
+inside, later = threading.Event(), threading.Event()
+
+class Slowly:
+    def find_spec(self, name, path=None, target=None):
+        if name == "s3transfer":
+            spec = PathFinder.find_spec(name, path)
+            spec.loader.create_module = lambda spec: inside.set() or later.wait(1) or None
+            return spec
+
+def read():
+    try:
+        read_bytes("s3://bucket/name")
+    except S3Error:
+        print("refused")
+
+sys.meta_path.insert(0, Slowly())
+from cloud.s3 import S3Error, read_bytes
+first, second = (threading.Thread(target=read) for _ in range(2))
+first.start()
+inside.wait()
+second.start()
+first.join()
+second.join()
+"""
+
+
+def test_threads_that_import_boto3_at_once_are_no_deadlock():
+    """It was one where the second came while the first found what boto3 needs."""
+    env = {**os.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
+    run = [sys.executable, "-c", SLOW_IMPORT]
+    done = subprocess.run(run, env=env, cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("refused\nrefused\n", "")
+
+
 def test_addresses_are_split_at_the_bucket():
     assert split_url("s3://my-bucket/a/b c#?.mp4") == ("my-bucket", "a/b c#?.mp4")
     assert split_url("s3://my-bucket") == ("my-bucket", "")

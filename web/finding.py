@@ -226,6 +226,10 @@ class Finding:
         """What answers, as store and model are now. Raises NotIndexed."""
         from search.finder import Finder
 
+        if self._opened is None:  # that is said without a model, which may have to be downloaded
+            with open_clip_store(cache_dir=self._settings.cache_dir) as store:
+                if not store.recordings():
+                    raise NotIndexed
         model, opened = self._search_model(), self._opened
         if opened is not None and opened.model.version == model.version:
             if time.monotonic() - opened.looked_at < LOOK_SECONDS:
