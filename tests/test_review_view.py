@@ -64,12 +64,16 @@ def server(archive) -> Iterator[Server]:
 
 
 @pytest.fixture
-def view(chromium, server, archive) -> Iterator["View"]:
-    """The first recording with SEGMENTS saved; no corrections of it are left behind."""
+def view(request, chromium, server, archive) -> Iterator["View"]:
+    """The first recording with SEGMENTS saved; no corrections of it are left behind.
+
+    Its parameter: statuses of HTTP that the test causes.
+    """
     made = View(server, archive, "first.mp4")
     made.save(SEGMENTS)
     try:
-        with open_page(chromium, server, made.path) as page:
+        expected = getattr(request, "param", [])
+        with open_page(chromium, server, made.path, expected=expected) as page:
             made.show(page)
             yield made
             page.goto("about:blank")
@@ -214,16 +218,14 @@ def test_range_takes_a_label(view):
     assert not link.is_visible()
 
 
-def test_marked_range_leads_to_the_search_which_says_what_it_needs(chromium, server, archive):
-    view = View(server, archive, "first.mp4")
-    with open_page(chromium, server, view.path, expected=[409]) as page:
-        view.show(page)
-        page.keyboard.down("Shift")
-        view.hands.drag(60.0, 70.0)
-        page.keyboard.up("Shift")
-        page.locator("[data-test=search-range]").click()
-        page.wait_for_url(re.compile(r"#/search\?recording=.*&start=(59|60)\.\d+&end=(69|70)"))
-        page.get_by_text("there is no model yet").wait_for()
+@pytest.mark.parametrize("view", [[409]], indirect=True)
+def test_marked_range_leads_to_the_search_which_says_what_it_needs(view):
+    view.page.keyboard.down("Shift")
+    view.hands.drag(60.0, 70.0)
+    view.page.keyboard.up("Shift")
+    view.page.locator("[data-test=search-range]").click()
+    view.page.wait_for_url(re.compile(r"#/search\?recording=.*&start=(59|60)\.\d+&end=(69|70)"))
+    view.page.get_by_text("there is no model yet").wait_for()
 
 
 def test_keys_are_listed_and_do_nothing_behind_a_dialog(view):
