@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.ports import keep_port
-from tests.steady import wait_until
+from tests.steady import Stopwatch, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -208,17 +208,19 @@ class Server:
 
         wait_until(answers, START_SECONDS, what=lambda: f"an answer of serve.py: {self.said()}")
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """Ends it; it is killed after some seconds, and then that is an error."""
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> float:
+        """Ends it, and returns the seconds it took; that it has to be killed is an error."""
         process, self._process = self._process, None
         process.send_signal(how)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            if how != signal.SIGKILL:
-                raise AssertionError(f"serve.py did not end: {self.said()}") from None
+        with Stopwatch() as watch:
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                if how != signal.SIGKILL:
+                    raise AssertionError(f"serve.py did not end: {self.said()}") from None
+        return watch.seconds
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")[-2000:]

@@ -317,7 +317,7 @@ def marked_processes(mark: str) -> Iterator[psutil.Process]:
                 yield process
 
 
-def kill_marked(mark: str, seconds: float = 60.0) -> None:
+def kill_marked(mark: str, seconds: float = 10.0) -> None:
     """Ends all of them, also those that are being started meanwhile."""
     deadline = steady_seconds() + seconds
     while found := list(marked_processes(mark)):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 PATIENCE_SECONDS = 60.0  # of a test that waits for what is due at once: only a failure takes them
+LOOK_SECONDS = 0.05
 MOST_SECONDS = 0.25  # that count between two looks at the clock
 
 Found = TypeVar("Found")
@@ -29,6 +30,29 @@ def steady_seconds() -> float:
         _steady += min(now - _seen, MOST_SECONDS)
         _seen = now
         return _steady
+
+
+class Stopwatch:
+    """How long something takes, also what only waits; a thread counts as `steady_seconds` does."""
+
+    def __enter__(self) -> "Stopwatch":
+        self.seconds = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._count, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _count(self) -> None:
+        before, is_over = time.monotonic(), False
+        while not is_over:
+            is_over = self._over.wait(LOOK_SECONDS)
+            now = time.monotonic()
+            self.seconds += min(now - before, MOST_SECONDS)
+            before = now
 
 
 def children_seconds() -> float:

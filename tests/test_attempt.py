@@ -10,6 +10,7 @@ import time
 import pytest
 from imds import MetadataService
 from short_train import final_state
+from steady import Stopwatch
 
 from cloud import run_folder
 from cloud.run_record import DONE, FAILED, INTERRUPTED, STOPPED, Latest, utc_now
@@ -322,13 +323,17 @@ def test_training_goes_on_while_s3_refuses(small_instance):
 def test_end_comes_in_time_where_s3_never_answers_again(small_instance, monkeypatch):
     monkeypatch.setattr("cloud.ending.RESULT_PATIENCE", 1)
     small_instance.begin("--epochs", "30", "--epoch-seconds", "0.2", final_upload_seconds=2)
+    seconds = []
 
     def refuse():
         small_instance.wait_for_epoch(1)
         with small_instance.s3.faulty(lambda method, path: "busy"):
-            small_instance.wait_for(lambda: small_instance.place.end)
+            with Stopwatch() as watch:
+                small_instance.wait_for(lambda: small_instance.place.end)
+            seconds.append(watch.seconds)
 
     small_instance.run(during=refuse)
+    assert seconds[0] < 10
     assert small_instance.place.end.state == FAILED
     assert "could not be sent to S3" in small_instance.place.end.reason
     assert small_instance.epochs_on_s3() >= 1

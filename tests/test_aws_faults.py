@@ -113,7 +113,7 @@ def test_call_that_is_always_refused_stops_it_before_anything_is_paid_for(trial,
     trial.world.fail(name, "denied", count=9999, side=LAPTOP)
     said = trial.run()
     fault = f"{name} of the laptop is always refused"
-    trial.check(fault, said, code=1, says="(?i)(allow|denied|refused)")
+    trial.check(fault, said, code=1, says="(?i)(allow|denied|refused)", bound_seconds=5)
     assert name in said[1] or name in S3_CALLS
     assert trial.world.machines == []
 
@@ -148,7 +148,7 @@ def test_results_come_home_where_the_end_can_not_be_seen(trial, name):
 def test_no_capacity_anywhere(trial):
     trial.world.capacity = lambda market, kind, zone: ICE
     said = trial.run("--any")
-    trial.check("no capacity anywhere", said, code=1, says="AWS has none of the")
+    trial.check("no capacity anywhere", said, code=1, says="AWS has none of the", bound_seconds=5)
     asked = {call.parameters["ClientToken"] for call in trial.world.called("RunInstances")}
     assert len(asked) == len(trial.world.called("RunInstances")) > 10, "some were asked twice"
 
@@ -167,7 +167,7 @@ def test_capacity_on_demand_alone(trial, code):
 def test_refusal_that_no_other_choice_would_mend_stops_at_once(trial, code):
     trial.world.fail("RunInstances", code, count=9999)
     said = trial.run()
-    trial.check(f"RunInstances answers {code} always", said, code=1, says=code)
+    trial.check(f"RunInstances answers {code} always", said, code=1, says=code, bound_seconds=5)
     tokens = {call.parameters["ClientToken"] for call in trial.world.called("RunInstances")}
     assert len(tokens) == 1
 
@@ -196,7 +196,7 @@ def test_killed_launcher_leaves_nothing_and_resume_goes_on(trial, name, part, ho
     assert launchers[0].finish()[0] == -signal.SIGKILL
     fault = f"launcher killed {stage}"
     if not trial.run_name:
-        trial.check(fault, (None, ""), code=None)
+        trial.check(fault, (None, ""), code=None, bound_seconds=5)
         return
     said = trial.resume()
     trial.check(fault, said, code=0, finished=True)
@@ -255,7 +255,7 @@ def test_laptop_without_network(trial, until):
     machine = trial.wait_for_epoch(1)
     with trial.world.laptop_cut_off():
         if until == "end":
-            assert machine.wait(120)
+            assert machine.wait(90)
         time.sleep(2)
     said = launcher.finish()
     fault = f"laptop without network for ten minutes, until {until}"
@@ -267,7 +267,7 @@ def test_laptop_asleep(trial):
     launcher = trial.start()
     machine = trial.wait_for_epoch(1)
     launcher.signal(signal.SIGSTOP)
-    assert machine.wait(120)
+    assert machine.wait(90)
     time.sleep(2)
     launcher.signal(signal.SIGCONT)
     trial.check("laptop asleep until the end", launcher.finish(), code=0, finished=True)

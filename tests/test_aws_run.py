@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import time
 
 import pytest
 from aws_world import LAPTOP
@@ -15,7 +14,7 @@ from laptops import Laptop
 from machines import Machine, wait_for
 from moto.iam.access_control import IAMRequestBase
 from safetensors.torch import load_file
-from steady import children_seconds
+from steady import Stopwatch
 from trainings import SMALL, flags, run_script
 from trials import EPOCHS, Trial
 
@@ -29,6 +28,7 @@ S3_ACTIONS = {
     "ListObjectsV2": "ListBucket",
     "DeleteObjects": "DeleteObject",
 }
+WHOLE_RUN_SECONDS = 90
 DRY_RUN_SECONDS = 3
 TRAINING = {**SMALL, "weights": "trunk.safetensors", "fine_tune_blocks": 0, "folds": 0}
 
@@ -63,12 +63,11 @@ def test_whole_run_from_the_laptop_to_the_report(real_trial):
     trial.world.change_machine = lambda machine: None  # as on EC2, the AWS command too
     code, said = trial.laptop.run("upload", trial.bucket)
     assert code == 0, said
-    start = time.monotonic()
-    said = train(trial, epochs=3, head_learning_rate=0.01).finish()
-    seconds = time.monotonic() - start
-    trial.check("whole run", said, code=0, says="training · epoch", bound_seconds=60)
+    with Stopwatch() as watch:
+        said = train(trial, epochs=3, head_learning_rate=0.01).finish()
+    trial.check("whole run", said, code=0, says="training · epoch", bound_seconds=5)
     command = "python -m pytest tests/test_aws_run.py -k whole"
-    write_figures("aws_run", {"whole_run_seconds": round(seconds, 1)}, command)
+    write_figures("aws_run", {"whole_run_seconds": round(watch.seconds, 1)}, command)
     run = trial.laptop.folder / "runs" / trial.run_name
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["clips"] > 0
@@ -77,13 +76,19 @@ def test_whole_run_from_the_laptop_to_the_report(real_trial):
     kept = {name: content for name, content in trial.saved().items() if name != "run.log"}
     assert all((run / name).read_bytes() == content for name, content in kept.items())
     assert any(key.startswith("store/") for key in trial.world.objects(trial.bucket))
+    assert watch.seconds < 2 * WHOLE_RUN_SECONDS, "this computer may be busy, but not that busy"
 
 
 def test_dry_run_tells_all_and_begins_nothing(trial):
-    before = children_seconds()
-    code, said = trial.laptop.run("run", trial.bucket, "--dry-run")
-    assert code == 0, said
-    assert children_seconds() - before < 2 * DRY_RUN_SECONDS
+    seconds = []
+    for _ in range(3):
+        with Stopwatch() as watch:
+            code, said = trial.laptop.run("run", trial.bucket, "--dry-run")
+        seconds.append(watch.seconds)
+        assert code == 0, said
+        if seconds[-1] < DRY_RUN_SECONDS:
+            break
+    assert min(seconds) < 2 * DRY_RUN_SECONDS
     for words in ("dollars", "RunInstances", "policy person", "ad-game-classifier-instance"):
         assert words in said
     verbs = {call.name for call in trial.world.calls}
@@ -96,7 +101,7 @@ def test_run_that_is_left_is_watched_fetched_and_followed_again(trial):
     code, said = launcher.finish()
     assert code == 0, said
     trial.wait_for_epoch(1)
-    assert wait_for(lambda: re.search(r"epoch [1-5]/5", trial.verb("status")[1]), 60)
+    assert wait_for(lambda: re.search(r"epoch [1-5]/5", trial.verb("status")[1]), 30)
     assert trial.verb("fetch")[0] == 0
     assert json.loads(trial.fetched("last.ckpt"))["epoch"] >= 1
     code, said = trial.resume()
@@ -172,7 +177,7 @@ def test_interrupted_five_times_its_weights_are_those_of_a_run_that_was_not(
         assert machine.ended is None, machine.console
         machine.interrupt(20)
     said = launcher.finish(240)
-    trial.check("five interruptions", said, code=0, bound_seconds=60)
+    trial.check("five interruptions", said, code=0, bound_seconds=5)
     assert len(trial.world.machines) == 6
     found = trial.laptop.folder / "runs" / trial.run_name
     for name in ("best.safetensors",):

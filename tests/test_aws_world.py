@@ -11,6 +11,7 @@ from aws_world import CPU_IMAGE, GPU_IMAGE, REGION, World
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from machines import marked_processes, wait_for
+from steady import steady_seconds
 
 QUICK = Config(retries={"total_max_attempts": 1})
 
@@ -54,7 +55,7 @@ def ec2(world, monkeypatch):
 
 def test_instance_runs_its_user_data_and_is_gone_when_it_powers_off(world, ec2):
     number = run_instance(ec2, "echo hello from $ADGAME_HOME\nshutdown -P now\nsleep 60")
-    assert world.wait_until_empty(60)
+    assert world.wait_until_empty(10)
     (machine,) = world.machines
     assert machine.console == f"hello from {machine.home}\n"
     assert machine.ended == "shut itself down"
@@ -70,7 +71,7 @@ def test_instance_that_nobody_stops_stays(world, ec2):
 
 def test_instance_that_stops_instead_of_terminating_is_left(world, ec2):
     run_instance(ec2, "poweroff", InstanceInitiatedShutdownBehavior="stop")
-    assert wait_for(lambda: world.machines[0].ended, 60)
+    assert wait_for(lambda: world.machines[0].ended, 10)
     assert world.left()
 
 
@@ -79,10 +80,10 @@ def test_instance_that_stops_instead_of_terminating_is_left(world, ec2):
 )
 def test_timers_run_in_scaled_minutes(world, ec2, timer):
     world.clock.minute_seconds = 0.6
-    start = time.monotonic()
+    start = steady_seconds()
     run_instance(ec2, f"{timer}\nsleep 60")
-    assert world.wait_until_empty(60)
-    assert time.monotonic() - start > 0.6
+    assert world.wait_until_empty(10)
+    assert 0.6 < steady_seconds() - start < 5
 
 
 def test_cancelled_shutdown_does_not_happen(world, ec2):
@@ -96,9 +97,9 @@ def test_terminated_instance_may_save_and_is_then_killed(world, ec2):
     text = "trap 'touch $HOME/saved' TERM; touch $HOME/ready; while true; do sleep 0.1; done"
     number = run_instance(ec2, text)
     machine = world.machines[0]
-    assert wait_for((machine.folder / "root" / "ready").exists, 60)
+    assert wait_for((machine.folder / "root" / "ready").exists, 5)
     ec2.terminate_instances(InstanceIds=[number])
-    assert world.wait_until_empty(60)
+    assert world.wait_until_empty(10)
     assert (machine.folder / "root" / "saved").exists()
     assert machine.ended == "terminated: by the laptop"
 
@@ -108,9 +109,9 @@ def test_processes_that_leave_their_session_end_with_the_instance(world, ec2):
     run_instance(ec2, f'setsid nohup bash -c "{loop}" escaped &')
     machine = world.machines[0]
     world.clock.stop_seconds = 0.2
-    assert wait_for(lambda: machine.processes("escaped"), 60)
+    assert wait_for(lambda: machine.processes("escaped"), 5)
     machine.terminate("test")
-    assert machine.wait(60)
+    assert machine.wait(10)
     assert not machine.processes()
 
 
@@ -131,12 +132,12 @@ time.sleep(60)
     assert list(marked_processes(mark))
     os.kill(tests.pid, signal.SIGKILL)
     tests.wait()
-    assert wait_for(lambda: not list(marked_processes(mark)), 60)
+    assert wait_for(lambda: not list(marked_processes(mark)), 10)
 
 
 def test_computer_of_the_tests_can_not_be_switched_off(world, ec2):
     run_instance(ec2, "for name in init sudo mount telinit; do command -v $name; done; echo .")
-    assert wait_for(lambda: world.machines[0].console == ".\n", 60)
+    assert wait_for(lambda: world.machines[0].console == ".\n", 5)
 
 
 def test_metadata_wants_a_token_and_shows_a_notice(world, ec2):
@@ -155,7 +156,7 @@ def test_metadata_wants_a_token_and_shows_a_notice(world, ec2):
     assert get("meta-data/spot/instance-action", *header) == " 404"
     machine.interrupt(0.5)
     assert '"action": "terminate"' in get("meta-data/spot/instance-action", *header)
-    assert machine.wait(60)
+    assert machine.wait(10)
     assert machine.ended == "terminated: spot interruption"
 
 
@@ -203,7 +204,7 @@ def test_cut_off_laptop_gets_no_answer_and_instances_do(world, ec2):
             with pytest.raises(Exception, match="[Cc]onnect"):
                 ec2.describe_vpcs()
         run_instance(world.client("ec2"), "curl -s -w '%{http_code}' $AWS_ENDPOINT_URL/b/key")
-        assert wait_for(lambda: "40" in world.machines[0].console, 60)  # 403, 404: an answer
+        assert wait_for(lambda: "40" in world.machines[0].console, 10)  # 403, 404: an answer
     ec2.describe_vpcs()
 
 
@@ -217,8 +218,8 @@ def test_instance_gets_the_keys_of_its_role_and_nothing_without_one(world, ec2, 
     run_instance(ec2, who, IamInstanceProfile={"Name": "p"})
     run_instance(ec2, who)
     with_role, without = world.machines
-    assert wait_for(lambda: "assumed-role/r/" in with_role.console, 60), with_role.console
-    assert wait_for(lambda: "Unable to locate credentials" in without.console, 60)
+    assert wait_for(lambda: "assumed-role/r/" in with_role.console, 20), with_role.console
+    assert wait_for(lambda: "Unable to locate credentials" in without.console, 20)
 
 
 def test_schedule_terminates_at_its_time(world, ec2, monkeypatch):
@@ -237,7 +238,7 @@ def test_schedule_terminates_at_its_time(world, ec2, monkeypatch):
     )
     assert world.schedules() == ["end"]
     assert not world.wait_until_empty(0.5)
-    assert world.wait_until_empty(60)
+    assert world.wait_until_empty(10)
     assert world.fired == ["end"]
 
 

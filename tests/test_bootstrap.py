@@ -18,7 +18,7 @@ LONG = ("--epochs", "200", "--epoch-seconds", "0.2")
 OFF = "shut itself down"
 
 
-def wait_until_off(instance, seconds: float = 120) -> None:
+def wait_until_off(instance, seconds: float = 40) -> None:
     assert instance.machine.wait(seconds), instance.machine.console
     assert instance.machine.ended == OFF
     assert not list(instance.machine.processes())
@@ -170,7 +170,7 @@ def test_timer_powers_off_what_nothing_else_does(small_instance):
     small_instance.machine.clock.minute_seconds = 0.1
     small_instance.launcher = "#!/bin/bash\nsleep 60\n"
     small_instance.boot()  # 60 minutes, in 6 seconds
-    assert small_instance.machine.wait(120)
+    assert small_instance.machine.wait(40)
     assert small_instance.machine.ended == "shutdown timer"
 
 

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 from media import tone, write_video, write_wav
+from steady import Stopwatch
 
 from utils.connections import StreamEnded, StreamLost, _Pipe, connect, find_source
 from utils.errors import UserError
@@ -74,8 +75,13 @@ def test_a_source_that_says_nothing_is_lost_in_time(monkeypatch):
     monkeypatch.setattr("utils.connections.READ_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/live.ts"
-        with pytest.raises(StreamLost, match="no data came"), connect(find_source(address), STOP):
+        with (
+            Stopwatch() as watch,
+            pytest.raises(StreamLost, match="no data came"),
+            connect(find_source(address), STOP),
+        ):
             pass
+        assert watch.seconds < 5
 
 
 def test_a_pipe_gives_what_is_there_and_ends_when_told_to():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from pages import make_settings, open_page, wait_for
+from steady import Stopwatch
 from test_search_clips import write_recording
 from trainings import run_script, write_clip
 
@@ -97,9 +98,9 @@ def test_same_spot_is_found_everywhere_else_and_nothing_else_is_the_same(indexed
 
 def test_answers_come_within_a_second_once_warm(indexed):
     search(indexed, "one", 8, 14)
-    started = time.process_time()
-    search(indexed, "two", 22, 28)
-    assert time.process_time() - started < 1
+    with Stopwatch() as watch:
+        search(indexed, "two", 22, 28)
+    assert watch.seconds < 1
 
 
 def test_answer_needs_no_decoding_where_the_recording_is_as_it_was_indexed(indexed, monkeypatch):

@@ -89,7 +89,7 @@ def test_silent_instance_is_terminated_and_counts_as_interrupted(aws):
     watched.thread.start()
     assert watched.wait().state == INTERRUPTED
     assert watched.screen.has("no heartbeat for")
-    assert aws.wait_until_empty(60)
+    assert aws.wait_until_empty(10)
 
 
 def test_lost_network_is_said_once_and_survived(watched, monkeypatch):
@@ -139,7 +139,7 @@ def test_closed_attempt_leaves_no_instance_disk_or_schedule(aws):
     watched = Watched(aws)
     assert aws.schedules()
     assert close_attempt(watched.run, watched.attempt, watched.screen)
-    assert aws.wait_until_empty(60)
+    assert aws.wait_until_empty(10)
     assert aws.schedules() == []
     assert watched.screen.has("is terminated")
     assert watched.screen.has("no instance and no disk")
@@ -149,7 +149,7 @@ def test_closing_ends_what_it_can_where_it_may_not_look(aws, monkeypatch):
     watched = Watched(aws)
     aws.fail("DescribeInstances", "denied", count=999)
     assert not close_attempt(watched.run, watched.attempt, watched.screen)
-    assert aws.wait_until_empty(60)
+    assert aws.wait_until_empty(10)
     assert watched.screen.has("ec2:DescribeInstances was refused")
     assert watched.screen.has("./run_training.sh reap")
 

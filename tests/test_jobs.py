@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from steady import wait_until
+from steady import Stopwatch, wait_until
 from trainings import ROOT
 
 from utils.errors import UserError
@@ -209,7 +209,9 @@ def test_stopping_interrupts_and_the_next_start_goes_on(made, tmp_path):
     first = jobs.submit("wait", {"number": 1}, title="")
     waiting = jobs.submit("wait", {"number": 2}, title="")
     running(jobs, first)
-    jobs.stop()
+    with Stopwatch() as watch:
+        jobs.stop()
+    assert watch.seconds < 2
     assert record(tmp_path, first)["state"] == "interrupted"
     assert record(tmp_path, waiting)["state"] == "queued"
 
@@ -239,8 +241,10 @@ def test_stop_does_not_wait_for_what_does_not_notice(made, tmp_path):
     go = threading.Event()
     jobs = made(deaf=(lambda handle, arguments: go.wait(), {}))
     job = running(jobs, jobs.submit("deaf", {}, title=""))
-    jobs.stop(0.2)  # which returns, though the job goes on
+    with Stopwatch() as watch:
+        jobs.stop(0.2)  # which returns, though the job goes on
     go.set()
+    assert watch.seconds < 2
     assert record(tmp_path, job)["state"] == "interrupted"
 
 

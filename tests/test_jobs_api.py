@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from pages import make_settings, open_page, wait_for
-from steady import wait_until
+from steady import Stopwatch, wait_until
 from test_uploads_api import Served, ask
 
 from web import jobs_api
@@ -167,5 +167,7 @@ def test_streams_end_as_the_page_stops(page):
     with Served(page.app) as address:
         listener = Listener(address)
         threading.Timer(0.2, page.app.state.services.stop_streams).start()
-        assert b"0\r\n" in listener.lines()  # the last chunk; else none would ever come
+        with Stopwatch() as watch:
+            assert b"0\r\n" in listener.lines()  # the last chunk; else none would ever come
+        assert watch.seconds < 3
         listener.close()

@@ -183,7 +183,7 @@ def test_finished_run_is_fetched_priced_and_gone(aws, screen, tmp_path):
     assert screen.has("report.html")
     assert screen.has("is terminated")
     assert screen.has("$0.020 for 1 instance")
-    assert aws.wait_until_empty(60)
+    assert aws.wait_until_empty(10)
     assert aws.schedules() == []
 
 
@@ -194,7 +194,7 @@ def test_interrupted_run_goes_on_elsewhere(aws, screen, tmp_path):
     zones = [(a.instance_type, a.zone) for a in run.record.read_attempts()]
     assert len(set(zones)) == 3
     assert run.record.read_end(2).state == INTERRUPTED
-    assert aws.wait_until_empty(60)
+    assert aws.wait_until_empty(10)
 
 
 def test_two_launchers_that_follow_go_on_with_the_same_next_instance(aws, screen, tmp_path):
@@ -228,7 +228,7 @@ def test_failed_run_is_not_started_again_and_shows_its_last_lines(aws, screen, t
     assert screen.has("| it printed this")
     assert screen.has("disk-full: mend it")
     assert len(aws.machines) == 1
-    assert aws.wait_until_empty(60)
+    assert aws.wait_until_empty(10)
 
 
 def test_run_at_its_limit_says_how_to_go_on(aws, screen, tmp_path):
@@ -253,7 +253,7 @@ def test_interruption_without_another_instance_is_said_after_some_looks(aws, scr
     assert see_through(run, attempt, tmp_path, screen) == NOT_RESTARTED
     assert screen.has("next look in")
     assert screen.has("not started again: AWS has none")
-    assert aws.wait_until_empty(60)
+    assert aws.wait_until_empty(10)
 
 
 def test_results_that_can_not_be_fetched_are_said_to_be_safe(aws, screen, tmp_path):
@@ -264,7 +264,7 @@ def test_results_that_can_not_be_fetched_are_said_to_be_safe(aws, screen, tmp_pa
     assert see_through(run, attempt, tmp_path, screen) == FAILURE
     assert screen.has("are safe in s3://")
     assert screen.has(f"fetch {run.plan.run}")
-    assert aws.wait_until_empty(60)
+    assert aws.wait_until_empty(10)
 
 
 def test_ctrl_c_leaves_it_running_and_says_what_to_do(aws, screen, tmp_path, monkeypatch):
@@ -294,7 +294,7 @@ def test_ctrl_c_on_a_terminal_may_stop_it(aws, screen, tmp_path, monkeypatch):
     monkeypatch.setattr(launch.Follower, "until_end", interrupt)
     screen.is_terminal, screen.ask = True, lambda question: "s"
     assert see_through(run, attempt, tmp_path, screen) == 130
-    assert aws.wait_until_empty(60)
+    assert aws.wait_until_empty(10)
     assert run.record.read_end(1).state == STOPPED
 
 
@@ -310,7 +310,7 @@ def test_stopped_run_ends_as_the_instance_says(aws, screen, tmp_path):
     attempt = start_first(run, make_ground(run), screen)
     assert stop_run(run, attempt, tmp_path, screen) == ENDED_EARLY
     assert run.record.read_end(1).reason == "asked"
-    assert aws.wait_until_empty(60)
+    assert aws.wait_until_empty(10)
 
 
 def test_instance_that_does_not_stop_is_ended(aws, screen, tmp_path):
@@ -318,7 +318,7 @@ def test_instance_that_does_not_stop_is_ended(aws, screen, tmp_path):
     attempt = start_first(run, make_ground(run), screen)
     assert stop_run(run, attempt, tmp_path, screen) == ENDED_EARLY
     assert "did not end within 1 s" in run.record.read_end(1).reason
-    assert aws.wait_until_empty(60)
+    assert aws.wait_until_empty(10)
     assert aws.schedules() == []
 
 
@@ -328,7 +328,7 @@ def test_live_attempt_is_found_and_one_that_vanished_is_written_off(aws, screen)
     attempt = start_first(run, make_ground(run), screen)
     assert find_live(run) == attempt
     aws.machines[0].vanish()
-    assert aws.wait_until_empty(60)
+    assert aws.wait_until_empty(10)
     assert find_live(run) is None
     assert run.record.read_end(1).state == INTERRUPTED
     assert not is_done(run)

@@ -2,13 +2,12 @@
 
 import shutil
 import threading
-import time
 from pathlib import Path
 
 import pytest
 from media import write_video
 from pages import make_settings, open_page
-from steady import wait_until
+from steady import Stopwatch, wait_until
 from timelines import labelled, timeline
 
 from web import listing
@@ -194,9 +193,9 @@ def test_a_thousand_recordings_are_listed_at_once(tmp_path, trained_run):
         ledger = services_of(page).model.known().ledger(settings.labelled_dir, quick=False)
         for number in range(0, 1000, 5):
             ledger.add(folder / f"{number:04d}.ts", said)
-        began = time.process_time()
-        first = list_of(page)
-        assert time.process_time() - began < 5  # benchmarks/review_page.py holds 0.2 seconds
+        with Stopwatch() as watch:
+            first = list_of(page)
+        assert watch.seconds < 5  # 0.2 seconds is what benchmarks/review_page.py holds
         assert len(first) == 1000
         assert sum(line["state"] == "labelled" for line in first.values()) == 200
         list_once(page, lambda found: sum(line["breaks"] == 1 for line in found.values()) == 200)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from live_server import LiveServer
 from media import write_video
-from steady import wait_until
+from steady import Stopwatch, wait_until
 from test_streams import GOP, FakeClock, FastClock, patience  # noqa: F401 - a fixture
 from torch import nn
 
@@ -124,8 +124,8 @@ def test_a_live_stream_that_breaks_is_known_in_time(recording):
         x for x in changes_of(lines) if x["label"] == "ads" and x["status"] == "confirmed"
     )
     left = next(x for x in changes_of(lines) if x["previous"] == "ads")
-    assert entered["latency_seconds"] < 18  # while it lasts, at four times the pace
-    assert left["latency_seconds"] < 12
+    assert entered["latency_seconds"] < 12
+    assert left["latency_seconds"] < 7  # at four times the pace of a busy machine
     statuses = [line for line in lines if line["event"] == "status"]
     assert len(statuses) > 5
     assert any(status["fps"] > 2 for status in statuses)
@@ -167,8 +167,10 @@ def test_signals_end_it_with_a_last_status(recording, number, code):
         os.kill(os.getpid(), number)
 
     threading.Thread(target=end_it, daemon=True).start()
-    found, lines = run(recording, LiveOptions(), clock=FastClock(1.0))
+    with Stopwatch() as watch:
+        found, lines = run(recording, LiveOptions(), clock=FastClock(1.0))
     assert found == code
+    assert watch.seconds < 6
     assert lines[-1]["event"] == "status"
     assert lines[-1]["seconds"] < 30  # of 44
     assert signal.getsignal(number) is handler

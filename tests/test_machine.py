@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from steady import wait_until
+from steady import Stopwatch, wait_until
 
 from cloud import machine
 from cloud.machine import Processor, disk_words, family_seconds, gpu_percent, memory_kills
@@ -54,9 +54,9 @@ def test_gpu_that_does_not_answer_is_none(nvidia_smi, text):
 def test_driver_that_hangs_is_not_waited_for(nvidia_smi, monkeypatch):
     monkeypatch.setattr(machine, "ANSWER_SECONDS", 0.2)
     nvidia_smi("exec sleep 1000")
-    began = time.monotonic()
-    assert gpu_percent() is None
-    assert time.monotonic() - began < 100
+    with Stopwatch() as watch:
+        assert gpu_percent() is None
+    assert watch.seconds < 5
 
 
 def test_machine_without_gpu_has_none(tmp_path, monkeypatch):

@@ -361,7 +361,7 @@ def test_a_run_works_with_the_person_s_policies(world, bucket, monkeypatch):
         assert pages("scheduler", "list_schedules", REGION, "Schedules", NamePrefix=PROJECT)
         call("ec2", "terminate_instances", REGION, InstanceIds=[number])
         call("scheduler", "delete_schedule", REGION, Name=name)
-    assert world.wait_until_empty(60)
+    assert world.wait_until_empty(20)
 
 
 def test_person_s_other_calls_are_refused(world, bucket, monkeypatch):

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.steady import Stopwatch
 from utils import processes
 from utils.processes import PoolClosed, WorkerLost, WorkerPool
 
@@ -183,14 +184,15 @@ def test_stop_of_all_processes_is_no_stall(tmp_path):
 
 
 def test_closing_ends_what_is_being_done():
-    with WorkerPool(1) as pool:
+    with Stopwatch() as watch, WorkerPool(1) as pool:
         futures = [pool.submit(sleep), pool.submit(sleep)]
         while not active_children():
             time.sleep(0.01)
+    assert watch.seconds < 20
     for future in futures:  # the tasks would go on for a quarter of an hour
         with pytest.raises(PoolClosed):
             future.result()
-    assert wait(futures, timeout=60).not_done == set()
+    assert wait(futures, timeout=1).not_done == set()
 
 
 def test_workers_end_with_a_parent_that_was_killed(tmp_path):

@@ -47,7 +47,7 @@ def test_instance_past_its_deadline_is_ended_with_its_schedule(aws, run):
     looked = look([REGION], [], Rule())
     (ended,) = reap(looked)
     assert (ended.why, ended.ended) == ("past its deadline", "terminated")
-    assert aws.wait_until_empty(60)
+    assert aws.wait_until_empty(10)
     (schedule,) = reap(look([REGION], [], Rule()))
     assert (schedule.kind, schedule.ended) == ("schedule", "deleted")
     assert aws.schedules() == []
@@ -65,7 +65,7 @@ def test_age_and_all_reach_instances_of_runs_under_way(aws, run, rule, why):
     assert [found.why for found in reap(look([REGION], [], rule)) if found.kind == "instance"] == [
         why
     ]
-    assert aws.wait_until_empty(60)
+    assert aws.wait_until_empty(10)
 
 
 def test_instance_whose_attempt_has_ended_is_ended(aws, run):

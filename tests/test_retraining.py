@@ -1,5 +1,6 @@
 """Retraining learns from corrections wherever they are, as a job that saves when it is stopped."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from fastapi.testclient import TestClient
 from media import write_video
 from pages import make_settings, open_page, wait_for
 from pipelines import RUN_VARIABLE
-from steady import wait_until
+from steady import Stopwatch, wait_until
 from trainings import KINDS, SMALL, link_clips, run_script
 
 import label_recording
@@ -371,10 +372,14 @@ def test_training_ends_with_the_page_and_goes_on_with_the_next_one(
     monkeypatch.setattr(retraining, "SCRIPT", copying_script)
     monkeypatch.setenv(RUN_VARIABLE, str(trained_run))
     monkeypatch.setenv("TEST_PART_SECONDS", "5")
-    with open_page(settings) as page:
+    with contextlib.ExitStack() as stack:
+        page = stack.enter_context(open_page(settings))
         for day in ("day11", "day12"):
             correct(page, recordings_of(page)[day], "games", "ads")
         job, run = begin(page, settings)
+        with Stopwatch() as watch:
+            stack.close()
+    assert watch.seconds < 5
     monkeypatch.setenv("TEST_PART_SECONDS", "0")
     with open_page(settings) as page:
         job = wait_for(page, job)

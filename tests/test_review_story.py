@@ -349,7 +349,7 @@ def test_page_and_jobs_go_on_when_the_server_comes_back(chromium, server, archiv
         assert status == 202, answer
         # What the page still asks for as the server goes would be complained of.
         page.locator("[data-test=job]").nth(len(answer["jobs"]) - 1).wait_for()
-        server.stop(how)
+        assert server.stop(how) < 10.0
         page.locator("#connection").wait_for()
         server.start()
         page.locator("#connection").wait_for(state="hidden")

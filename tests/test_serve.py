@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from pages import make_settings
-from steady import wait_until
+from steady import Stopwatch, wait_until
 from trainings import ROOT, run_script, write_clip
 
 import serve
@@ -127,7 +127,9 @@ def test_page_says_where_it_is_and_what_is_missing_and_stops_at_a_signal(start, 
     listener = socket.create_connection(("127.0.0.1", page.port))
     listener.sendall(b"GET /api/jobs/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
     assert listener.recv(100)
-    assert page.stop(signal.SIGTERM) == 0
+    with Stopwatch() as watch:
+        assert page.stop(signal.SIGTERM) == 0
+    assert watch.seconds < 8
     listener.close()
     assert "stopped; jobs that were running go on" in page.said
     assert "Traceback" not in page.said
@@ -181,7 +183,9 @@ def test_job_goes_on_after_a_stop_and_after_a_kill(start, tmp_path, trained_run)
     for sign in (signal.SIGTERM, signal.SIGKILL):
         state(page, job, "running")
         children = children_of(page.process.pid)
-        page.stop(sign)
+        with Stopwatch() as watch:
+            page.stop(sign)
+        assert watch.seconds < 10
         record = json.loads(next((tmp_path / "cache/review/jobs").glob("*.json")).read_bytes())
         assert record["state"] == ("interrupted" if sign == signal.SIGTERM else "running")
         for child in children:

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from steady import children_seconds
+from steady import Stopwatch
 from test_run_progress import end_with, write_run
 from trainings import ROOT, run_script
 
@@ -120,8 +120,11 @@ def test_looking_at_runs_needs_nothing_installed_and_starts_at_once(script, runs
     command = [sys.executable, "-I", "-S", "-c"]  # -S: no installed package can be imported
     code = f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = sys.argv[1:]; "
     code += f"runpy.run_path({str(ROOT / script)!r}, run_name='__main__')"
-    before = children_seconds()
-    done = subprocess.run([*command, code, script, *where], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "failed" in done.stdout
-    assert children_seconds() - before < 1
+    took = []
+    for _ in range(3):
+        with Stopwatch() as watch:
+            done = subprocess.run([*command, code, script, *where], capture_output=True, text=True)
+        took.append(watch.seconds)
+        assert done.returncode == 0, done.stderr
+        assert "failed" in done.stdout
+    assert min(took) < 1
