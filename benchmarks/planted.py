@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 
 import av
@@ -36,6 +36,7 @@ SUFFIXES = (".mp4", ".ts")
 FRAME_RATE, SAMPLE_RATE = 25, 48_000
 SAMPLES_PER_FRAME = SAMPLE_RATE // FRAME_RATE
 SIZE = (360, 640)
+GAME_EVERY_SECONDS = 480.0  # of a broadcast: between two breaks
 GAME_SECONDS, BREAK_SECONDS = (30.0, 180.0), (30.0, 120.0)
 BLACK_SECONDS, FADE_SECONDS = (0.1, 1.0), (0.5, 1.0)
 LEVEL_DECIBELS, LEVEL_LUMA = (6.0, 10.0), (15.0, 35.0)
@@ -216,6 +217,64 @@ def repeat_recording(path: Path, target: Path, seconds: float) -> None:
                         packet.stream = streams[packet.stream.index]
                         out.mux(packet)
             offset_seconds = end_seconds
+
+
+def write_broadcast(path: Path, target: Path, seconds: float) -> None:
+    """Writes a recording of at least so many seconds with the breaks of a broadcast, not coded
+    anew: the games of a planted recording again and again, and one of its breaks after each
+    GAME_EVERY_SECONDS. It is cut at key pictures; its truth is not written.
+    """
+    segments = json.loads(path.with_suffix(".json").read_text())["segments"]
+    games, breaks = (
+        cycle([(s["start_seconds"], s["end_seconds"]) for s in segments if s["label"] == label])
+        for label in (REST_LABEL, BREAK_LABEL)
+    )
+    with av.open(str(path)) as source, av.open(str(target), "w") as out:
+        tracks = [source.streams.video[0], *source.streams.audio[:1]]
+        streams = {track.index: out.add_stream_from_template(track) for track in tracks}
+        read = [packet for packet in source.demux(tracks) if packet.size]
+        pictures = [packet for packet in read if packet.stream is tracks[0]]
+        keys = [packet.pts for packet in pictures if packet.is_keyframe]
+        keys.append(max(packet.pts + packet.duration for packet in pictures))  # the end
+        written = Fraction(0)
+        while written < seconds:
+            end = written + round(GAME_EVERY_SECONDS)
+            while written < end:
+                written += _copy_span(read, keys, next(games), written, streams, out)
+            written += _copy_span(read, keys, next(breaks), written, streams, out)
+        _copy_span(read, keys, next(games), written, streams, out)
+
+
+def _copy_span(
+    read: Sequence[av.Packet],
+    keys: Sequence[int],
+    span: tuple[float, float],
+    at: Fraction,
+    streams: dict[int, av.stream.Stream],
+    out: av.container.OutputContainer,
+) -> Fraction:
+    """Writes the packets between the key pictures next to both ends of a span; their seconds."""
+    video = read[0].stream.container.streams.video[0]
+    ticks = [keys[0] + round(seconds / video.time_base) for seconds in span]
+    first, last = (min(keys, key=lambda key: abs(key - tick)) for tick in ticks)
+    if first == last:
+        raise ValueError(f"no key picture is near both ends of {span}: plant longer stretches")
+    first_seconds, last_seconds = first * video.time_base, last * video.time_base
+    inside = False
+    for packet in read:
+        if packet.stream is video:
+            inside = packet.pts == first or (inside and packet.pts != last)
+            is_wanted = inside
+        else:
+            is_wanted = first_seconds <= packet.pts * packet.time_base < last_seconds
+        if is_wanted:
+            copy = av.Packet(bytes(packet))
+            shift = round((at - first_seconds) / packet.time_base)
+            copy.pts, copy.dts = packet.pts + shift, packet.dts + shift
+            copy.time_base, copy.duration = packet.time_base, packet.duration
+            copy.is_keyframe, copy.stream = packet.is_keyframe, streams[packet.stream.index]
+            out.mux(copy)
+    return last_seconds - first_seconds
 
 
 def _shuffle_sources(materials: list[Material], rng: np.random.Generator) -> list[Material]:

@@ -11,7 +11,7 @@ from trainings import fill_heads, fill_norms, make_config
 import timeline.coarse
 from models.late_fusion import LateFusionClassifier
 from models.runtime import TrunkRuntime
-from timeline.coarse import _doubts
+from timeline.coarse import _spans, _wanted
 from timeline.scoring import score_recording
 
 SECONDS, CHANGE = 240.0, 100.0
@@ -72,6 +72,12 @@ def score(path, model, spec, **options):
     return score_recording(path, model, spec, clip_seconds=10.0, temperature=1.0, **options)
 
 
+def starts_of(scored) -> list[tuple[float, int]]:
+    """As the model of these tests says it: the first class, then the second."""
+    changes = np.flatnonzero(np.diff(scored.probabilities[0].argmax(axis=1)))
+    return [(0.0, 0), *(((change + 1) * scored.hop_seconds, 1) for change in changes[:1])]
+
+
 def count_frames(monkeypatch) -> list[int]:
     seen, embed = [], TrunkRuntime.embed
     monkeypatch.setattr(
@@ -90,7 +96,9 @@ def test_quick_answers_are_those_of_the_full_pass_near_a_change(
     refined = timeline.coarse._refine
     spans = []
     monkeypatch.setattr(timeline.coarse, "_refine", lambda *a: spans.extend(a[2]) or refined(*a))
-    quick = score(recording, model, spec, quick=True, on_progress=lambda a, b: seen.append(a / b))
+    quick = score(
+        recording, model, spec, quick=starts_of, on_progress=lambda a, b: seen.append(a / b)
+    )
     assert len(spans) >= 1
     assert sum(end - start for start, end in spans) < SECONDS / 2
     near = slice(int(4 * (CHANGE - 3)), int(4 * (CHANGE + 3)))
@@ -113,19 +121,40 @@ def test_stream_that_jumps_is_read_in_full(tmp_path, recording, model, spec, mon
         parts.append(path.read_bytes())
     path = tmp_path / "a.ts"
     path.write_bytes(b"".join(parts))
-    full, quick = (score(path, model, spec, quick=quick) for quick in (False, True))
+    full, quick = (score(path, model, spec, quick=quick) for quick in (None, starts_of))
     np.testing.assert_array_equal(quick.probabilities, full.probabilities)
     assert [damage.kind for damage in quick.damage] == ["jump"]
 
 
-def test_doubts_are_where_labels_change_or_nobody_is_sure():
-    sure = np.tile([0.97, 0.03], (2, 200, 1))
-    assert _doubts(sure, 200.0) == []
+def test_wanted_are_edges_and_what_is_in_doubt():
+    sure = np.tile([0.97, 0.03], (200, 1))
+    assert not _wanted(sure, [(0.0, 0)]).any()
     changed = sure.copy()
-    changed[:, 100:] = [0.03, 0.97]
-    assert _doubts(changed, 200.0) == [(90.0, 110.0)]
-    unsure = sure.copy()
-    unsure[0, 150] = [0.6, 0.4]
-    assert _doubts(unsure, 200.0) == [(141.0, 160.0)]
-    unsure[0, 0] = [0.79, 0.21]
-    assert _doubts(unsure, 200.0) == [(0.0, 10.0), (141.0, 160.0)]
+    changed[100:] = [0.03, 0.97]
+    assert _spans(_wanted(changed, [(0.0, 0), (100.0, 1)]), 200.0) == [(90.0, 110.0)]
+    spans = _spans(np.ones(300, bool), 299.5)  # what is decoded waits for its turn
+    assert spans == [(0.0, 120.0), (120.0, 240.0), (240.0, 299.5)]
+    flickers = sure.copy()
+    flickers[150:153] = [0.1, 0.9]  # a spot full of sport, which no segment is made of
+    assert not _wanted(flickers, [(0.0, 0)]).any()
+    doubtful = sure.copy()
+    doubtful[144:156] = [0.4, 0.6]
+    ((start, end),) = _spans(_wanted(doubtful, [(0.0, 0)]), 200.0)
+    assert start <= 145
+    assert end >= 155
+    assert _wanted(changed, [(0.0, 0)])[101:].all()  # whatever was decided there
+
+
+def test_edge_that_moves_is_followed(recording, model, spec, monkeypatch):
+    """All pictures around it may say that it is elsewhere."""
+    seen, refined = [], timeline.coarse._refine
+    monkeypatch.setattr(timeline.coarse, "_refine", lambda *a: seen.append(a[2]) or refined(*a))
+    edges = iter([40.0, 100.0])
+
+    def starts(scored) -> list[tuple[float, int]]:
+        return [(0.0, 0), (next(edges, 100.0), 1)]
+
+    score(recording, model, spec, quick=starts)
+    near = timeline.coarse.EDGE_SECONDS
+    assert any(start <= 40 - near and end >= 40 + near for start, end in seen[0])
+    assert any(start <= 100 <= end for spans in seen for start, end in spans)

@@ -19,6 +19,7 @@ from benchmarks.planted import (
     find_materials,
     plan_recording,
     repeat_recording,
+    write_broadcast,
     write_recording,
 )
 from utils.audio import read_audio
@@ -200,3 +201,15 @@ def test_a_recording_repeats_without_gaps(tmp_path, suffix):
     assert min(steps) > 0
     assert float(times[-1]) >= 7.9
     assert greys(tmp_path / "long.mp4")[80] == pytest.approx(GREY["games"], abs=8)
+
+
+def test_a_broadcast_has_a_break_after_each_so_many_seconds_of_game(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.planted.GAME_EVERY_SECONDS", 4.0)
+    game, ad = made(tmp_path, "games", 3.0), made(tmp_path, "ads", 2.0)
+    plan = Plan("made", 0, (Piece(game, 0, 72), Piece(ad, 0, 48)))  # each of whole groups of 24
+    once = write_recording(plan, tmp_path / "once.ts", size=SIZE)
+    write_broadcast(once, tmp_path / "broadcast.mp4", 8.0)
+    shown = np.array(greys(tmp_path / "broadcast.mp4"))
+    is_ad = shown > (GREY["ads"] + GREY["games"]) / 2
+    assert len(shown) == 2 * (2 * 72 + 48) + 72
+    assert np.flatnonzero(np.diff(is_ad.astype(int))).tolist() == [143, 191, 335, 383]

@@ -169,3 +169,29 @@ def test_stopped_midway_it_leaves_nothing(clip, spec, trunk, kept):
     next(blocks)
     blocks.close()
     assert [p.suffix for p in path.parent.iterdir()] == [".json"]
+
+
+@pytest.mark.parametrize("starts", [(0.0,), (100.0, 20.0)])
+def test_lanes_say_what_one_pass_does_also_where_timestamps_jump(
+    tmp_path, spec, trunk, monkeypatch, starts
+):
+    monkeypatch.setattr(timeline.reading, "FULL_RATE_SECONDS", 1.0)
+    monkeypatch.setattr(timeline.reading, "LANE_SECONDS", 3.0)
+    path = tmp_path / "a.ts"
+    parts = []
+    for start in starts:
+        options = {"g": "10", "preset": "ultrafast"}
+        media.write_video(path, seconds=6, size=(48, 96), start_seconds=start, options=options)
+        parts.append(path.read_bytes())
+    path.write_bytes(b"".join(parts))
+    readings, found = [], []
+    for threads in (1, 2):
+        monkeypatch.setattr(trunk, "threads", threads)
+        readings.append(reading_of(path, spec))
+        found.append(joined(embed_recording(readings[-1], trunk)))
+    assert len(found[0][0]) == pytest.approx(6 * spec.fps * len(starts), abs=1)
+    for one, lanes in zip(*found, strict=True):
+        np.testing.assert_allclose(lanes, one, atol=2e-3)
+    assert readings[1].damage.records == readings[0].damage.records
+    assert readings[1].damage.end_seconds == pytest.approx(readings[0].damage.end_seconds)
+    assert [d.kind for d in readings[1].damage.records] == ["jump"] * (len(starts) - 1)

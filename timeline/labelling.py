@@ -12,7 +12,7 @@ from timeline.labelled import Labelled, Method
 from timeline.policies import apply_policy
 from timeline.scoring import ScoredRecording, score_recording
 from timeline.segments import find_segments
-from timeline.timeline import Timeline
+from timeline.timeline import Segment, Timeline
 from utils.labels import BREAK_LABEL
 
 OnProgress = Callable[[float, float], None]  # seconds done, of how many
@@ -37,10 +37,7 @@ class Labeller:
 
     def find(self, path: Path, scored: ScoredRecording) -> Timeline:
         """The timeline before any policy."""
-        classifier = self._classifier
-        segments = find_segments(
-            scored, classifier.classes, self._method.durations, thresholds=classifier.thresholds
-        )
+        classifier, segments = self._classifier, self._segments(scored)
         return Timeline(
             path.name,
             scored.duration_seconds,
@@ -62,7 +59,17 @@ class Labeller:
             clip_seconds=self._classifier.clip_seconds,
             temperature=self._classifier.temperature,
             trunk=self._trunk,
-            quick=self._method.quick,
+            quick=self._starts if self._method.quick else None,
             embeddings=self._method.embeddings,
             on_progress=on_progress,
         )
+
+    def _segments(self, scored: ScoredRecording) -> tuple[Segment, ...]:
+        classifier = self._classifier
+        return find_segments(
+            scored, classifier.classes, self._method.durations, thresholds=classifier.thresholds
+        )
+
+    def _starts(self, scored: ScoredRecording) -> list[tuple[float, int]]:
+        classes = self._classifier.classes
+        return [(s.start_seconds, classes.index(s.label)) for s in self._segments(scored)]

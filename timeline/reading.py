@@ -3,9 +3,11 @@
 import contextlib
 import hashlib
 import json
+import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,12 @@ from utils.audio import find_sound_file
 from utils.content_hashes import ContentHashes, hash_file
 from utils.damage import Damage, DamageLog
 from utils.dataset import prefetch
-from utils.features import FeatureSpec, read_features
+from utils.features import FeatureBlock, FeatureSpec, read_features
 from utils.files import replacing
-from utils.media import WHOLE, Part
+from utils.hardware import find_card
+from utils.lanes import read_in_lanes, side_by_side
+from utils.media import WHOLE, Part, SplitError
+from utils.parts import cut_recording
 from utils.sources import Folder
 from utils.video import VideoInfo
 
@@ -31,6 +36,7 @@ FULL_RATE_SECONDS = 60.0  # recordings up to this are judged by all frames, as i
 # to 35 % of the pictures, which changed probabilities by 0.001 and 0.05 % of the labels.
 SAME_PICTURE = 2.0
 MAX_DECODERS = 4
+LANE_SECONDS = 120.0  # of a part, at most: what waits for its turn is little, and opened seldom
 VERSION = 1  # of kept files
 
 
@@ -43,6 +49,10 @@ class Reading:
     full_fps: float  # of the frames that the network was trained on
     info: VideoInfo
     damage: DamageLog = field(default_factory=DamageLog)
+
+    @property
+    def is_long(self) -> bool:
+        return not 0 < self.info.duration_seconds <= FULL_RATE_SECONDS
 
     def duration_seconds(self, num_frames: int) -> float:
         """The end of the last picture, where the frames do not say otherwise."""
@@ -58,36 +68,79 @@ def scoring_spec(spec: FeatureSpec, duration_seconds: float) -> FeatureSpec:
     return replace(spec, fps=spec.fps / max(1, int(spec.fps / EMBEDDED_FPS)))
 
 
-def embed_recording(
-    reading: Reading,
-    trunk: TrunkRuntime,
-    part: Part = WHOLE,
-    *,
-    first_frame: int = 0,
-    sound: bool = True,
-) -> Iterator[EmbeddedBlock]:
-    """Yields a recording, or a part of it from a frame on, decoded and embedded side by side."""
-    damage, spec = reading.damage, reading.spec
-    embedder = _Embedder(trunk, SAME_PICTURE if spec.fps < reading.full_fps else 0.0)
-    first_row = spec.num_rows(first_frame)
-    blocks = read_features(
-        reading.path,
-        spec,
-        part,
-        threads=min(trunk.threads, MAX_DECODERS),
-        damage=damage,
-        sound=sound,
-        bars_by_stretch=not 0 < reading.info.duration_seconds <= FULL_RATE_SECONDS,
-    )
+def embed_recording(reading: Reading, trunk: TrunkRuntime) -> Iterator[EmbeddedBlock]:
+    """Yields a recording, decoded and embedded side by side."""
+    embedder = _Embedder(trunk, reading)
+    with contextlib.closing(_read_blocks(reading, trunk.threads)) as blocks:
+        for block in blocks:
+            yield embedder(block, reading.damage)
+
+
+def embed_parts(
+    reading: Reading, trunk: TrunkRuntime, parts: Sequence[tuple[Part, int]]
+) -> Iterator[tuple[int, EmbeddedBlock]]:
+    """Yields the pictures of some parts, read and embedded side by side, each block with the number
+    of its first frame. Parts come with the number of theirs."""
+    damage, lanes = reading.damage, min(trunk.threads, MAX_DECODERS)
+    logs = [damage.of_part() for _ in parts]
+    readings = [
+        partial(
+            read_features,
+            reading.path,
+            reading.spec,
+            part,
+            damage=log,
+            sound=False,
+            bars_by_stretch=reading.is_long,
+        )
+        for (part, _), log in zip(parts, logs, strict=True)
+    ]
+    embedders = [_Embedder(trunk, reading, first_frame) for _, first_frame in parts]
+    with contextlib.closing(side_by_side(readings, lanes)) as blocks:
+        for index, block in blocks:
+            first_frame = embedders[index].num_frames
+            yield first_frame, embedders[index](block, damage)
+    for log in logs:
+        damage.take_over(log)
+
+
+def _read_blocks(reading: Reading, threads: int) -> Iterator[FeatureBlock]:
+    """Yields a recording's features, read by lanes where it can be cut into parts.
+
+    Decoders of a thread each do it with a quarter less of the processor's time than one of several
+    threads, and the sound does not wait for the pictures. Key pictures are one part.
+    """
+    path, spec, damage = reading.path, reading.spec, reading.damage
+    lanes, how = min(threads, MAX_DECODERS), {"bars_by_stretch": reading.is_long}
+    num_frames = num_rows = 0
+    parts = _lane_parts(reading, lanes)
+    if len(parts) > 1 or (spec.frames == "keyframes" and lanes > 1):
+        read = read_in_lanes(path, spec, parts, lanes=lanes, damage=damage, **how)
+        try:
+            with contextlib.closing(read):
+                for block in read:
+                    yield block
+                    num_frames += len(block.frames)
+                    num_rows += 0 if block.mfcc is None else len(block.mfcc)
+            return
+        except SplitError:
+            damage.clear()  # all blocks until here were taken, so nobody looks at it
+    blocks = read_features(path, spec, threads=lanes, damage=damage, **how)
     with contextlib.closing(prefetch(blocks)) as ahead:
         for block in ahead:
-            num_rows = 0 if block.mfcc is None else len(block.mfcc)
-            shown = ~_inside(damage.picture_gaps, first_frame, len(block.frames), spec.fps)
-            sounding = ~_inside(damage.sound_gaps, first_row, num_rows, spec.mfcc.frames_per_second)
-            embeddings = embedder(block.frames)
-            yield EmbeddedBlock(embeddings, shown, block.mfcc, sounding & block.heard)
-            first_frame += len(block.frames)
-            first_row += num_rows
+            yield block.without_first(num_frames, num_rows)
+            num_frames = max(0, num_frames - len(block.frames))
+            num_rows = max(0, num_rows - (0 if block.mfcc is None else len(block.mfcc)))
+
+
+def _lane_parts(reading: Reading, lanes: int) -> list[Part]:
+    """As many parts for each lane, so that all are done at the same time."""
+    seconds = reading.info.duration_seconds
+    if lanes == 1 or not (reading.is_long and seconds) or find_card(reading.path, "fast"):
+        return [WHOLE]
+    count = lanes * math.ceil(seconds / (lanes * LANE_SECONDS))
+    lit = reading.spec.crop_bars
+    return cut_recording(reading.path, reading.spec, seconds / count, min_seconds=0.0, lit=lit)
 
 
 class KeptEmbeddings:
@@ -171,15 +224,29 @@ class KeptEmbeddings:
 
 
 class _Embedder:
-    """Embeds frames in their order; of long recordings, pictures that hardly differ only once."""
+    """Embeds blocks in their order; of long recordings, pictures that hardly differ only once."""
 
-    def __init__(self, trunk: TrunkRuntime, same: float):
+    def __init__(self, trunk: TrunkRuntime, reading: Reading, first_frame: int = 0):
+        self.num_frames = first_frame  # so far
+        self._spec = reading.spec
+        self._num_rows = self._spec.num_rows(first_frame)
         self._trunk = trunk
-        self._same = same
+        self._same = SAME_PICTURE if self._spec.fps < reading.full_fps else 0.0
         self._last_frame: np.ndarray | None = None
         self._last: np.ndarray | None = None  # (1, 1280) of that frame
 
-    def __call__(self, frames: np.ndarray) -> np.ndarray:
+    def __call__(self, block: FeatureBlock, damage: DamageLog) -> EmbeddedBlock:
+        """The block, of which nothing is known where damage says so."""
+        num_frames, fps = len(block.frames), self._spec.fps
+        num_rows = 0 if block.mfcc is None else len(block.mfcc)
+        rate = self._spec.mfcc.frames_per_second
+        shown = ~_inside(damage.picture_gaps, self.num_frames, num_frames, fps)
+        sounding = ~_inside(damage.sound_gaps, self._num_rows, num_rows, rate)
+        self.num_frames += num_frames
+        self._num_rows += num_rows
+        return EmbeddedBlock(self._embed(block.frames), shown, block.mfcc, sounding & block.heard)
+
+    def _embed(self, frames: np.ndarray) -> np.ndarray:
         new, sources = [], []
         for index, frame in enumerate(frames):
             if self._last_frame is None or _difference(frame, self._last_frame) > self._same:

@@ -1,7 +1,7 @@
 """Scoring: a recording to class probabilities over time."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from models.runtime import TrunkRuntime
-from timeline.coarse import embed_coarsely
+from timeline.coarse import Starts, embed_coarsely
 from timeline.dense import DenseScorer, EmbeddedBlock, tile_windows
 from timeline.reading import KeptEmbeddings, Reading, embed_recording, scoring_spec
 from timeline.resemblance import Resemblance
@@ -60,17 +60,19 @@ def score_recording(
     clip_seconds: float,
     temperature: float,
     trunk: TrunkRuntime | None = None,
-    quick: bool = False,
+    quick: Callable[[ScoredRecording], Starts] | None = None,
     embeddings: Path | None = None,
     on_progress: Callable[[float, float], None] | None = None,
 ) -> ScoredRecording:
     """The probabilities of a recording over time, read in one pass.
 
     Decoding and network run side by side, with as many threads as `trunk` has, which is the
-    model's, for a caller who scores many recordings to make once. `quick` decodes key pictures, and
-    the others only where those leave a doubt. In the folder `embeddings` is kept what the trunk
-    says: scoring again, with other heads too, takes seconds. `on_progress` is told how many seconds
-    are done, and of how many, as far as known. Raises MediaError where the file can't be read.
+    model's, for a caller who scores many recordings to make once. With `quick` key pictures are
+    decoded, and the others only near the segments' edges and doubts: it says where the segments of
+    a scored recording start, and the places of their classes. In the folder `embeddings` is kept
+    what the trunk says: scoring again, with other heads too, takes seconds. `on_progress` is told
+    how many seconds are done, and of how many, as far as known. Raises MediaError where the file
+    can't be read.
     """
     path = Path(path)
     info = probe(path)
@@ -82,32 +84,41 @@ def score_recording(
         if on_progress is not None:
             on_progress(seconds, max(seconds, info.duration_seconds))
 
-    def coarse() -> Iterator[EmbeddedBlock] | None:
-        return embed_coarsely(reading, trunk, model, **scale, on_progress=report)
-
-    scorer = DenseScorer(model, reading.spec, **scale)
-    resemblance = Resemblance(reading.spec)
-    blocks = _blocks(reading, trunk, embeddings, coarse if quick else None)
-    with _one_torch_thread(trunk), contextlib.closing(blocks):
+    def score(
+        blocks: Iterable[EmbeddedBlock], tell: Callable[[float], None], **hop: float
+    ) -> ScoredRecording:
+        scorer = DenseScorer(model, reading.spec, **scale, **hop)
+        resemblance = Resemblance(reading.spec)
         for block in blocks:
             scorer.add(block)
             resemblance.add(block)
-            report(scorer.seconds)
+            tell(scorer.seconds)
         check_length(scorer.num_frames, reading.spec)
         duration_seconds = reading.duration_seconds(scorer.num_frames)
         probabilities, tiles = scorer.finish(duration_seconds)
-    return ScoredRecording(
-        scorer.hop_seconds,
-        scorer.window_seconds,
-        probabilities,
-        duration_seconds,
-        scorer.has_sound,
-        frame_rate=info.frame_rate,
-        zero_seconds=info.zero_seconds,
-        damage=reading.damage.records,
-        tile_probabilities=tiles,
-        gains=resemblance.gains(probabilities, scorer.hop_seconds),
-    )
+        return ScoredRecording(
+            scorer.hop_seconds,
+            scorer.window_seconds,
+            probabilities,
+            duration_seconds,
+            scorer.has_sound,
+            frame_rate=info.frame_rate,
+            zero_seconds=info.zero_seconds,
+            damage=reading.damage.records,
+            tile_probabilities=tiles,
+            gains=resemblance.gains(probabilities, scorer.hop_seconds),
+        )
+
+    def coarse() -> Iterator[EmbeddedBlock] | None:
+        def judge(block: EmbeddedBlock, hop_seconds: float) -> tuple[np.ndarray, Starts]:
+            found = score([block], lambda _: None, hop_seconds=hop_seconds)
+            return found.probabilities[0], quick(found)
+
+        return embed_coarsely(reading, trunk, judge, report)
+
+    blocks = _blocks(reading, trunk, embeddings, coarse if quick else None)
+    with _one_torch_thread(trunk), contextlib.closing(blocks):
+        return score(blocks, report)
 
 
 @contextlib.contextmanager

@@ -236,6 +236,7 @@ class SoundFile:
             container.seek(round(max(zero_seconds, start) * av.time_base))
         self._sound.start(zero_seconds)
         self._packets = packets(container, stream)
+        self._is_over = False
 
     @property
     def heard(self) -> bool:
@@ -252,11 +253,10 @@ class SoundFile:
         return self._sound.finish(num_rows)
 
     def _read(self, num_rows: int) -> None:
-        while not self._sound.has_rows(num_rows):
+        while not (self._is_over or self._sound.has_rows(num_rows)):
             packet = next(self._packets, None)
             self._sound.take(packet)
-            if packet is None:
-                break
+            self._is_over = packet is None
 
 
 class SampleLine:

@@ -109,6 +109,11 @@ class BarHistory:
         self.crop = None if has_none else _bars_in(list(lumas), size)
 
 
+def has_lit_sides(picture: av.VideoFrame) -> bool:
+    """Returns whether neither pair of sides is black: `crop_by_stretch` begins anew with it."""
+    return not any(_black_sides(picture))
+
+
 def crop_by_stretch(
     pictures: Iterator[av.VideoFrame],
 ) -> Iterator[tuple[av.VideoFrame, Crop | None]]:

@@ -1,7 +1,7 @@
 """Damage: what was wrong with a recording while it was read, and where nothing is to be known."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # A picture that stands for longer than this says nothing more of what was broadcast meanwhile,
 # even where the file says that it stays: that is how a lost hour looks after remuxing to MP4.
@@ -33,21 +33,43 @@ class DamageLog:
         self.picture_gaps: list[tuple[float, float]] = []
         self.sound_gaps: list[tuple[float, float]] = []
         self._records: list[Damage] = []
+        self._first_size: tuple[int, int] | None = None
         self._size: tuple[int, int] | None = None
         self._layout: tuple[int, int] | None = None
-        self._unreadable: dict[str, list[float]] = {}  # by what: start, end, packets
+        self._unreadable: list[_Unreadable] = []
 
     @property
     def records(self) -> tuple[Damage, ...]:
         """All damage in the order of time."""
-        for what in list(self._unreadable):
-            self._close(what)
-        return tuple(sorted(self._records, key=lambda damage: damage.seconds))
+        records = [*self._records, *(stretch.damage() for stretch in self._unreadable)]
+        return tuple(sorted(records, key=lambda damage: damage.seconds)[:MAX_RECORDS])
 
     def restore(self, records: Iterable[Damage], end_seconds: float | None) -> None:
         """Takes over what was noted when the recording was read before."""
         self._records += records
         self.end_seconds = end_seconds
+
+    def of_part(self) -> "DamageLog":
+        """One for a part of the recording that is read beside others; its gaps are known here at
+        once, all else when it is taken over."""
+        log = DamageLog()
+        log.picture_gaps, log.sound_gaps = self.picture_gaps, self.sound_gaps
+        return log
+
+    def take_over(self, part: "DamageLog") -> None:
+        """Goes on with what was noted of the next part, as if it had been noted here."""
+        if part._first_size is not None:
+            self._note_size(part._first_size)
+            self._size = part._size
+        self._records += part._records[: MAX_RECORDS - len(self._records)]
+        for stretch in part._unreadable:
+            self._add_unreadable(stretch)
+        self.num_pictures += part.num_pictures
+        self.end_seconds = self.end_seconds if part.end_seconds is None else part.end_seconds
+
+    def clear(self) -> None:
+        """Forgets everything: the recording is read anew."""
+        self.__init__()
 
     def jump(self, seconds: float, step_seconds: float) -> None:
         """Notes that timestamps jumped, and were taken to go on without a gap."""
@@ -67,12 +89,8 @@ class DamageLog:
     def picture(self, end_seconds: float, height: int, width: int) -> None:
         """Notes a picture and its size; it is shown until `end_seconds`."""
         self.num_pictures += 1
-        seconds, self.end_seconds = self.end_seconds or 0.0, end_seconds
-        if self._size not in (None, (height, width)):
-            old = self._size
-            text = f"the picture changes from {old[1]}x{old[0]} to {width}x{height}"
-            self._add(seconds, "picture size", text)
-        self._size = height, width
+        self._note_size((height, width))
+        self.end_seconds = end_seconds
 
     def sound_layout(self, seconds: float, channels: int, sample_rate: int) -> None:
         if self._layout not in (None, (channels, sample_rate)):
@@ -83,19 +101,40 @@ class DamageLog:
 
     def unreadable(self, seconds: float, what: str) -> None:
         """Notes that a packet of "pictures" or "sound" was damaged."""
-        stretch = self._unreadable.get(what)
-        if stretch is not None and seconds - stretch[1] > NEAR_SECONDS:
-            self._close(what)
-            stretch = None
-        if stretch is None:
-            stretch = self._unreadable[what] = [seconds, seconds, 0]
-        stretch[1], stretch[2] = seconds, stretch[2] + 1
+        self._add_unreadable(_Unreadable(what, seconds, seconds, 1))
 
-    def _close(self, what: str) -> None:
-        start, end, count = self._unreadable.pop(what)
-        text = f"{count} damaged packets of {what} within {end - start:.1f} s"
-        self._add(start, "unreadable", text)
+    def _add_unreadable(self, new: "_Unreadable") -> None:
+        """Adds damaged packets to the last stretch of theirs, if that is near."""
+        last = next((old for old in reversed(self._unreadable) if old.what == new.what), None)
+        if last is not None and new.start_seconds - last.end_seconds <= NEAR_SECONDS:
+            last.end_seconds = new.end_seconds
+            last.num_packets += new.num_packets
+        elif len(self._unreadable) < MAX_RECORDS:
+            self._unreadable.append(replace(new))
+
+    def _note_size(self, size: tuple[int, int]) -> None:
+        if self._size not in (None, size):
+            (old_height, old_width), (height, width) = self._size, size
+            text = f"the picture changes from {old_width}x{old_height} to {width}x{height}"
+            self._add(self.end_seconds or 0.0, "picture size", text)
+        self._first_size = self._first_size or size
+        self._size = size
 
     def _add(self, seconds: float, kind: str, description: str) -> None:
         if len(self._records) < MAX_RECORDS:
             self._records.append(Damage(round(seconds, 3), kind, description))
+
+
+@dataclass
+class _Unreadable:
+    """Packets near each other that could not be decoded."""
+
+    what: str  # "pictures", "sound"
+    start_seconds: float
+    end_seconds: float
+    num_packets: int
+
+    def damage(self) -> Damage:
+        lasts = self.end_seconds - self.start_seconds
+        text = f"{self.num_packets} damaged packets of {self.what} within {lasts:.1f} s"
+        return Damage(round(self.start_seconds, 3), "unreadable", text)

@@ -158,6 +158,33 @@ def check_length(num_frames: int, spec: FeatureSpec) -> None:
         )
 
 
+def open_sound(
+    path: Path,
+    spec: FeatureSpec,
+    first_row: int,
+    stack: contextlib.ExitStack,
+    *,
+    own_track: bool,
+    damage: DamageLog | None,
+    beside_parts: bool = False,
+) -> SoundFile | None:
+    """Returns the sound of a file that is read apart: the sound file, else, if wanted, its own.
+
+    With `beside_parts` that raises SplitError, as pictures in parts do, where timestamps jump.
+    """
+    sound_path = readable_sound_file(path)
+    if sound_path is not None:
+        container = stack.enter_context(opened(sound_path))
+        return SoundFile(container, spec.mfcc, None, first_row=first_row, damage=damage)
+    container = stack.enter_context(opened(path)) if own_track else None
+    if container is None or audio_stream(container) is None:
+        return None
+    zero = first_picture_seconds(path)
+    return SoundFile(
+        container, spec.mfcc, zero, first_row=first_row, is_part=beside_parts, damage=damage
+    )
+
+
 def _read_pass(
     path: Path,
     spec: FeatureSpec,
@@ -174,7 +201,7 @@ def _read_pass(
         if spec.frames == "opencv":
             sound = None
             if has_sound:
-                sound = _open_sound(path, spec, 0, stack, own_track=True, damage=damage)
+                sound = open_sound(path, spec, 0, stack, own_track=True, damage=damage)
             crop = find_bars(path) if spec.crop_bars else None
             pictures = pictures_on_grid(opencv_moments(path), spec.fps)
             yield from _blocks(pictures, OpencvScaler(spec.frame_size, crop), sound, spec)
@@ -189,7 +216,7 @@ def _read_pass(
         first_row = spec.num_rows(first_frame)
         sound = track = None
         if has_sound:
-            sound = _open_sound(path, spec, first_row, stack, own_track=False, damage=damage)
+            sound = open_sound(path, spec, first_row, stack, own_track=False, damage=damage)
             track = audio_stream(container) if sound is None else None
         if track is not None:
             track = Sound(
@@ -219,27 +246,6 @@ def _read_pass(
             scaler = PyavScaler(spec.frame_size, crop)
         sound = both if track is not None else sound
         yield from _blocks(pictures, scaler, sound, spec, first_frame, card)
-
-
-def _open_sound(
-    path: Path,
-    spec: FeatureSpec,
-    first_row: int,
-    stack: contextlib.ExitStack,
-    *,
-    own_track: bool,
-    damage: DamageLog | None,
-) -> SoundFile | None:
-    """Returns the sound of a file that is read apart: the sound file, else, if wanted, its own."""
-    sound_path = readable_sound_file(path)
-    if sound_path is not None:
-        container = stack.enter_context(opened(sound_path))
-        return SoundFile(container, spec.mfcc, None, first_row=first_row, damage=damage)
-    container = stack.enter_context(opened(path)) if own_track else None
-    if container is None or audio_stream(container) is None:
-        return None
-    zero = first_picture_seconds(path)
-    return SoundFile(container, spec.mfcc, zero, first_row=first_row, damage=damage)
 
 
 def _find_crop(

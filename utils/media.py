@@ -193,6 +193,7 @@ class Clock:
         self.has_pts = stream.container.format.name != "avi"
         self.last: float | None = None  # what it said last
         self._is_part = part.count > 1
+        self._is_later_part = part.start is not None
         self._stays = 0.0  # seconds for which the last picture is to be shown
         self._last_order: float | None = None  # of the packets, in container seconds
         self._passed = 0.0  # by the packets, since the last picture, without jumps
@@ -269,4 +270,6 @@ class Clock:
         return seconds, stays
 
     def note_unreadable(self) -> None:
-        self.damage.unreadable(self.last or 0.0, "pictures")
+        """Notes a damaged packet; what comes before a part's first picture is the part before's."""
+        if self.last is not None or not self._is_later_part:
+            self.damage.unreadable(self.last or 0.0, "pictures")

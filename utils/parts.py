@@ -2,13 +2,23 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import av
 
-from utils.bars import find_bars
-from utils.media import WHOLE, Cut, Part, duration_seconds, opened, packets, video_stream
+from utils.bars import find_bars, has_lit_sides
+from utils.media import (
+    WHOLE,
+    Cut,
+    Part,
+    decoded_alone,
+    duration_seconds,
+    opened,
+    packets,
+    video_stream,
+)
 from utils.video import MAX_KEY_DISTANCE, first_picture_seconds
 
 if TYPE_CHECKING:
@@ -16,6 +26,8 @@ if TYPE_CHECKING:
 
 MIN_SPLIT_SECONDS = 1200.0
 PART_SECONDS = 600.0
+MOST_MISSED = 5  # cuts in a row that are not to be had
+TRIES = 4  # to find a picture without bars near each cut, before half of the part is over
 # Where a file is found at a time without reading what lies before: containers of libav's names.
 SPLITTABLE_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts")
 # Modes that decode from one picture to the next; the others read on too fast, or by themselves.
@@ -29,10 +41,31 @@ def whole_part() -> Part:
 
 def split_recording(path: str | os.PathLike, spec: "FeatureSpec") -> list[Part]:
     """Returns the parts of a recording in their order: one for a short one, else one about every
-    PART_SECONDS, each from one key picture to another.
+    PART_SECONDS, each from one key picture to another, with one crop.
 
     They depend on the file and the spec alone, not on who decodes them. Nothing is decoded but the
     first picture, and those that show where there are bars. Raises MediaError.
+    """
+    parts = cut_recording(path, spec, PART_SECONDS, min_seconds=MIN_SPLIT_SECONDS)
+    if len(parts) == 1 or not spec.crop_bars:
+        return parts
+    crop = find_bars(path)
+    return [replace(part, crop=crop) for part in parts]
+
+
+def cut_recording(
+    path: str | os.PathLike,
+    spec: "FeatureSpec",
+    part_seconds: float,
+    *,
+    min_seconds: float,
+    lit: bool = False,
+) -> list[Part]:
+    """Returns parts of about so many seconds, whose bars are not looked for; one for a recording
+    that is shorter than `min_seconds` or can't be entered in the middle.
+
+    With `lit` a part begins with a picture without bars, so that bars which are found stretch by
+    stretch are those of one pass; that takes some key pictures to be decoded. Raises MediaError.
     """
     with opened(path) as container:
         stream = video_stream(container)
@@ -40,25 +73,35 @@ def split_recording(path: str | os.PathLike, spec: "FeatureSpec") -> list[Part]:
         if (
             container.format.name not in SPLITTABLE_CONTAINERS
             or spec.frames not in SPLITTABLE_MODES
-            or seconds < MIN_SPLIT_SECONDS
+            or seconds < min_seconds
         ):
             return [WHOLE]
         zero_seconds = first_picture_seconds(path)
-        count = round(seconds / PART_SECONDS)
-        times = [zero_seconds + k * seconds / count for k in range(1, count)]
-        cuts, last_seconds, last_position = [], zero_seconds, -1
-        for cut in _cuts_near(container, times):
+        count = round(seconds / part_seconds)
+        step_seconds = seconds / count / (2 * TRIES)
+        cuts, last_seconds, last_position, num_missed = [], zero_seconds, -1, 0
+        for k in range(1, count):
+            due = zero_seconds + k * seconds / count
+            times = [due + k * step_seconds for k in range(TRIES)] if lit else [due]
+            cut = next(_cuts_near(container, times, lit=lit), None)
+            if cut is None:
+                num_missed += 1
+                if num_missed > MOST_MISSED:  # it may say that it lasts for a day
+                    return [WHOLE]
+                continue
+            num_missed = 0
             cut_seconds = float(cut.pts * stream.time_base)
             # Otherwise two times have one key, or the file is not in the order of its times.
-            if cut_seconds > last_seconds + PART_SECONDS / 2 and cut.position > last_position:
+            if cut_seconds > last_seconds + part_seconds / 2 and cut.position > last_position:
                 cuts.append(cut)
                 last_seconds, last_position = cut_seconds, cut.position
+            elif lit:  # a jump makes times stand still, or go back
+                return [WHOLE]
     if not cuts:
         return [WHOLE]
-    crop = find_bars(path) if spec.crop_bars else None
     starts, ends = [None, *cuts], [*cuts, None]
     return [
-        Part(index, len(starts), start, end, zero_seconds, crop)
+        Part(index, len(starts), start, end, zero_seconds)
         for index, (start, end) in enumerate(zip(starts, ends, strict=True))
     ]
 
@@ -69,8 +112,7 @@ def parts_around(
     """Returns a part that covers each of some spans of seconds since the first picture.
 
     Each goes from one key picture, the seconds of which are returned beside it, to another. None
-    are returned where the recording can't be
-    entered in the middle. Raises MediaError.
+    are returned where the recording can't be entered in the middle. Raises MediaError.
     """
     with opened(path) as container:
         stream = video_stream(container)
@@ -110,8 +152,11 @@ def _cut_after(container: av.container.InputContainer, seconds: float) -> Cut | 
     return None
 
 
-def _cuts_near(container: av.container.InputContainer, times: list[float]) -> Iterator[Cut]:
-    """Yields the key packets found by going to these container times."""
+def _cuts_near(
+    container: av.container.InputContainer, times: list[float], *, lit: bool = False
+) -> Iterator[Cut]:
+    """Yields the key packets found by going to these container times, or those of pictures that
+    have no bars."""
     stream = video_stream(container)
     for seconds in times:
         try:
@@ -120,5 +165,6 @@ def _cuts_near(container: av.container.InputContainer, times: list[float]) -> It
             continue
         for packet in islice(packets(container, stream), MAX_KEY_DISTANCE):
             if packet is not None and packet.is_keyframe and None not in (packet.pts, packet.pos):
-                yield Cut(packet.pts, packet.pos)
+                if not lit or any(map(has_lit_sides, decoded_alone(stream.codec_context, packet))):
+                    yield Cut(packet.pts, packet.pos)
                 break

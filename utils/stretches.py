@@ -235,12 +235,12 @@ class _Sound:
         start = max(0.0, span[0] - SOUND_RUN_UP_SECONDS) + self._zero
         self._container.seek(round(start / stream.time_base), stream=stream)
         context.flush_buffers()
+        first, last = start / stream.time_base, (self._zero + span[1]) / stream.time_base
         for packet in packets(self._container, stream):
             for frame in decoded(context, packet):
-                if frame.pts is None or frame.pts * frame.time_base >= start:
+                if frame.pts is None or frame.pts >= first:
                     yield from line.place(frame)
-            is_timed = packet is not None and packet.pts is not None
-            if is_timed and packet.pts * packet.time_base > self._zero + span[1]:
+            if packet is not None and packet.pts is not None and packet.pts > last:
                 break
         yield from line.finish()
 
