@@ -1,5 +1,7 @@
 """A checkpoint that was opened before is opened without torch, and says the same."""
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -106,10 +108,19 @@ def test_another_checkpoint_is_read(checkpoint, tmp_path):
     assert opened(checkpoint, tmp_path)[1]
 
 
-def test_cache_that_can_not_be_written_is_done_without(checkpoint, tmp_path):
+def test_cache_that_can_not_be_written_is_done_without(checkpoint, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     for _ in range(2):
         assert opened(checkpoint, tmp_path / "file")[1]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_disk)
+        assert opened(checkpoint, tmp_path / "cache")[1]
+    assert not [path for path in tmp_path.glob("cache/**/*") if path.is_file()]
+    assert opened(checkpoint, tmp_path / "cache")[1]
+
+
+def full_disk(descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize(("name", "value"), [("has_gpu", True), ("can_run", False)])
