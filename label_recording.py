@@ -48,8 +48,7 @@ from timeline.policies import Policy, choose_policy
 from timeline.summary import describe_timeline, summary_row, summary_table
 from timeline.tables import to_json
 from timeline.timeline import Timeline
-from training.checkpoint import load_checkpoint
-from training.device import choose_device
+from training.recipe import read_recipe
 from training.registry import default_checkpoint
 from training.thresholds import Thresholds, read_thresholds
 from utils.errors import UserError, run_main
@@ -71,7 +70,7 @@ CACHE_DIR = Path("cache")
 def main() -> int:
     return_freed_memory()
     options = _read_options()
-    classifier, thresholds, data_dir = load_classifier(options.checkpoint)
+    classifier, thresholds, data_dir = load_classifier(options.checkpoint, options.cache_dir)
     if options.live:
         return _watch(options, classifier)
     if options.fit_durations:
@@ -268,13 +267,30 @@ def _moment(text: str) -> datetime:
     return moment if moment.tzinfo else moment.astimezone()
 
 
-def load_classifier(path: Path) -> tuple[Classifier, Thresholds | None, Path]:
-    """The model of a checkpoint, its thresholds, and the folder it learned from."""
-    checkpoint = load_checkpoint(path, choose_device())
-    thresholds = read_thresholds(checkpoint.recipe)
-    values = thresholds.values() if thresholds else {}
-    classifier = Classifier.of(checkpoint, path, values)
-    return classifier, thresholds, Path(checkpoint.recipe["constants"]["DATA_DIR"])
+def load_classifier(
+    path: Path, cache_dir: Path | None = None
+) -> tuple[Classifier, Thresholds | None, Path]:
+    """The model of a checkpoint, its thresholds, and the folder it learned from.
+
+    With a `cache_dir` what was opened before is opened without torch.
+    """
+    recipe = read_recipe(path)
+    if cache_dir is None:
+        classifier = Classifier.of(_read_checkpoint(path), path)
+    else:
+        classifier = Classifier.open(path, recipe, lambda: _read_checkpoint(path), cache_dir)
+    thresholds = read_thresholds(recipe)
+    if thresholds:
+        classifier = replace(classifier, thresholds=thresholds.values())
+    return classifier, thresholds, Path(recipe["constants"]["DATA_DIR"])
+
+
+def _read_checkpoint(path: Path) -> object:
+    # Not above: they import torch, which takes longer than to label a short recording.
+    from training.checkpoint import load_checkpoint
+    from training.device import choose_device
+
+    return load_checkpoint(path, choose_device())
 
 
 def _label_all(

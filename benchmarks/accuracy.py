@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.figures import write_figures
-from models.runtime import TrunkRuntime
+from models.array_network import ArrayNetwork
 from timeline.scoring import score_recording
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.evaluation import ClipScores, evaluate_scores
@@ -67,15 +67,14 @@ def _train(script: str, options: argparse.Namespace, runs_dir: str) -> Path:
 def _judge(checkpoint: Checkpoint, folder: Path) -> dict:
     """Metrics over every window of every recording, as label_recording.py prints them."""
     logits, labels, names, groups, windows = [], [], [], [], []
-    trunk = TrunkRuntime(checkpoint.model.video_encoder)
+    network = ArrayNetwork(checkpoint.model)
     for recording in tqdm(find_recordings(Folder(folder)), "heldout", leave=False):
         scored = score_recording(
             folder / recording.name,
-            checkpoint.model,
+            network,
             checkpoint.spec,
             clip_seconds=checkpoint.clip_seconds,
             temperature=checkpoint.temperature,
-            trunk=trunk,
         )
         tiles = scored.tiles()
         count = len(tiles)

@@ -26,18 +26,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from benchmarks.figures import write_figures
 from benchmarks.planted import find_materials, plan_recording, repeat_recording, write_recording
 from benchmarks.timeline import plant
 from label_recording import load_classifier
-from models.runtime import TrunkRuntime
 from tests.live_server import LiveServer
 from timeline.changes import ENTER_SECONDS, LEAVE_SECONDS, ChangeSettings
 from timeline.classifier import Classifier
 from timeline.live import ENDED, GAVE_UP, StreamWatch
+from timeline.network import network_of
 from utils.connections import find_source
 from utils.labels import BREAK_LABEL, REST_LABEL, Span, parse_labels
 from utils.streams import WallClock, read_stream
@@ -109,12 +108,11 @@ def judge_changes(recordings: list[Path], classifier: Classifier) -> dict[str, f
     return figures
 
 
-@torch.inference_mode()
 def watch_file(path: Path, classifier: Classifier) -> Iterator[Shown]:
     """Yields whenever what is shown turns, a file played as fast as it can be read."""
     clock, stop = WallClock(), threading.Event()
-    trunk = TrunkRuntime(classifier.model.video_encoder)
-    watch = StreamWatch(classifier, trunk, ChangeSettings(), clock)
+    network = network_of(classifier.model)
+    watch = StreamWatch(classifier, network, ChangeSettings(), clock)
     source = find_source(str(path))
     shows = None
     for item in read_stream(

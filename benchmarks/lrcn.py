@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import cost_optimized_train
 from benchmarks.figures import write_figures
 from models import MODELS, model_class
+from models.array_network import ArrayNetwork
 from timeline.dense import DenseScorer, EmbeddedBlock
 from training.device import choose_device
 from training.embedding import MemoryStore, embed_recordings
@@ -98,19 +98,17 @@ def train(config: Config, train_set: ClipDataset, val_set: ClipDataset) -> float
     return float((scores.logits.argmax(axis=1) == scores.labels).mean())
 
 
-@torch.inference_mode()
 def hour_seconds(name: str) -> float:
     """What the windows of an hour at 2 frames a second take, on one core, of made embeddings."""
     config = make_config(vars(cost_optimized_train), {"fps": 2.0})
     model, spec = model_class(name)(2, config.n_mfcc).eval(), config.feature_spec
-    block, threads = made_block(spec, model.video_encoder.embedding_size), torch.get_num_threads()
-    torch.set_num_threads(1)
-    scorer = DenseScorer(model, spec, clip_seconds=config.clip_seconds, temperature=1.0)
+    block, network = made_block(spec, model.video_encoder.embedding_size), ArrayNetwork(model)
+    scorer = DenseScorer(network, spec, clip_seconds=config.clip_seconds, temperature=1.0)
     started = time.perf_counter()
-    for _ in range(HOUR_SECONDS // BLOCK_SECONDS):
-        scorer.add(block)
-    scorer.finish(HOUR_SECONDS)
-    torch.set_num_threads(threads)
+    with network.at_work():
+        for _ in range(HOUR_SECONDS // BLOCK_SECONDS):
+            scorer.add(block)
+        scorer.finish(HOUR_SECONDS)
     return time.perf_counter() - started
 
 

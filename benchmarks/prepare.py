@@ -38,7 +38,7 @@ import psutil
 from tqdm import tqdm
 
 from benchmarks.figures import FOLDER, write_figures
-from models.runtime import TrunkRuntime
+from models.array_network import ArrayNetwork
 from timeline.scoring import score_recording
 from training.checkpoint import Checkpoint, load_checkpoint
 from utils.features import FeatureSpec, read_features
@@ -224,17 +224,16 @@ def measure_long(path: Path) -> dict[str, float]:
 
 def compare_answers(checkpoint: Checkpoint, paths: list[Path]) -> dict[str, float]:
     """How far a model's answers by fast and by keyframes features are from those by exact ones."""
-    trunk = TrunkRuntime(checkpoint.model.video_encoder)
+    network = ArrayNetwork(checkpoint.model)
     answers = {
         mode: np.concatenate(
             [
                 score_recording(
                     path,
-                    checkpoint.model,
+                    network,
                     replace(checkpoint.spec, frames=mode),
                     clip_seconds=checkpoint.clip_seconds,
                     temperature=checkpoint.temperature,
-                    trunk=trunk,
                 ).tile_probabilities
                 for path in tqdm(paths, f"judge {mode}", leave=False)
             ]

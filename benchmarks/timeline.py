@@ -84,23 +84,23 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         folder = options.planted or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         recordings = plant(options.data_dir, folder, quick=options.quick)
-        classifier, *_ = load_classifier(options.checkpoint)
+        cache_dir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        figures = measure_start(options.data_dir, folder, options.checkpoint, cache_dir)
+        classifier, *_ = load_classifier(options.checkpoint, cache_dir)
         labellers = all_labellers(classifier)
-        figures = {}
         for name, label in labellers.items():
             figures |= judge(name, label, recordings)
         jobs = {"decode": lambda path: read_to_end(path, classifier), **labellers}
         if options.quick:
             figures |= measure_speed(recordings[0], jobs, rounds=1)
-            figures |= measure_command(recordings[0], options.checkpoint)
+            figures |= measure_command(recordings[0], options.checkpoint, cache_dir)
         else:
             for path in plant_sizes(options.data_dir, folder):
                 figures |= measure_speed(path, jobs, options.rounds)
             long = folder / "long.mp4"
             if not long.exists():
                 repeat_recording(recordings[0], long, LONG_SECONDS)
-            figures |= measure_command(long, options.checkpoint)
-        figures |= measure_start(options.data_dir, folder, options.checkpoint)
+            figures |= measure_command(long, options.checkpoint, cache_dir)
     write_figures("timeline", figures)
 
 
@@ -223,29 +223,37 @@ def measure_speed(
     return figures
 
 
-def measure_command(path: Path, checkpoint: Path) -> dict[str, float]:
+def measure_command(path: Path, checkpoint: Path, cache_dir: Path) -> dict[str, float]:
     """Memory and speed of label_recording.py, all its processes together, from start to end."""
-    seconds, peak_bytes = _run_command(path, checkpoint)
+    seconds, peak_bytes = _run_command(path, checkpoint, cache_dir)
     figures = {"peak_mb": peak_bytes / 1e6}
     figures["long_times_real_time"] = probe(path).duration_seconds / seconds
     print(f"label_recording.py, {path.name}: peak {figures['peak_mb']:.0f} MB")
     return figures
 
 
-def measure_start(data_dir: Path, folder: Path, checkpoint: Path) -> dict[str, float]:
-    """Seconds that label_recording.py takes for the shortest clip, with its files in memory."""
+def measure_start(
+    data_dir: Path, folder: Path, checkpoint: Path, cache_dir: Path
+) -> dict[str, float]:
+    """Seconds that label_recording.py takes for the shortest clip, with its files in memory, and
+    what it holds: the first time that it opens the model, with PyTorch, and after that."""
     shortest = min(find_materials(data_dir), key=lambda material: material.num_frames).path
     clip = folder / f"start{shortest.suffix}"
     shutil.copyfile(shortest, clip)
-    seconds = min(_run_command(clip, checkpoint)[0] for _ in range(2))
-    print(f"start-up, with the shortest clip: {seconds:.1f} s")
-    return {"start_seconds": seconds}
+    figures = {}
+    for name, folders in (("first_", "abc"), ("", "aaa")):
+        runs = [_run_command(clip, checkpoint, cache_dir / folder) for folder in folders]
+        seconds, peak_bytes = map(min, zip(*runs, strict=True))
+        print(f"{name or 'later_'}start, with the shortest clip: {seconds:.1f} s, ", end="")
+        print(f"{peak_bytes / 1e6:.0f} MB")
+        figures |= {f"{name}start_seconds": seconds, f"{name}start_peak_mb": peak_bytes / 1e6}
+    return figures
 
 
-def _run_command(path: Path, checkpoint: Path) -> tuple[float, int]:
+def _run_command(path: Path, checkpoint: Path, cache_dir: Path) -> tuple[float, int]:
     """Wall-clock seconds of label_recording.py on a file, and the most bytes that it held."""
     command = [sys.executable, "label_recording.py", str(path), "--checkpoint", str(checkpoint)]
-    command += ["--again", "--cache-dir", str(path.parent / "cache")]
+    command += ["--again", "--cache-dir", str(cache_dir)]
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     with watch_memory(process.pid) as peak:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from models.encoders import CONV_GRID, ConvEncoder, FrameEncoder
+from models.kept_network import HAS_SOUND, HAS_VIDEO, POOLED_MFCC, POOLED_VIDEO
 from models.late_fusion import MAX_DEVIATION, LateFusionClassifier
 from models.lrcn import LrcnClassifier
 from models.mobilenet_v2 import InvertedResidual, TensorflowPadConv2d
@@ -49,6 +50,31 @@ def features_graph(model: nn.Module) -> bytes:
     num_features = model.video_head.in_features
     num_features += model.sound_head.in_features if model.uses_sound else 0
     return graph.serialize(inputs, {"features": (np.float32, ["clips", num_features])})
+
+
+def heads_graph(model: LateFusionClassifier) -> bytes:
+    """ONNX of late fusion's `forward_pooled`, from what is pooled over time already.
+
+    `pooled_video` (n, 2560) and `pooled_mfcc` (n, 2 * n_mfcc) float32, `has_video` and `has_sound`
+    (n, 1) bool, to `logits` (n, classes) float32.
+    """
+    graph, n_mfcc = _Graph(), model.config["n_mfcc"]
+    video = _add_fused_video(graph, model, graph.add("Relu", POOLED_VIDEO), HAS_VIDEO)
+    sound = _add_fused_sound(graph, model, POOLED_MFCC, HAS_SOUND)
+    video, sound = (
+        _add_linear(graph, video, model.video_head),
+        _add_linear(graph, sound, model.sound_head),
+    )
+    graph.rename(graph.add("Add", video, sound), "logits")
+    return graph.serialize(
+        {
+            POOLED_VIDEO: (np.float32, ["n", model.video_head.in_features]),
+            POOLED_MFCC: (np.float32, ["n", 2 * n_mfcc]),
+            HAS_VIDEO: (np.bool_, ["n", 1]),
+            HAS_SOUND: (np.bool_, ["n", 1]),
+        },
+        {"logits": (np.float32, ["n", model.config["num_classes"]])},
+    )
 
 
 def classifier_graph(model: nn.Module, frame_size: tuple[int, int], temperature: float) -> bytes:
@@ -163,8 +189,11 @@ def _add_sound(graph: _Graph, model: nn.Module) -> str:
     """The sound's half of the features, (clips, sound_size)."""
     sound = graph.add("Sub", MFCC, model.audio_encoder.mean)
     sound = graph.add("Div", sound, model.audio_encoder.std)
-    sound, has_sound = _add_pooling(graph, sound, MFCC_COUNTS)
-    sound = _add_gelu(graph, _add_linear(graph, sound, model.sound_projection[1]))
+    return _add_fused_sound(graph, model, *_add_pooling(graph, sound, MFCC_COUNTS))
+
+
+def _add_fused_sound(graph: _Graph, model: nn.Module, pooled: str, has_sound: str) -> str:
+    sound = _add_gelu(graph, _add_linear(graph, pooled, model.sound_projection[1]))
     return graph.add("Where", has_sound, sound, model.no_sound)
 
 
@@ -176,7 +205,12 @@ def _add_pooled_video(
     embeddings = encode(video)
     shape = graph.add("Concat", shape, np.array([model.video_encoder.embedding_size]), axis=0)
     embeddings = graph.add("Reshape", embeddings, shape)  # (clips, T, 1280)
-    pooled, has_video = _add_pooling(graph, embeddings, FRAME_COUNTS)
+    return _add_fused_video(graph, model, *_add_pooling(graph, embeddings, FRAME_COUNTS))
+
+
+def _add_fused_video(
+    graph: _Graph, model: LateFusionClassifier, pooled: str, has_video: str
+) -> str:
     pooled = graph.add("Sqrt", graph.add("Add", pooled, np.float32(1e-6)))
     pooled = _add_standardised(graph, pooled, model)
     return graph.add("Mul", pooled, graph.add("Cast", has_video, to=_FLOAT))

@@ -4,9 +4,6 @@ A question is answered by it without torch, which takes longer to import than al
 """
 
 import contextlib
-import hashlib
-import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,14 +18,15 @@ from models.sessions import (
     embed_frames,
     open_session,
 )
+from utils.bundles import read_bundle, write_bundle
 from utils.features import FeatureSpec
-from utils.files import write_whole
+from utils.threads import num_threads
 
 if TYPE_CHECKING:
     from search.embedder import ClipEmbedder
 
 FORMAT = 1  # another one where search/embedder.py or models/graphs.py come to other numbers
-INFO = "embedder.json"  # names the graphs that belong together; it takes its place last
+INFO = "embedder.json"
 TRUNK, FEATURES = "trunk.onnx", "features.onnx"
 
 
@@ -54,7 +52,7 @@ class KeptEmbedder:
         report: Callable[[int], None] = lambda frames: None,
     ) -> np.ndarray:
         """(N, D) float32, as `Embedder` says."""
-        embeddings = embed_frames(self._trunk, frames, _num_threads()).astype(np.float32)
+        embeddings = embed_frames(self._trunk, frames, num_threads()).astype(np.float32)
         report(len(frames))
         vectors = [self._vector(embeddings, mfcc, span) for span in spans]
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -82,39 +80,20 @@ class KeptEmbedder:
 def keep_embedder(folder: Path, embedder: "ClipEmbedder", about: dict) -> None:
     """Writes what `read_embedder` reads. Raises TypeError for a network whose ONNX is not known."""
     files = dict(zip((TRUNK, FEATURES), embedder.graphs(), strict=True))
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, graph in files.items():
-        write_whole(folder / name, graph)
     info = {
         "format": FORMAT,
         "version": embedder.version,
         "spec": embedder.spec.to_dict(),
         "about": about,
-        "files": {name: _digest(graph) for name, graph in files.items()},
     }
-    write_whole(folder / INFO, json.dumps(info, indent=1).encode() + b"\n")
+    write_bundle(folder / INFO, files, info)
 
 
 def read_embedder(folder: Path, version: str) -> KeptEmbedder | None:
     """What was kept of this model; None where nothing was, it is damaged, or can't run here."""
-    # ValueError: no JSON, or features that are made otherwise now.
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ImportError):
-        info = json.loads((folder / INFO).read_bytes())
-        graphs = {name: (folder / name).read_bytes() for name in (TRUNK, FEATURES)}
-        digests = {name: _digest(graph) for name, graph in graphs.items()}
-        if (info["format"], info["version"], info["files"]) == (FORMAT, version, digests):
+    graphs, info = read_bundle(folder / INFO) or ({}, {})
+    # ValueError: features that are made otherwise now.
+    with contextlib.suppress(ValueError, KeyError, TypeError, ImportError):
+        if (info["format"], info["version"]) == (FORMAT, version):
             return KeptEmbedder(FeatureSpec.from_dict(info["spec"]), version, info["about"], graphs)
     return None
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _num_threads() -> int:
-    """As torch counts them, nearly: OMP_NUM_THREADS, or one for each processor we may use."""
-    with contextlib.suppress(KeyError, ValueError):
-        return max(1, int(os.environ["OMP_NUM_THREADS"]))
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -14,8 +14,9 @@ from utils.media import MediaError
 
 
 @pytest.fixture(scope="module")
-def classifier(trained_run) -> Classifier:
-    return load_classifier(trained_run / "best.safetensors")[0]
+def classifier(trained_run, tmp_path_factory) -> Classifier:
+    cache_dir = tmp_path_factory.mktemp("cache")
+    return load_classifier(trained_run / "best.safetensors", cache_dir)[0]
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import torch
 from trainings import fill_heads, fill_norms, make_config
 
 import timeline.coarse
+from models.array_network import ArrayNetwork
 from models.late_fusion import LateFusionClassifier
 from models.runtime import TrunkRuntime
 from timeline.coarse import _spans, _wanted
@@ -69,7 +70,9 @@ def model(recording, spec) -> LateFusionClassifier:
 
 
 def score(path, model, spec, **options):
-    return score_recording(path, model, spec, clip_seconds=10.0, temperature=1.0, **options)
+    return score_recording(
+        path, ArrayNetwork(model), spec, clip_seconds=10.0, temperature=1.0, **options
+    )
 
 
 def starts_of(scored) -> list[tuple[float, int]]:

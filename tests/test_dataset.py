@@ -9,19 +9,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from steady import wait_until
 
 from utils.audio import MfccSpec
 from utils.clips import Clip
 from utils.dataset import (
     MIN_SPAN_SECONDS,
-    PREFETCH_BATCHES,
     RELEASE_CLIPS,
     Batch,
     ClipDataset,
     TrainingBatches,
     collate,
-    prefetch,
     whole_batches,
 )
 from utils.feature_store import Column, FeatureStore
@@ -342,41 +339,6 @@ def assert_no_thread_is_left() -> None:
     for thread in prefetch_threads():
         thread.join(60)
     assert not prefetch_threads()
-
-
-def test_prefetch_gives_all_items_in_order_and_ends():
-    assert list(prefetch(iter(range(100)))) == list(range(100))
-    assert list(prefetch(iter(()))) == []
-    assert_no_thread_is_left()
-
-
-def test_prefetch_works_ahead_and_not_far():
-    made = []
-
-    def items():
-        for k in range(50):
-            made.append(k)
-            yield k
-
-    ahead = prefetch(items())
-    assert next(ahead) == 0
-    wait_until(lambda: len(made) >= 2 + PREFETCH_BATCHES)
-    time.sleep(0.15)
-    assert len(made) == 2 + PREFETCH_BATCHES  # one taken, the queue full, one in the hand
-    ahead.close()
-    assert_no_thread_is_left()
-
-
-def test_error_while_prefetching_is_raised_where_the_items_are_used():
-    def items():
-        yield 1
-        raise OSError("the disk went away")
-
-    ahead = prefetch(items())
-    assert next(ahead) == 1
-    with pytest.raises(OSError, match="the disk went away"):
-        next(ahead)
-    assert_no_thread_is_left()
 
 
 def test_thread_ends_when_training_stops_in_the_middle_of_an_epoch(dataset):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from trainings import fill_heads, make_config
 
+from models.array_network import ArrayNetwork
 from models.late_fusion import LateFusionClassifier
 from models.lrcn import LrcnClassifier
 from models.mobilenet_v2 import EMBEDDING_SIZE
@@ -48,11 +49,10 @@ def whole(spec) -> EmbeddedBlock:
 
 
 def dense(model, spec, blocks, seconds=SECONDS) -> tuple[np.ndarray, np.ndarray]:
-    scorer = DenseScorer(model, spec, clip_seconds=10.0, temperature=1.0)
-    with torch.inference_mode():
-        for block in blocks:
-            scorer.add(block)
-        return scorer.finish(seconds)
+    scorer = DenseScorer(ArrayNetwork(model), spec, clip_seconds=10.0, temperature=1.0)
+    for block in blocks:
+        scorer.add(block)
+    return scorer.finish(seconds)
 
 
 def split(block: EmbeddedBlock, frames: list[int], rows: list[int]) -> list[EmbeddedBlock]:
@@ -80,10 +80,9 @@ def test_blocks_of_any_size_and_order_of_kinds_give_the_same(model, spec, whole)
 
 
 def test_memory_is_that_of_a_window(model, spec, whole):
-    scorer = DenseScorer(model, spec, clip_seconds=10.0, temperature=1.0)
-    with torch.inference_mode():
-        for _ in range(40):
-            scorer.add(whole)
+    scorer = DenseScorer(ArrayNetwork(model), spec, clip_seconds=10.0, temperature=1.0)
+    for _ in range(40):
+        scorer.add(whole)
     first_needed = [track._kept.end - len(track._kept) for track in (scorer._video, scorer._sound)]
     assert first_needed[0] > (40 * SECONDS - 60) * spec.fps
     assert first_needed[1] > (40 * SECONDS - 60) * spec.mfcc.frames_per_second

@@ -372,7 +372,8 @@ def test_file_in_the_way_of_a_folder_is_one_line(checkpoint, videos, tmp_path):
 def test_disk_that_is_full_is_one_line_and_leaves_whole_files(
     checkpoint, videos, tmp_path, monkeypatch, number
 ):
-    """What was labelled, then the file, then what is noted of it."""
+    """What was labelled, then the file, then what is noted of it; the network was kept before."""
+    label_recording.load_classifier(checkpoint, tmp_path / "cache")
     count, sync = [0], os.fsync
 
     def full(descriptor):

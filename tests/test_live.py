@@ -21,6 +21,7 @@ from steady import Stopwatch, wait_until
 from test_streams import GOP, FakeClock, FastClock, patience  # noqa: F401 - a fixture
 from torch import nn
 
+from models.array_network import ArrayNetwork
 from models.late_fusion import LateFusionClassifier
 from models.lrcn import LrcnClassifier
 from models.mobilenet_v2 import EMBEDDING_SIZE
@@ -39,23 +40,29 @@ SPEC = FeatureSpec(4.0, (36, 64), "fast", False, MfccSpec())
 CLASSES = ("ads", "games")
 
 
-class RedIsAd(nn.Module):
+class RedIsAd:
     """Says ads of red pictures and games of green ones, surer the more of a window they are."""
 
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor([[4.0, -4.0]]))
+    order_matters, uses_sound = False, True
+    num_classes, row_size = 2, EMBEDDING_SIZE
+
+    @property
+    def trunk(self):
+        return self
 
     def embed(self, frames):
         found = np.zeros((len(frames), EMBEDDING_SIZE), np.float16)
         found[:, 0] = (frames[..., 0].mean(axis=(1, 2)) > frames[..., 1].mean(axis=(1, 2))) * 2 - 1
         return found
 
-    def forward(self, video, video_mask, mfcc, mfcc_mask):
-        assert video.shape[:2] == video_mask.shape
-        assert mfcc.shape[:2] == mfcc_mask.shape
-        red = (video[..., :1].float() * video_mask[..., None]).sum(1) / video_mask.sum(1)[:, None]
-        return red * self.weight
+    def encode_sound(self, rows):
+        return rows.astype(np.float32)
+
+    def pooled_logits(self, video, has_video, sound, has_sound):
+        assert video.shape == (len(has_video), 2 * EMBEDDING_SIZE)
+        assert sound.shape == (len(has_sound), 2 * SPEC.mfcc.n_mfcc)
+        assert has_video.all()
+        return video[:, :1] * np.float32([4.0, -4.0])
 
 
 def model() -> Classifier:
@@ -84,7 +91,7 @@ def recording(tmp_path_factory) -> Path:
 def run(address, options=None, **more) -> tuple[int, list[dict]]:
     out = io.StringIO()
     how, red = options or LiveOptions(speed=1e6), model()
-    code = run_live(str(address), red, how, out, trunk=red.model, **more)
+    code = run_live(str(address), red, how, out, network=red.model, **more)
     return code, [json.loads(line) for line in out.getvalue().splitlines()]
 
 
@@ -191,7 +198,7 @@ def test_nobody_who_reads_ends_it_and_leaves_no_thread(recording):
 
     how, red = LiveOptions(status_seconds=1.0), model()
     with pytest.raises(BrokenPipeError):
-        run_live(str(recording), red, how, Closed(), trunk=red.model)
+        run_live(str(recording), red, how, Closed(), network=red.model)
     ours = ("stream", "on-change")
     wait_until(lambda: not [t for t in threading.enumerate() if t.name in ours])
 
@@ -287,8 +294,9 @@ def test_the_network_itself_judges_windows_of_embeddings(kind):
     nn.init.normal_(network.video_head.weight)
     classes = ("ads", "games", "studio")
     trunk = TrunkRuntime(network.video_encoder, engine="torch")
+    judge = ArrayNetwork(network, trunk)
     live = Classifier(network, SPEC, classes, clip_seconds=4.0, temperature=2.0)
-    watch = StreamWatch(live, trunk, ChangeSettings(), FakeClock())
+    watch = StreamWatch(live, judge, ChangeSettings(), FakeClock())
     random = np.random.default_rng(0)
     frames = random.integers(0, 256, (16, 36, 64, 3), dtype=np.uint8)
     rows = random.normal(size=(125, 20)).astype(np.float16)

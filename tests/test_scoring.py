@@ -6,6 +6,7 @@ import pytest
 import torch
 from trainings import fill_heads, fill_norms, make_config, write_clip
 
+from models.array_network import ArrayNetwork
 from models.late_fusion import LateFusionClassifier
 from timeline.dense import tile_windows
 from timeline.scoring import ScoredRecording, score_recording
@@ -56,7 +57,9 @@ def spec(tmp_path_factory):
 
 
 def score(path, model, spec, clip_seconds=3.0, temperature=1.0) -> ScoredRecording:
-    return score_recording(path, model, spec, clip_seconds=clip_seconds, temperature=temperature)
+    return score_recording(
+        path, ArrayNetwork(model), spec, clip_seconds=clip_seconds, temperature=temperature
+    )
 
 
 @pytest.mark.parametrize("tone_hz", [440.0, None])
@@ -158,15 +161,15 @@ def test_windows_gain_from_those_like_them(tmp_path, model, spec, monkeypatch):
 def test_kept_embeddings_give_the_same_answers_without_the_recording(tmp_path, model, spec):
     path = write_clip(tmp_path / "a.mp4", "ads", 3, 8.0)
     options = {"clip_seconds": 3.0, "temperature": 1.0, "embeddings": tmp_path / "kept"}
-    first = score_recording(path, model, spec, **options)
+    first = score_recording(path, ArrayNetwork(model), spec, **options)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("timeline.reading.read_features", lambda *_, **__: pytest.fail("read again"))
-        again = score_recording(path, model, spec, **options)
+        again = score_recording(path, ArrayNetwork(model), spec, **options)
     np.testing.assert_array_equal(again.probabilities, first.probabilities)
     assert again.duration_seconds == first.duration_seconds
     (kept,) = (tmp_path / "kept").glob("*.zip")
     kept.write_bytes(kept.read_bytes()[:-100])
-    mended = score_recording(path, model, spec, **options)
+    mended = score_recording(path, ArrayNetwork(model), spec, **options)
     np.testing.assert_array_equal(mended.probabilities, first.probabilities)
 
 
@@ -181,7 +184,7 @@ def test_stopped_midway_it_leaves_nothing_behind(tmp_path, model, spec):
     with pytest.raises(KeyboardInterrupt):
         score_recording(
             path,
-            model,
+            ArrayNetwork(model),
             spec,
             clip_seconds=3.0,
             temperature=1.0,

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from timeline.scoring import ScoredRecording
 from timeline.sound_changes import SAMPLE_RATE, SoundChanges
@@ -74,7 +73,7 @@ def snap_edges(
     scored: ScoredRecording,
     classes: Sequence[str],
     *,
-    threads: int | None = None,
+    threads: int = 1,
 ) -> tuple[Segment, ...]:
     """The segments, with each edge between two labels moved to the likeliest place near it.
 
@@ -83,8 +82,8 @@ def snap_edges(
     the black before it does and ends where the black behind it does; a dissolve counts half to
     either side. What an edge was put on is its evidence: "cut", "dissolve" or "black", and
     "silence" or "sound" (it changes) where that is so as well. Where nothing changes, or nothing
-    can be read, the edge stays, without evidence. No segment vanishes. `threads` (by default
-    torch's) read at a time. Raises MediaError where the recording can't be read at all.
+    can be read, the edge stays, without evidence. No segment vanishes. So many `threads` read
+    at a time. Raises MediaError where the recording can't be read at all.
     """
     edges = {
         index: _Edge(segments[index].start_seconds, *_limits(segments, index), left, right)
@@ -120,9 +119,9 @@ def _best_places(
     edges: Sequence[_Edge],
     scored: ScoredRecording,
     classes: Sequence[str],
-    threads: int | None,
+    threads: int,
 ) -> list[_Place]:
-    threads = max(1, min(threads or torch.get_num_threads(), len(edges)))
+    threads = min(threads, len(edges))
     bounds = [part * len(edges) // threads for part in range(threads + 1)]
     parts = [edges[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
     with ThreadPoolExecutor(threads) as pool:

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.runtime import TrunkRuntime
 from timeline.dense import EmbeddedBlock
+from timeline.network import Trunk
 from timeline.reading import Reading, embed_parts, embed_recording
 from utils.damage import DamageLog
 from utils.features import FeatureSpec
@@ -34,7 +34,7 @@ Judge = Callable[[EmbeddedBlock, float], tuple[np.ndarray, Starts]]
 
 def embed_coarsely(
     reading: Reading,
-    trunk: TrunkRuntime,
+    trunk: Trunk,
     judge: Judge,
     on_progress: Callable[[float], None],
 ) -> Iterator[EmbeddedBlock] | None:
@@ -66,7 +66,7 @@ def embed_coarsely(
 
 
 def _embed_keys(
-    reading: Reading, trunk: TrunkRuntime, on_progress: Callable[[float], None]
+    reading: Reading, trunk: Trunk, on_progress: Callable[[float], None]
 ) -> EmbeddedBlock:
     """A recording of which every frame shows the nearest key picture."""
     keys = replace(reading, spec=replace(reading.spec, frames="keyframes"))
@@ -117,7 +117,7 @@ def _spans(wanted: np.ndarray, seconds: float) -> list[tuple[float, float]]:
 
 def _refine(
     reading: Reading,
-    trunk: TrunkRuntime,
+    trunk: Trunk,
     spans: list[tuple[float, float]],
     block: EmbeddedBlock,
     on_progress: Callable[[float], None],

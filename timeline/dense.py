@@ -5,9 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import nn
 
+from timeline.network import Network
 from timeline.pooling import SpanRows, SpanSums
 from utils.clips import MIN_CLIP_SECONDS
 from utils.features import FeatureSpec
@@ -46,6 +45,13 @@ def tile_windows(duration_seconds: float, window_seconds: float) -> list[tuple[f
     ]
 
 
+def softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """(B, C) logits to calibrated probabilities, float64."""
+    scaled = logits.astype(np.float64) / temperature
+    odds = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
 class DenseScorer:
     """Scores all windows of a recording in one pass; memory is that of a window.
 
@@ -55,7 +61,7 @@ class DenseScorer:
 
     def __init__(
         self,
-        model: nn.Module,
+        network: Network,
         spec: FeatureSpec,
         *,
         clip_seconds: float,
@@ -65,18 +71,15 @@ class DenseScorer:
         self.window_seconds = (clip_seconds, SHORT_SECONDS)
         self.hop_seconds = hop_seconds
         self.has_sound = False
-        self._model = model
-        self._device = next(model.parameters()).device
+        self._network = network
         self._temperature = temperature
-        if model.order_matters:
-            rows = SpanRows(model.config["lstm_size"])
-            encode = self._on_arrays(model.project)
-            self._video = _Track(rows, spec.frame_span, spec.fps, encode)
+        if network.order_matters:
+            rows = SpanRows(network.row_size)
+            self._video = _Track(rows, spec.frame_span, spec.fps, network.project)
         else:
-            sums = SpanSums(model.video_encoder.embedding_size)
-            self._video = _Track(sums, spec.frame_span, spec.fps)
+            self._video = _Track(SpanSums(network.row_size), spec.frame_span, spec.fps)
         sums, rate = SpanSums(spec.mfcc.n_mfcc), spec.mfcc.frames_per_second
-        encode = self._on_arrays(model.encode_audio) if model.uses_sound else None
+        encode = network.encode_sound if network.uses_sound else None
         self._sound = _Track(sums, spec.mfcc_span, rate, encode)
         # Behind a tile, so that the end of the recording can't join it: known to a frame.
         self._min_rest_seconds = MIN_CLIP_SECONDS + 1 / spec.fps
@@ -152,31 +155,21 @@ class DenseScorer:
 
     def _probabilities(self, spans: list[tuple[float, float]]) -> np.ndarray:
         """(B, C) float32."""
-        num_classes = self._model.config["num_classes"]
+        num_classes = self._network.num_classes
         if not spans:
             return np.zeros((0, num_classes), np.float32)
         sound, has_sound = self._sound.pool(spans)
-        if self._model.order_matters:
+        if self._network.order_matters:
             video, mask = self._video.take(spans)
             has_video = mask.any(axis=1)
-            forward, arrays = self._model.forward_windows, (video, mask, sound, has_sound)
+            logits = self._network.sequence_logits(video, mask, sound, has_sound)
         else:
             video, has_video = self._video.pool(spans)
-            forward, arrays = self._model.forward_pooled, (video, sound, has_sound, has_video)
-        logits = forward(*(torch.from_numpy(array).to(self._device) for array in arrays))
-        probabilities = torch.softmax(logits.double() / self._temperature, dim=1).float()
-        probabilities = probabilities.cpu().numpy()
-        is_known = has_video | has_sound if self._model.uses_sound else has_video
+            logits = self._network.pooled_logits(video, has_video, sound, has_sound)
+        probabilities = softmax(logits, self._temperature).astype(np.float32)
+        is_known = has_video | has_sound if self._network.uses_sound else has_video
         probabilities[~is_known] = 1 / num_classes
         return probabilities
-
-    def _on_arrays(
-        self, encode: Callable[[torch.Tensor], torch.Tensor]
-    ) -> Callable[[np.ndarray], np.ndarray]:
-        def apply(rows: np.ndarray) -> np.ndarray:
-            return encode(torch.from_numpy(rows.astype(np.float32)).to(self._device)).cpu().numpy()
-
-        return apply
 
 
 class _Track:

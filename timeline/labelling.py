@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from models.runtime import TrunkRuntime
 from timeline.boundaries import snap_edges
 from timeline.classifier import Classifier
 from timeline.labelled import Labelled, Method
+from timeline.network import network_of
 from timeline.policies import apply_policy
 from timeline.scoring import ScoredRecording, score_recording
 from timeline.segments import find_segments
@@ -21,10 +21,10 @@ OnProgress = Callable[[float, float], None]  # seconds done, of how many
 class Labeller:
     """Labels recordings one after the other with one model in memory."""
 
-    def __init__(self, classifier: Classifier, method: Method):
+    def __init__(self, classifier: Classifier, method: Method, *, threads: int | None = None):
         self._classifier = classifier
         self._method = method
-        self._trunk = TrunkRuntime(classifier.model.video_encoder)
+        self._network = network_of(classifier.model, threads)
 
     def label(self, path: Path, on_progress: OnProgress | None = None) -> Labelled:
         """Raises MediaError where the recording can't be read."""
@@ -38,12 +38,13 @@ class Labeller:
     def find(self, path: Path, scored: ScoredRecording) -> Timeline:
         """The timeline before any policy."""
         classifier, segments = self._classifier, self._segments(scored)
+        threads = self._network.trunk.threads
         return Timeline(
             path.name,
             scored.duration_seconds,
             scored.frame_rate,
             classifier.classes,
-            snap_edges(path, segments, scored, classifier.classes),
+            snap_edges(path, segments, scored, classifier.classes, threads=threads),
             has_sound=scored.has_sound,
             zero_seconds=scored.zero_seconds,
             damage=scored.damage,
@@ -54,11 +55,10 @@ class Labeller:
         """Probabilities over time. Raises MediaError."""
         return score_recording(
             path,
-            self._classifier.model,
+            self._network,
             self._classifier.spec,
             clip_seconds=self._classifier.clip_seconds,
             temperature=self._classifier.temperature,
-            trunk=self._trunk,
             quick=self._starts if self._method.quick else None,
             embeddings=self._method.embeddings,
             on_progress=on_progress,

@@ -5,7 +5,7 @@ import math
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,12 +13,13 @@ from typing import TextIO
 
 import numpy as np
 import psutil
-import torch
 
-from models.runtime import TrunkRuntime
 from timeline.changes import WINDOW_SHARES, Change, ChangeFinder, ChangeSettings
 from timeline.classifier import Classifier
 from timeline.commands import ChangeCommand
+from timeline.dense import softmax
+from timeline.network import Network, network_of
+from timeline.pooling import SpanSums
 from utils.connections import StreamLost, find_source
 from utils.labels import BREAK_LABEL
 from utils.streams import BLOCK_SECONDS, StreamBlock, StreamNote, StreamReader, WallClock
@@ -50,7 +51,7 @@ def run_live(
     out: TextIO,
     *,
     clock: WallClock | None = None,
-    trunk: TrunkRuntime | None = None,
+    network: Network | None = None,
 ) -> int:
     """Watches a stream until it ends, and writes a line of JSON for all that happens.
 
@@ -58,11 +59,11 @@ def run_live(
     gave up. Raises UserError for a source or a command that can't be used.
     """
     clock = clock or WallClock()
-    trunk = trunk or TrunkRuntime(model.model.video_encoder)
+    network = network or network_of(model.model)
     source = find_source(address)
     command = ChangeCommand(options.on_change) if options.on_change else None
     log = _Log(out, clock, command)
-    watch = StreamWatch(model, trunk, options.changes, clock)
+    watch = StreamWatch(model, network, options.changes, clock)
     give_up_seconds = options.give_up_minutes and 60 * options.give_up_minutes
     reader = StreamReader(
         source, model.spec, clock=clock, give_up_seconds=give_up_seconds, speed=options.speed
@@ -131,14 +132,14 @@ class StreamWatch:
     def __init__(
         self,
         model: Classifier,
-        trunk: TrunkRuntime,
+        network: Network,
         settings: ChangeSettings,
         clock: WallClock,
     ):
         self.seconds = 0.0  # of the newest frame's end
         self._clock = clock
         self._finder = ChangeFinder(model.classes, settings)
-        self._windows = _Windows(model, trunk)
+        self._windows = _Windows(model, network)
         self._classes = model.classes
         self._fps = model.spec.fps
         self._arrivals: deque[tuple[float, float]] = deque(maxlen=ARRIVALS)
@@ -227,10 +228,9 @@ class StreamWatch:
 class _Windows:
     """What the network says of the windows that end now, WINDOW_SHARES of a clip long."""
 
-    def __init__(self, model: Classifier, trunk: TrunkRuntime):
+    def __init__(self, model: Classifier, network: Network):
         self._model = model
-        self._trunk = trunk
-        self._device = next(model.model.parameters()).device
+        self._network = network
         # A deviation takes two frames.
         shortest = 2 / model.spec.fps
         self._lengths = np.maximum(shortest, model.clip_seconds * np.array(WINDOW_SHARES))
@@ -253,41 +253,49 @@ class _Windows:
     def take(self, block: StreamBlock) -> None:
         """Goes on with the next frames and rows."""
         spec = self._model.spec
-        embedded = self._trunk.embed(block.frames)
+        embedded = self._network.trunk.embed(block.frames)
         self._frames.extend(_timed(embedded, block.seconds, spec.fps))
         self._end_seconds = block.seconds + len(block.frames) / spec.fps
         for part in block.sound:
             self._rows.extend(_timed(part.rows, part.seconds, spec.mfcc.frames_per_second))
 
-    @torch.inference_mode()
     def probabilities(self) -> np.ndarray:
         """(windows, C) float64, calibrated, longest first.
 
         A window that is not full yet, after a start or a gap, says that much less.
         """
-        starts = self._end_seconds - self._lengths[:, None] - ROUNDING_SECONDS  # (windows, 1)
-        times, embeddings = zip(*self._frames, strict=True)
-        video_mask = np.array(times) >= starts  # (windows, T)
-        if self._rows:
-            times, rows = zip(*self._rows, strict=True)
-            sound_mask = np.array(times) >= starts  # (windows, M)
+        starts = self._end_seconds - self._lengths - ROUNDING_SECONDS
+        network, n_mfcc = self._network, self._model.spec.mfcc.n_mfcc
+        encode = network.encode_sound if network.uses_sound else np.asarray
+        sound, has_sound = _pool(self._rows, starts, n_mfcc, encode)
+        if network.order_matters:
+            times, embeddings = zip(*self._frames, strict=True)
+            rows = network.project(np.stack(embeddings))
+            video = np.broadcast_to(rows, (len(starts), *rows.shape))
+            mask = np.array(times) >= starts[:, None]  # (windows, T)
+            logits = network.sequence_logits(video, mask, sound, has_sound)
         else:
-            rows = [np.zeros(self._model.spec.mfcc.n_mfcc, np.float16)]
-            sound_mask = np.zeros((len(starts), 1), bool)
-        logits = self._model.model(
-            self._expanded(np.stack(embeddings)),
-            torch.from_numpy(video_mask).to(self._device),
-            self._expanded(np.stack(rows)),
-            torch.from_numpy(sound_mask).to(self._device),
-        )
-        said = torch.softmax(logits.double() / self._model.temperature, dim=1).cpu().numpy()
+            video, has_video = _pool(self._frames, starts, network.row_size, np.asarray)
+            logits = network.pooled_logits(video, has_video, sound, has_sound)
+        said = softmax(logits, self._model.temperature)
         full = np.minimum(1.0, self.seconds / self._lengths)[:, None]
         return full * said + (1 - full) / said.shape[1]
 
-    def _expanded(self, array: np.ndarray) -> torch.Tensor:
-        """(T, D) to (windows, T, D), in the same memory."""
-        tensor = torch.from_numpy(array).to(self._device)
-        return tensor.expand(len(self._lengths), *tensor.shape)
+
+def _pool(
+    timed: Sequence[tuple[float, np.ndarray]],
+    starts: np.ndarray,
+    size: int,
+    encode: Callable[[np.ndarray], np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """(windows, 2 * size) float32 of the rows from each start on, and whether there are any."""
+    sums, times = SpanSums(size), [seconds for seconds, _ in timed]
+    if timed:
+        sums.append(encode(np.stack([row for _, row in timed])))
+    pooled, count = sums.pool(
+        [slice(first, len(times)) for first in np.searchsorted(times, starts)]
+    )
+    return pooled, count > 0
 
 
 class _Log:

@@ -12,18 +12,18 @@ from pathlib import Path
 
 import numpy as np
 
-from models.runtime import TrunkRuntime
 from timeline.dense import EmbeddedBlock
+from timeline.network import Trunk
 from utils.audio import find_sound_file
 from utils.content_hashes import ContentHashes, hash_file
 from utils.damage import Damage, DamageLog
-from utils.dataset import prefetch
 from utils.features import FeatureBlock, FeatureSpec, read_features
 from utils.files import replacing
 from utils.hardware import find_card
 from utils.lanes import read_in_lanes, side_by_side
 from utils.media import WHOLE, Part, SplitError
 from utils.parts import cut_recording
+from utils.prefetch import prefetch
 from utils.sources import Folder
 from utils.video import VideoInfo
 
@@ -68,7 +68,7 @@ def scoring_spec(spec: FeatureSpec, duration_seconds: float) -> FeatureSpec:
     return replace(spec, fps=spec.fps / max(1, int(spec.fps / EMBEDDED_FPS)))
 
 
-def embed_recording(reading: Reading, trunk: TrunkRuntime) -> Iterator[EmbeddedBlock]:
+def embed_recording(reading: Reading, trunk: Trunk) -> Iterator[EmbeddedBlock]:
     """Yields a recording, decoded and embedded side by side."""
     embedder = _Embedder(trunk, reading)
     with contextlib.closing(_read_blocks(reading, trunk.threads)) as blocks:
@@ -77,7 +77,7 @@ def embed_recording(reading: Reading, trunk: TrunkRuntime) -> Iterator[EmbeddedB
 
 
 def embed_parts(
-    reading: Reading, trunk: TrunkRuntime, parts: Sequence[tuple[Part, int]]
+    reading: Reading, trunk: Trunk, parts: Sequence[tuple[Part, int]]
 ) -> Iterator[tuple[int, EmbeddedBlock]]:
     """Yields the pictures of some parts, read and embedded side by side, each block with the number
     of its first frame. Parts come with the number of theirs."""
@@ -154,7 +154,7 @@ class KeptEmbeddings:
     other files. ZIP tells damage by its checksums; damaged files are made anew.
     """
 
-    def __init__(self, folder: Path, trunk: TrunkRuntime):
+    def __init__(self, folder: Path, trunk: Trunk):
         self._folder = Path(folder)
         self._trunk = trunk
 
@@ -226,7 +226,7 @@ class KeptEmbeddings:
 class _Embedder:
     """Embeds blocks in their order; of long recordings, pictures that hardly differ only once."""
 
-    def __init__(self, trunk: TrunkRuntime, reading: Reading, first_frame: int = 0):
+    def __init__(self, trunk: Trunk, reading: Reading, first_frame: int = 0):
         self.num_frames = first_frame  # so far
         self._spec = reading.spec
         self._num_rows = self._spec.num_rows(first_frame)

@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import nn
 
-from models.runtime import TrunkRuntime
 from timeline.coarse import Starts, embed_coarsely
 from timeline.dense import DenseScorer, EmbeddedBlock, tile_windows
+from timeline.network import Network, Trunk
 from timeline.reading import KeptEmbeddings, Reading, embed_recording, scoring_spec
 from timeline.resemblance import Resemblance
 from timeline.timeline import Damage
@@ -51,32 +49,29 @@ class ScoredRecording:
         return [(a, b, row) for (a, b), row in zip(spans, rows, strict=True)]
 
 
-@torch.inference_mode()
 def score_recording(
     path: Path,
-    model: nn.Module,
+    network: Network,
     spec: FeatureSpec,
     *,
     clip_seconds: float,
     temperature: float,
-    trunk: TrunkRuntime | None = None,
     quick: Callable[[ScoredRecording], Starts] | None = None,
     embeddings: Path | None = None,
     on_progress: Callable[[float, float], None] | None = None,
 ) -> ScoredRecording:
     """The probabilities of a recording over time, read in one pass.
 
-    Decoding and network run side by side, with as many threads as `trunk` has, which is the
-    model's, for a caller who scores many recordings to make once. With `quick` key pictures are
-    decoded, and the others only near the segments' edges and doubts: it says where the segments of
-    a scored recording start, and the places of their classes. In the folder `embeddings` is kept
-    what the trunk says: scoring again, with other heads too, takes seconds. `on_progress` is told
-    how many seconds are done, and of how many, as far as known. Raises MediaError where the file
-    can't be read.
+    Decoding and network run side by side, with as many threads as its trunk has. With `quick` key
+    pictures are decoded, and the others only near the segments' edges and doubts: it says where the
+    segments of a scored recording start, and the places of their classes. In the folder
+    `embeddings` is kept what the trunk says: scoring again, with other heads too, takes seconds.
+    `on_progress` is told how many seconds are done, and of how many, as far as known. Raises
+    MediaError where the file can't be read.
     """
     path = Path(path)
     info = probe(path)
-    trunk = trunk or TrunkRuntime(model.video_encoder)
+    trunk = network.trunk
     reading = Reading(path, scoring_spec(spec, info.duration_seconds), spec.fps, info)
     scale = {"clip_seconds": clip_seconds, "temperature": temperature}
 
@@ -87,7 +82,7 @@ def score_recording(
     def score(
         blocks: Iterable[EmbeddedBlock], tell: Callable[[float], None], **hop: float
     ) -> ScoredRecording:
-        scorer = DenseScorer(model, reading.spec, **scale, **hop)
+        scorer = DenseScorer(network, reading.spec, **scale, **hop)
         resemblance = Resemblance(reading.spec)
         for block in blocks:
             scorer.add(block)
@@ -117,28 +112,13 @@ def score_recording(
         return embed_coarsely(reading, trunk, judge, report)
 
     blocks = _blocks(reading, trunk, embeddings, coarse if quick else None)
-    with _one_torch_thread(trunk), contextlib.closing(blocks):
+    with network.at_work(), contextlib.closing(blocks):
         return score(blocks, report)
-
-
-@contextlib.contextmanager
-def _one_torch_thread(trunk: TrunkRuntime) -> Iterator[None]:
-    """Keeps torch to one thread where it only runs the heads.
-
-    Its other threads would spin while they wait for the next few rows, and take as much time from
-    the decoder and the trunk as those need in all.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads if trunk.engine == "torch" else 1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _blocks(
     reading: Reading,
-    trunk: TrunkRuntime,
+    trunk: Trunk,
     folder: Path | None,
     coarse: Callable[[], Iterator[EmbeddedBlock] | None] | None,
 ) -> Iterator[EmbeddedBlock]:

@@ -2,8 +2,6 @@
 
 import contextlib
 import math
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -14,12 +12,12 @@ import torch
 
 from utils.clips import Clip
 from utils.feature_store import FeatureStore
+from utils.prefetch import prefetch
 
 if TYPE_CHECKING:  # it brings the decoders, which a machine that only trains may lack
     from utils.features import FeatureSpec
 
 MIN_SPAN_SECONDS = 3.0  # shortest span that training draws from a clip
-PREFETCH_BATCHES = 3
 RELEASE_CLIPS = 500  # read between two times that the pages of the files are given back
 PHILOX_NUMBERS = 4  # that it makes at each count
 
@@ -273,43 +271,6 @@ def collate(items: list[Item], n_mfcc: int) -> Batch:
     mfcc, mfcc_mask = _pad_sounds([item[1] for item in items], n_mfcc)
     labels = torch.tensor([item[2] for item in items], dtype=torch.int64)
     return Batch(video, video_mask, mfcc, mfcc_mask, labels)
-
-
-def prefetch(iterator: Iterator) -> Iterator:
-    """The items of `iterator`, made by a thread a few ahead; its exception is raised here."""
-    ready: queue.Queue = queue.Queue(PREFETCH_BATCHES)
-    stop = threading.Event()
-    end = object()
-
-    def put(item: object) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def fill() -> None:
-        try:
-            for item in iterator:
-                if not put((item, None)):
-                    return
-            put((end, None))
-        except BaseException as error:  # handed to the consumer, which raises it
-            put((end, error))
-
-    threading.Thread(target=fill, daemon=True, name="prefetch").start()
-    try:
-        while True:
-            item, error = ready.get()
-            if error is not None:
-                raise error
-            if item is end:
-                return
-            yield item
-    finally:
-        stop.set()
 
 
 def _draws(seed: tuple[int, ...], positions: range, count: int) -> np.ndarray:

@@ -1,9 +1,10 @@
-"""Hardware: the video decoder of an NVIDIA card, where there is one that works."""
+"""Hardware: NVIDIA cards, and their video decoder where there is one that works."""
 
 import functools
 import os
 
 import av
+import pynvml
 from av.codec.hwaccel import HWAccel, hwdevices_available
 
 from utils.media import opened, video_stream
@@ -16,6 +17,16 @@ DEVICE_OPTIONS = {"primary_ctx": "1"}
 HARDWARE_MODES = ("fast", "exact")  # the others decode few pictures, or by themselves
 
 Card = HWAccel
+
+
+@functools.cache
+def has_gpu() -> bool:
+    """Returns whether there is a GPU of NVIDIA with a driver, which torch may be able to use."""
+    try:
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetCount() > 0
+    except pynvml.NVMLError:
+        return False
 
 
 def find_card(path: str | os.PathLike, mode: str) -> Card | None:

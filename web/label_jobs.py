@@ -2,17 +2,15 @@
 
 import contextlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
 from timeline.labelled import Labelled
 from timeline.tables import to_json
 from utils.errors import UserError
+from utils.threads import num_threads
 from web.jobs import Cancelled, Handle, Job
 from web.library import Recording
 from web.model_in_use import KnownModel
@@ -40,7 +38,9 @@ class Labelling:
     def classify(self, path: Path, name: str, check: Callable[[], None]) -> dict:
         """What a file shows that is in no folder; nothing of it is kept. Raises MediaError."""
         model = self._services.model.known()
-        labelled = self._services.guests.run(label_file, path, *_how(model, False), check=check)
+        labelled = self._services.guests.run(
+            label_file, path, *self._how(model, False), check=check
+        )
         timeline = replace(labelled.timeline, recording=name)
         return {**model.overall(labelled), "timeline": json.loads(to_json(timeline))}
 
@@ -58,7 +58,7 @@ class Labelling:
                     handle.report(done[0] / max(done[1], 1e-9), "reading the recording")
 
             how = {"progress": tell, "check": handle.check}
-            found = services.worker.run(label_file, recording.path, *_how(model, quick), **how)
+            found = services.worker.run(label_file, recording.path, *self._how(model, quick), **how)
             ledger.add(recording.path, found)
         timeline = found.timeline
         return {
@@ -68,6 +68,10 @@ class Labelling:
             "duration_seconds": round(timeline.duration_seconds, 3),
         }
 
+    def _how(self, model: KnownModel, quick: bool) -> tuple[Path, str, bool, int, Path]:
+        cache_dir = self._services.settings.cache_dir
+        return model.path, model.identity["sha256"], quick, num_threads(), cache_dir
+
 
 def label_file(
     path: Path,
@@ -75,6 +79,7 @@ def label_file(
     sha256: str,
     quick: bool,
     threads: int,
+    cache_dir: Path,
     report: Callable[[object], None],
 ) -> Labelled:
     """What a checkpoint says of a recording, in a process that keeps the model for the next one.
@@ -82,7 +87,7 @@ def label_file(
     Raises MediaError, and UserError where the file of the checkpoint is another one by now.
     """
     global _kept
-    wanted = checkpoint, sha256, quick, threads
+    wanted = checkpoint, sha256, quick, threads, cache_dir
     if _kept is None or _kept[0] != wanted:
         _kept = wanted, _load(*wanted)
     return _kept[1].label(path, lambda *done: report(done))
@@ -91,33 +96,28 @@ def label_file(
 _kept: tuple[tuple, object] | None = None  # the labeller of a worker process, which starts slowly
 
 
-def _load(checkpoint: Path, sha256: str, quick: bool, threads: int) -> object:
-    import torch
-
+def _load(checkpoint: Path, sha256: str, quick: bool, threads: int, cache_dir: Path) -> object:
     from timeline.classifier import Classifier
     from timeline.labelled import Method
     from timeline.labelling import Labeller
-    from training.checkpoint import load_checkpoint
-    from training.device import choose_device
+    from training.recipe import read_recipe
     from training.thresholds import read_thresholds
     from utils.memory import return_freed_memory
 
+    def read() -> object:
+        import torch
+
+        from training.checkpoint import load_checkpoint
+        from training.device import choose_device
+
+        torch.set_num_threads(threads)  # worker processes have one each, and this one is alone
+        return load_checkpoint(checkpoint, choose_device())
+
     return_freed_memory()
-    torch.set_num_threads(threads)  # worker processes have one each, and this one is alone
-    read = load_checkpoint(checkpoint, choose_device())
-    thresholds = read_thresholds(read.recipe)
-    classifier = Classifier.of(read, checkpoint, thresholds.values() if thresholds else {})
+    recipe = read_recipe(checkpoint)
+    classifier = Classifier.open(checkpoint, recipe, read, cache_dir)
+    if thresholds := read_thresholds(recipe):
+        classifier = replace(classifier, thresholds=thresholds.values())
     if classifier.identity["sha256"] != sha256:
         raise UserError("another model came to be in use meanwhile: label the recording again")
-    return Labeller(classifier, Method(quick=quick))
-
-
-def _how(model: KnownModel, quick: bool) -> tuple[Path, str, bool, int]:
-    return model.path, model.identity["sha256"], quick, _num_threads()
-
-
-def _num_threads() -> int:
-    """As many as torch takes in a script."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdigit() else min(allowed, psutil.cpu_count(logical=False) or 1)
+    return Labeller(classifier, Method(quick=quick), threads=threads)

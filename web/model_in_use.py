@@ -21,7 +21,6 @@ from web.settings import Settings
 
 if TYPE_CHECKING:  # it takes seconds to import
     from timeline.classifier import Classifier
-    from timeline.labelling import Labeller
 
 
 class NoModel(ApiError):
@@ -80,11 +79,6 @@ class InUse(KnownModel):
     """The same, with the network in this process."""
 
     @cached_property
-    def lock(self) -> threading.Lock:
-        """To be held while the network computes: it is one for all threads."""
-        return threading.Lock()
-
-    @cached_property
     def checkpoint(self) -> object:
         """As training.checkpoint reads it, on the device that there is."""
         from training.checkpoint import load_checkpoint
@@ -97,12 +91,6 @@ class InUse(KnownModel):
         from timeline.classifier import Classifier
 
         return Classifier.of(self.checkpoint, self.path, self.thresholds)
-
-    @cached_property
-    def labeller(self) -> "Labeller":
-        from timeline.labelling import Labeller
-
-        return Labeller(self.classifier, Method())
 
 
 class ModelInUse:
@@ -122,7 +110,7 @@ class ModelInUse:
         """The model itself; the first call takes seconds. Raises NoModel, CheckpointError."""
         found = self._look()
         with self._lock:
-            _ = found.lock, found.labeller  # all of it, by one thread
+            _ = found.classifier  # all of it, by one thread
         return found
 
     def find(self) -> KnownModel | None:
