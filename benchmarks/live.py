@@ -71,11 +71,12 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         folder = options.planted or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         recordings = plant(options.data_dir, folder, quick=options.quick)
-        classifier, *_ = load_classifier(options.checkpoint)
+        cache_dir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        classifier, *_ = load_classifier(options.checkpoint, cache_dir)
         figures = judge_changes(recordings, classifier)
         minutes = options.minutes or (QUICK_MINUTES if options.quick else MINUTES)
         stream = plant_stream(options.data_dir, folder, 60 * minutes)
-        figures |= measure_memory(stream, 60 * minutes, options.checkpoint)
+        figures |= measure_memory(stream, 60 * minutes, options.checkpoint, cache_dir)
     write_figures("live", figures)
 
 
@@ -144,10 +145,13 @@ def plant_stream(data_dir: Path, folder: Path, seconds: float) -> Path:
     return path
 
 
-def measure_memory(path: Path, seconds: float, checkpoint: Path) -> dict[str, float]:
+def measure_memory(
+    path: Path, seconds: float, checkpoint: Path, cache_dir: Path
+) -> dict[str, float]:
     """Memory of `label_recording.py --live` through that many seconds, and how it grew."""
     cuts = list(plan_cuts(seconds))
     command = [sys.executable, "label_recording.py", "--checkpoint", str(checkpoint)]
+    command += ["--cache-dir", str(cache_dir)]
     command += ["--status-seconds", str(STATUS_SECONDS), "--give-up-minutes", "0.5", "--live"]
     statuses, num_reconnects = [], 0
     with LiveServer(path, cuts=cuts) as server:
