@@ -51,7 +51,9 @@ def archive(s3_server, clips_folder, tmp_path_factory) -> Iterator[Archive]:
     on_disk = []
 
     def look() -> None:
-        on_disk.append(len(list((cache / "fetched").rglob("*.mp4"))))
+        # os.walk, unlike rglob, passes over folders that are deleted meanwhile.
+        names = [name for _, _, files in os.walk(cache / "fetched") for name in files]
+        on_disk.append(sum(name.endswith(".mp4") for name in names))
 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3_server.environment.items():
