@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from search.embeddings import CLIP_SECONDS, Embedder
-from search.kept_embedder import keep_embedder, read_embedder
+from search.kept_embedder import INFO, keep_embedder, read_embedder
+from utils.bundles import forget_bundles
 from utils.features import FeatureSpec
 
 if TYPE_CHECKING:  # a model that was kept answers without torch
@@ -16,6 +17,7 @@ if TYPE_CHECKING:  # a model that was kept answers without torch
     from models.encoders import FrameEncoder
 
 EMBEDDERS = "embedders"  # folder in the cache, one in it for each model
+MOST_KEPT = 8  # of 9 MB; another one is made anew within seconds
 
 
 class Trained(Protocol):
@@ -69,6 +71,7 @@ class SearchModel:
         # OSError: a full disk or a cache that can't be written is no reason not to answer.
         with contextlib.suppress(OSError, ImportError):
             keep_embedder(embedder_folder(cache_dir, self.version), self.embedder, about)
+            forget_bundles(Path(cache_dir, EMBEDDERS), INFO, most=MOST_KEPT)
 
     @property
     def version(self) -> str:

@@ -1,8 +1,10 @@
 """Files that belong together are read together or not at all."""
 
+import os
+
 import pytest
 
-from utils.bundles import read_bundle, write_bundle
+from utils.bundles import forget_bundles, read_bundle, write_bundle
 
 FILES = {"a.bin": b"first", "b.bin": b""}
 INFO = {"version": 3, "names": ["x"]}
@@ -54,3 +56,16 @@ def test_writing_that_ends_midway_leaves_no_mixture(index, monkeypatch):
     with pytest.raises(OSError, match="full"):
         write_bundle(index, {"a.bin": b"new", "b.bin": b"new"}, INFO)
     assert read_bundle(index) is None
+
+
+def test_only_the_newest_are_left(tmp_path):
+    forget_bundles(tmp_path / "nothing", "index.json", most=2)
+    for age, name in enumerate("dbca"):
+        index = tmp_path / name / "index.json"
+        write_bundle(index, FILES, INFO)
+        os.utime(index, (1000 - age, 1000 - age))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_text("somebody's")
+    forget_bundles(tmp_path, "index.json", most=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "d", "other"]
+    assert read_bundle(tmp_path / "b" / "index.json") == (FILES, INFO)

@@ -108,6 +108,18 @@ def test_another_checkpoint_is_read(checkpoint, tmp_path):
     assert opened(checkpoint, tmp_path)[1]
 
 
+def test_the_newest_few_are_kept(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(rooms, "MOST_KEPT", 2)
+    content = checkpoint.read_bytes()
+    for number in range(3):
+        checkpoint.write_bytes(content[:-4] + bytes([number, 0, 0, 0]))
+        assert opened(checkpoint, tmp_path)[1]
+    assert len(list((tmp_path / NETWORKS).iterdir())) == 2
+    assert not opened(checkpoint, tmp_path)[1]
+    checkpoint.write_bytes(content[:-4] + bytes([0, 0, 0, 0]))
+    assert opened(checkpoint, tmp_path)[1]
+
+
 def test_cache_that_can_not_be_written_is_done_without(checkpoint, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     for _ in range(2):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.kept_network import KeptGraphs, can_run
-from utils.bundles import read_bundle, write_bundle
+from utils.bundles import forget_bundles, read_bundle, write_bundle
 from utils.features import FeatureSpec
 from utils.hardware import has_gpu
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # it takes seconds to import, which whoever reads old timelin
     from torch import nn
 
 NETWORKS, DIGITS = "networks", 16  # folder in the cache; of a checkpoint's hash, one in it
+MOST_KEPT = 8  # of 9 MB; another one is made anew within seconds
 FORMAT = 1  # of what is kept; another one where models/graphs.py comes to other numbers
 INDEX, TRUNK, HEADS = "network.json", "trunk.onnx", "heads.onnx"
 
@@ -97,6 +98,7 @@ class Classifier:
         files = {TRUNK: graphs.trunk, HEADS: graphs.heads}
         with contextlib.suppress(OSError):  # a full disk is no reason not to label
             write_bundle(_index(cache_dir, path), files, info)
+            forget_bundles(Path(cache_dir, NETWORKS), INDEX, most=MOST_KEPT)
         return replace(self, model=graphs)
 
 

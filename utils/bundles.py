@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,6 +29,13 @@ def read_bundle(index: Path) -> tuple[dict[str, bytes], dict] | None:
         if all(_digest(content) == digests[name] for name, content in files.items()):
             return files, info
     return None
+
+
+def forget_bundles(folder: Path, index: str, *, most: int) -> None:
+    """Deletes all but the newest bundles, each in a folder of its own in this one."""
+    indices = sorted(folder.glob(f"*/{index}"), key=lambda path: path.stat().st_mtime_ns)
+    for old in indices[:-most]:
+        shutil.rmtree(old.parent, ignore_errors=True)
 
 
 def _digest(content: bytes) -> str:
