@@ -36,6 +36,7 @@ from cloud.work import Work
 from cloud.workplace import Wish, Workplace, say
 
 LOOK_SECONDS = 0.2
+LAST_BEAT_SECONDS = 5.0  # for a heartbeat that is on its way when the attempt ends
 STATE_LOOK_SECONDS = 0.5  # between looks for a new checkpoint
 PATIENCE_SECONDS = 300.0  # with an S3 that refuses, before anything was begun
 TRIES = 3  # of preparing or training, where S3 was what failed
@@ -69,6 +70,7 @@ class Course:
         self._terminated = False  # a signal came
         self._asked = threading.Event()
         self._changed = threading.Event()  # the stage
+        self._beating = threading.Lock()  # a heartbeat is on its way
         self._processor = Processor()
 
     def run(self) -> AttemptEnd:
@@ -253,7 +255,9 @@ class Course:
         failed = False
         while self._stage != "ended":
             try:
-                self._place.record.write_heartbeat(self._heartbeat(self._stage))
+                with self._beating:
+                    if self._stage != "ended":
+                        self._place.record.write_heartbeat(self._heartbeat(self._stage))
                 failed = False
             except S3Error as error:
                 if not failed:
@@ -286,7 +290,9 @@ class Course:
             time.sleep(min(STATE_LOOK_SECONDS, self._limits.upload_seconds))
 
     def _last_heartbeat(self) -> Heartbeat:
-        self._enter("ended")  # and no other comes after it
+        self._enter("ended")  # and no other comes after it, but one that hangs on its way
+        if self._beating.acquire(timeout=LAST_BEAT_SECONDS):
+            self._beating.release()
         return self._heartbeat("ended")
 
     def _heartbeat(self, stage: str) -> Heartbeat:

@@ -183,6 +183,21 @@ def _names(folder: Path) -> list[str]:
     ]
 
 
+def _link(path: Path, link: Path) -> None:
+    """Makes a second link to the content of `path`, which may be replaced at any moment.
+
+    Linux says that there is no such file where it is replaced between two steps of os.link().
+    """
+    while True:
+        try:
+            os.link(path, link)
+        except FileNotFoundError:
+            if not path.exists():
+                raise
+        else:
+            return
+
+
 @contextlib.contextmanager
 def _held_still(path: Path, scratch: Path) -> Iterator[tuple[bytes | Path, Digests]]:
     """The content at this moment, whatever is written to `path` meanwhile, and its digests.
@@ -198,7 +213,7 @@ def _held_still(path: Path, scratch: Path) -> Iterator[tuple[bytes | Path, Diges
         return
     link = scratch / f"{os.getpid()}-{threading.get_ident()}"
     link.unlink(missing_ok=True)
-    os.link(path, link)
+    _link(path, link)
     try:
         yield link, digest_file(link)
     finally:

@@ -13,7 +13,7 @@ from short_train import final_state
 from steady import Stopwatch
 
 from cloud import run_folder
-from cloud.run_record import DONE, FAILED, INTERRUPTED, STOPPED, Latest, utc_now
+from cloud.run_record import DONE, FAILED, INTERRUPTED, STOPPED, Latest, RunRecord, utc_now
 from cloud.workplace import Wish
 
 LONG = ("--epochs", "200", "--epoch-seconds", "0.2")
@@ -296,6 +296,23 @@ def test_run_that_can_not_be_brought_back_is_not_begun_anew(small_instance):
 
 
 # --- S3 that refuses
+
+
+def test_heartbeat_on_its_way_at_the_end_does_not_come_after_the_last(small_instance, monkeypatch):
+    write, late = RunRecord.write_heartbeat, []
+
+    def write_slowly(record, heartbeat):
+        if heartbeat.stage == "uploading":
+            late.append(heartbeat)
+            time.sleep(1.0)
+        write(record, heartbeat)
+
+    monkeypatch.setattr(RunRecord, "write_heartbeat", write_slowly)
+    small_instance.begin("--epochs", "1", "--epoch-seconds", "0.1")
+    assert small_instance.run().state == DONE
+    assert late
+    time.sleep(1.5)  # by then it would have come
+    assert small_instance.record.read_heartbeat().stage == "ended"
 
 
 def test_training_goes_on_while_s3_refuses(small_instance):

@@ -1,5 +1,7 @@
 """The mirror holds a whole run at each moment, and sends nothing twice."""
 
+import errno
+import os
 import random
 import threading
 import time
@@ -206,6 +208,24 @@ def test_file_that_is_replaced_meanwhile_is_never_torn(mirror, record, folder, s
     assert all(content in versions for content in latest)
     mirror.send(folder)
     assert on_s3(record)["last.ckpt"] == (folder / "last.ckpt").read_bytes()
+
+
+def test_content_that_is_replaced_as_it_is_linked_is_linked_again(
+    mirror, record, folder, monkeypatch
+):
+    content, link, tries = bytes(PART_BYTES + 1), os.link, []
+
+    def replaced_once(path, other):
+        tries.append(path)
+        if len(tries) == 1:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+        link(path, other)
+
+    monkeypatch.setattr(os, "link", replaced_once)
+    write(folder, {"last.ckpt": content})
+    mirror.send(folder)
+    assert len(tries) == 2
+    assert on_s3(record)["last.ckpt"] == content
 
 
 def test_file_that_grows_meanwhile_is_a_beginning_of_it(mirror, record, folder):

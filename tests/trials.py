@@ -1,5 +1,6 @@
 """Trials: a launcher, a bucket and machines, what is done to them, and what must then hold."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -289,8 +290,15 @@ def done_epochs(machine: Machine) -> int:
 def _state_on(machine: Machine) -> dict | None:
     """The newest state of a short training on the disk of a machine."""
     found = (machine.home / "runs").glob("*/last.ckpt")
-    states = [state for path in found if (state := _parse_state(path.read_bytes()))]
+    states = [state for path in found if (state := _parse_state(_read(path)))]
     return max(states, key=lambda state: (state["epoch"], state["step"]), default=None)
+
+
+def _read(path: Path) -> bytes | None:
+    """None where its folder was given its name between listing and reading it."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_bytes()
+    return None
 
 
 def _parse_state(content: bytes | None) -> dict | None:
