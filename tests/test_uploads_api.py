@@ -1,6 +1,7 @@
 """Uploads go to disk in bounds, are kept where they decode, and leave nothing where they do not."""
 
 import contextlib
+import re
 import socket
 import threading
 from collections.abc import Iterable
@@ -100,8 +101,13 @@ def test_names_that_lead_elsewhere_are_refused(page, video, name):
 
 def paths_of(page) -> list[Path]:
     """All that is there, but the page's list of recordings, which it writes when it has time."""
-    place = page.app.state.services.settings.cache_dir.parent
-    return sorted(path for path in place.rglob("*") if "recordings.json" not in path.name)
+    settings = page.app.state.services.settings
+    own = re.compile(r"recordings\.json|\.recordings\.json\.\d+\.partial")
+    return sorted(
+        path
+        for path in settings.cache_dir.parent.rglob("*")
+        if path.parent != settings.review_dir or not own.fullmatch(path.name)
+    )
 
 
 @pytest.mark.parametrize("name", ["game.txt", "game", "game.mp4.exe", "game.json"])
