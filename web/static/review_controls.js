@@ -118,7 +118,19 @@ export function makeControls({ recording, formats, labels, run, picture, strip, 
       keyed("Keys", "?", "help"),
     ),
   );
-  const rangeBar = element("div", { class: "range-bar", hidden: true });
+  const rangeWords = element("b", {});
+  const rangeSearch = element("a", { class: "button primary", text: "Find similar", data: { test: "search-range" } });
+  const rangeBar = element(
+    "div",
+    { class: "range-bar", hidden: true },
+    ...[
+      rangeWords,
+      rangeSearch,
+      act("Play it", "playRange"),
+      editable && element("span", { class: "muted", text: "a label key labels all of it" }),
+      act("Forget", "clear", 0, { class: "quiet" }),
+    ].filter(Boolean),
+  );
 
   const root = element(
     "div",
@@ -136,7 +148,6 @@ export function makeControls({ recording, formats, labels, run, picture, strip, 
   );
   if (!editable) notes.append(element("div", { class: "notice", role: "note" }, element("p", { text: `A training clip: its folder says that it is ${recording.label}. To correct parts of it, move it into data/recordings.` })));
   document.addEventListener("click", closeMenu);
-  let shownRange = "";
 
   /** @param {MouseEvent} event */
   function closeMenu(event) {
@@ -167,23 +178,12 @@ export function makeControls({ recording, formats, labels, run, picture, strip, 
 
   /** @param {[number, number]|null} range */
   function setRange(range) {
-    const key = String(range);
-    if (key === shownRange) return;
-    shownRange = key;
     rangeBar.hidden = !range;
     if (!range) return;
     const [start, end] = range;
-    const search = `#/search?recording=${id}&start=${start.toFixed(3)}&end=${end.toFixed(3)}`;
-    const words = element("b", { text: `${clock(start, 1)} – ${clock(end, 1)} (${span(end - start)})` });
-    rangeBar.replaceChildren(
-      ...[
-        words,
-        element("a", { class: "button primary", href: search, text: "Find similar", data: { test: "search-range" } }),
-        act("Play it", "playRange"),
-        editable && element("span", { class: "muted", text: "a label key labels all of it" }),
-        act("Forget", "clear", 0, { class: "quiet" }),
-      ].filter(Boolean),
-    );
+    // In place: what is pressed or in focus while the range still moves must stay what it is.
+    rangeSearch.href = `#/search?recording=${id}&start=${start.toFixed(3)}&end=${end.toFixed(3)}`;
+    rangeWords.textContent = `${clock(start, 1)} – ${clock(end, 1)} (${span(end - start)})`;
   }
 
   return {
