@@ -53,9 +53,10 @@ LSTM_LAYERS = 1  # of lrcn, one on top of another; 0 only averages the frames
 AVERAGE_OVER_TIME = True  # lrcn's answer is the mean of all frames' answers, else the last one's
 FUSE_SOUND = True  # lrcn uses the sound, too
 WEIGHTS = "auto"  # auto, imagenet (insist on them), none, or a .safetensors or .pth file
-TRUNK_SIZE = (160, 160)  # height, width to which frames are enlarged for pretrained weights
+TRUNK_SIZE = "auto"  # height, width to which frames are enlarged for pretrained weights; by half
 FINE_TUNE_BLOCKS = "auto"  # last blocks of the trunk that learn; auto is 3 on a GPU, 0 without
 SOUND_SIZE = 16  # numbers that the sound of a clip is brought down to
+SOUND_SHARE = 0.3  # part of what the sound says that counts beside the picture
 DROPOUT = 0.5  # part of the inputs of the head hidden in training
 MODALITY_DROPOUT = 0.3  # part of the clips whose sound is hidden in training; half that: picture
 

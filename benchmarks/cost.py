@@ -23,6 +23,7 @@ import train
 from benchmarks.figures import FOLDER, write_figures
 from cloud.plan import ON_DEMAND, RATES, SPOT, Constraints, Rates, Videos, describe_plan, make_plan
 from cloud.prices import bundled_prices
+from models.encoders import trunk_input
 from utils.errors import UserError, run_main
 from utils.files import write_whole
 
@@ -79,7 +80,8 @@ def script_rates(script: ModuleType, prepare: dict, frozen: dict) -> Rates:
     """What was measured, brought to the constants of a script."""
     decoded, embedded = prepare["figures"], frozen["figures"]
     cores = int(frozen["machine"].split()[0])
-    enlarging = math.prod(script.TRUNK_SIZE) / MEASURED_SIZE
+    seen = trunk_input(script.FRAME_SIZE, script.TRUNK_SIZE)
+    enlarging = math.prod(seen) / MEASURED_SIZE
     per_clip = script.TRAIN_FRAMES / cost_optimized_train.TRAIN_FRAMES
     return Rates(
         f"{script.__name__}.py",

@@ -28,6 +28,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.figures import write_figures
+from models.encoders import trunk_input
 from models.late_fusion import LateFusionClassifier
 from models.mobilenet_v2 import EMBEDDING_SIZE, NUM_BLOCKS
 from training.device import amp_dtype, choose_device
@@ -209,7 +210,7 @@ def make_step(
     phase: Phase, config: SimpleNamespace, device: torch.device, pictures: torch.Tensor | None
 ) -> Step:
     torch.manual_seed(0)
-    trunk = {"input_size": config.trunk_size}
+    trunk = {"input_size": trunk_input(config.frame_size, config.trunk_size)}
     model = LateFusionClassifier(2, config.n_mfcc, trunk=trunk).to(device).train()
     model.video_encoder.freeze_statistics(True)
     model.video_encoder.train_last_blocks(phase.blocks)

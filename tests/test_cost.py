@@ -47,7 +47,7 @@ def test_rates_are_those_of_one_core_at_the_size_that_the_trunk_sees():
 
 def test_larger_frames_and_longer_spans_take_longer_in_proportion():
     rates = cost.script_rates(train, PREPARE, FROZEN)
-    assert rates.trunk_frames_per_second == pytest.approx(900 / 2 / (160 / 96) ** 2)
+    assert rates.trunk_frames_per_second == pytest.approx(900 / 2 / (168 / 96) ** 2)
     assert rates.head_clips_per_second == pytest.approx(5000 * 16 / 24)
     assert rates.frame_bytes == 112 * 112 * 3
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from models import model_class
-from models.encoders import IMAGENET_MEAN, IMAGENET_STD, FrameEncoder
+from models.encoders import IMAGENET_MEAN, IMAGENET_STD, FrameEncoder, trunk_input
 from models.mobilenet_v2 import PADDINGS
 from training.device import seed_step
 from utils.config import Config
@@ -86,9 +86,9 @@ def new_model(config: Config, num_classes: int, weights: TrunkWeights | None) ->
             "mean": weights.mean,
             "std": weights.std,
             "padding": weights.padding,
-            "input_size": config.trunk_size,
+            "input_size": trunk_input(config.frame_size, config.trunk_size),
         }
-    names = ("sound_size", "dropout", "modality_dropout")
+    names = ("sound_size", "sound_share", "dropout", "modality_dropout")
     if config.model == "lrcn":
         names += ("encoder", "sequence_frames", "lstm_size", "lstm_layers")
         names += ("average_over_time", "fuse_sound")

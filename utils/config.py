@@ -53,9 +53,10 @@ class Config:
     average_over_time: bool
     fuse_sound: bool
     weights: str
-    trunk_size: tuple[int, int]
+    trunk_size: tuple[int, int] | str
     fine_tune_blocks: str
     sound_size: int
+    sound_share: float
     dropout: float
     modality_dropout: float
     seed: int
@@ -125,6 +126,7 @@ RANGES = {
     "lstm_size": (1, 4096),
     "lstm_layers": (0, 8),
     "sound_size": (1, 4096),
+    "sound_share": (0.0, 1.0),
     "dropout": (0.0, 0.95),
     "modality_dropout": (0.0, 0.5),
     "seed": (0, 2**32 - 1),
@@ -161,6 +163,7 @@ LATER = {
     "lstm_layers": 1,
     "average_over_time": True,
     "fuse_sound": True,
+    "sound_share": 1.0,
     "lstm_learning_rate": 1e-3,
 }
 SMALLEST_FRAME, LARGEST_FRAME = 32, 1024  # MobileNetV2 halves the picture five times
@@ -320,6 +323,8 @@ def _convert(name: str, value: object, kind: type) -> object:
             return _to_bool(value)
         if kind == tuple[int, int]:
             return _to_size(value)
+        if kind == tuple[int, int] | str:
+            return value if value == "auto" else _to_size(value)
         if kind is str:
             return str(value)
         if kind == float | None:
@@ -333,6 +338,7 @@ def _convert(name: str, value: object, kind: type) -> object:
             int: "a whole number",
             float: "a number",
             tuple[int, int]: "height,width such as 96,96",
+            tuple[int, int] | str: "auto or height,width such as 144,144",
         }[kind]
         raise ConfigError(f"{_flag(name)} takes {wanted}, not {value!r}") from None
 
