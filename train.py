@@ -56,7 +56,6 @@ WEIGHTS = "auto"  # auto, imagenet (insist on them), none, or a .safetensors or 
 TRUNK_SIZE = "auto"  # height, width to which frames are enlarged for pretrained weights; by half
 FINE_TUNE_BLOCKS = "auto"  # last blocks of the trunk that learn; auto is 3 on a GPU, 0 without
 SOUND_SIZE = 16  # numbers that the sound of a clip is brought down to
-SOUND_SHARE = 0.3  # part of what the sound says that counts beside the picture
 DROPOUT = 0.5  # part of the inputs of the head hidden in training
 MODALITY_DROPOUT = 0.3  # part of the clips whose sound is hidden in training; half that: picture
 

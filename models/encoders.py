@@ -13,9 +13,6 @@ ENLARGING = 1.5  # of frames for pretrained weights; training_explained.md has w
 FRAMES_PER_CHUNK = 16  # on a CPU this runs 2.7 times faster than one batch of 160 frames
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-MAX_DEVIATION = 6.0  # of a standardised feature: what no training clip showed says little more
-STD_FLOOR = 0.1  # of the mean deviation: features that hardly vary must not be blown up
-LEAST_SOUND_STD = 0.05  # between clips, of the deviation between steps; for the same reason
 CONV_CHANNELS = (32, 64, 96, 128)  # of convolutions that halve the picture each
 CONV_GRID = (3, 3)  # rows and columns of the places where they are averaged
 CONV_GROUPS = 8  # of channels that are normalised together
@@ -148,46 +145,22 @@ def pool_mean_std(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 class MfccEncoder(nn.Module):
-    """MFCC, standardised over all steps of the training set, and once pooled, over its clips.
+    """MFCC, standardised by the training set's mean and deviation of each coefficient.
 
-    Clips differ from each other by a fraction of what their steps do: unless that is brought to
-    the same scale, the layers behind learn little of it. Nothing is learned before pooling: a
-    convolution over the steps made what sound alone says about new sources worse, not better.
+    Nothing is learned before pooling: a convolution over the steps made what sound alone says about
+    new sources worse, not better. `set_statistics` stores the numbers.
     """
 
     def __init__(self, n_mfcc: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(n_mfcc))
         self.register_buffer("std", torch.ones(n_mfcc))
-        self.register_buffer("pooled_mean", torch.zeros(2 * n_mfcc))
-        self.register_buffer("pooled_std", torch.ones(2 * n_mfcc))
-        self.register_load_state_dict_pre_hook(_keep_pooled_as_it_is)
 
-    def set_statistics(self, pooled: torch.Tensor) -> None:
-        """Stores the numbers of `pooled` (N, 2 * n_mfcc), MFCC pooled over each clip's time."""
-        mean, std = pooled.chunk(2, dim=1)
-        self.mean.copy_(mean.mean(dim=0))
-        # Within the clips and between them.
-        of_steps = (std.square().mean(dim=0) + mean.var(dim=0, correction=0)).sqrt()
-        self.std.copy_(of_steps.clamp(min=1e-3))
-        encoded = torch.cat([(mean - self.mean) / self.std, std / self.std], dim=1)
-        self.pooled_mean.copy_(encoded.mean(dim=0))
-        self.pooled_std.copy_(encoded.std(dim=0, correction=0).clamp(min=LEAST_SOUND_STD))
-
-    def standardise_pooled(self, pooled: torch.Tensor) -> torch.Tensor:
-        """(B, 2 * n_mfcc), pooled of what `forward` returns, to the same shape, about normal."""
-        pooled = (pooled - self.pooled_mean) / self.pooled_std
-        return pooled.clamp(-MAX_DEVIATION, MAX_DEVIATION)
+    def set_statistics(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        self.mean.copy_(mean)
+        self.std.copy_(std.clamp(min=1e-3))
 
     def forward(self, mfcc: torch.Tensor) -> torch.Tensor:
         """(B, M, n_mfcc) to the same shape, about normal."""
         scale = 1 / self.std
         return torch.addcmul(-self.mean * scale, mfcc.float(), scale)
-
-
-def _keep_pooled_as_it_is(
-    encoder: MfccEncoder, state: dict[str, torch.Tensor], prefix: str, *_: object
-) -> None:
-    """Completes weights from before there were these numbers."""
-    for name in ("pooled_mean", "pooled_std"):
-        state.setdefault(prefix + name, getattr(encoder, name))

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.encoders import CONV_GRID, MAX_DEVIATION, ConvEncoder, FrameEncoder
+from models.encoders import CONV_GRID, ConvEncoder, FrameEncoder
 from models.kept_network import HAS_SOUND, HAS_VIDEO, POOLED_MFCC, POOLED_VIDEO
-from models.late_fusion import LateFusionClassifier
+from models.late_fusion import MAX_DEVIATION, LateFusionClassifier
 from models.lrcn import LrcnClassifier
 from models.mobilenet_v2 import InvertedResidual, TensorflowPadConv2d
 from models.sessions import EMBEDDINGS, FRAME_COUNTS, FRAMES, MFCC, MFCC_COUNTS
@@ -61,8 +61,11 @@ def heads_graph(model: LateFusionClassifier) -> bytes:
     graph, n_mfcc = _Graph(), model.config["n_mfcc"]
     video = _add_fused_video(graph, model, graph.add("Relu", POOLED_VIDEO), HAS_VIDEO)
     sound = _add_fused_sound(graph, model, POOLED_MFCC, HAS_SOUND)
-    video = _add_linear(graph, video, model.video_head)
-    graph.rename(_add_sound_logits(graph, video, sound, model), "logits")
+    video, sound = (
+        _add_linear(graph, video, model.video_head),
+        _add_linear(graph, sound, model.sound_head),
+    )
+    graph.rename(graph.add("Add", video, sound), "logits")
     return graph.serialize(
         {
             POOLED_VIDEO: (np.float32, ["n", model.video_head.in_features]),
@@ -89,7 +92,8 @@ def classifier_graph(model: nn.Module, frame_size: tuple[int, int], temperature:
 
     logits = _add_linear(graph, _add_video(graph, model, FRAMES, encode), model.video_head)
     if model.uses_sound:
-        logits = _add_sound_logits(graph, logits, _add_sound(graph, model), model)
+        sound = _add_linear(graph, _add_sound(graph, model), model.sound_head)
+        logits = graph.add("Add", logits, sound)
     logits = graph.add("Div", logits, np.float32(temperature))
     graph.rename(graph.add("Softmax", logits, axis=1), "probabilities")
     return graph.serialize(
@@ -189,8 +193,6 @@ def _add_sound(graph: _Graph, model: nn.Module) -> str:
 
 
 def _add_fused_sound(graph: _Graph, model: nn.Module, pooled: str, has_sound: str) -> str:
-    encoder = model.audio_encoder
-    pooled = _add_standardised(graph, pooled, encoder.pooled_mean, encoder.pooled_std)
     sound = _add_gelu(graph, _add_linear(graph, pooled, model.sound_projection[1]))
     return graph.add("Where", has_sound, sound, model.no_sound)
 
@@ -210,7 +212,7 @@ def _add_fused_video(
     graph: _Graph, model: LateFusionClassifier, pooled: str, has_video: str
 ) -> str:
     pooled = graph.add("Sqrt", graph.add("Add", pooled, np.float32(1e-6)))
-    pooled = _add_standardised(graph, pooled, model.video_mean, model.video_std)
+    pooled = _add_standardised(graph, pooled, model)
     return graph.add("Mul", pooled, graph.add("Cast", has_video, to=_FLOAT))
 
 
@@ -228,7 +230,7 @@ def _add_sequence(
     place = graph.add("Where", graph.add("Greater", ends, number), place, step)  # (clips, K)
     index = graph.add("Unsqueeze", place, np.array([2]))
     x = encode(graph.add("GatherND", video, index, batch_dims=1))  # of (clips, K, ...)
-    x = _add_standardised(graph, x, model.video_mean, model.video_std)
+    x = _add_standardised(graph, x, model)
     x = _add_gelu(graph, _add_linear(graph, x, model.frame_projection[1]))
     shape = graph.add("Concat", graph.add("Shape", place), np.array([-1]), axis=0)
     x = graph.add("Reshape", x, shape)  # (clips, K, lstm_size)
@@ -261,8 +263,8 @@ def _add_lstm(graph: _Graph, x: str, counts: str, lstm: nn.LSTM) -> str:
     return graph.add("Transpose", x, perm=[1, 0, 2])
 
 
-def _add_standardised(graph: _Graph, x: str, mean: torch.Tensor, std: torch.Tensor) -> str:
-    x = graph.add("Div", graph.add("Sub", x, mean), std)
+def _add_standardised(graph: _Graph, x: str, model: nn.Module) -> str:
+    x = graph.add("Div", graph.add("Sub", x, model.video_mean), model.video_std)
     return graph.add("Clip", x, np.float32(-MAX_DEVIATION), np.float32(MAX_DEVIATION))
 
 
@@ -371,12 +373,6 @@ def _add_pooling(graph: _Graph, x: str, counts: str) -> tuple[str, str]:
     has_any = graph.add("Greater", ends, np.array(0))
     std = graph.add("Mul", graph.add("Sqrt", variance), graph.add("Cast", has_any, to=_FLOAT))
     return graph.add("Concat", mean, std, axis=1), has_any
-
-
-def _add_sound_logits(graph: _Graph, video_logits: str, sound: str, model: nn.Module) -> str:
-    """`join_halves` of the picture's logits and the sound's half of the features."""
-    logits = _add_linear(graph, sound, model.sound_head)
-    return graph.add("Add", video_logits, graph.add("Mul", logits, np.float32(model.sound_share)))
 
 
 def _add_linear(graph: _Graph, x: str, layer: nn.Linear) -> str:

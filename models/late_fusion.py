@@ -5,16 +5,12 @@ import math
 import torch
 from torch import nn
 
-from models.encoders import (
-    MAX_DEVIATION,
-    STD_FLOOR,
-    FrameEncoder,
-    MfccEncoder,
-    pool_mean_std,
-)
+from models.encoders import FrameEncoder, MfccEncoder, pool_mean_std
 from models.mobilenet_v2 import EMBEDDING_SIZE
 
 VIDEO_SIZE = 2 * EMBEDDING_SIZE  # mean and deviation of the embeddings
+MAX_DEVIATION = 6.0  # of a standardised feature: what no training clip showed says little more
+STD_FLOOR = 0.1  # of the mean deviation: features that hardly vary must not be blown up
 
 
 class LateFusionClassifier(nn.Module):
@@ -22,14 +18,13 @@ class LateFusionClassifier(nn.Module):
 
         frames ─ MobileNetV2 ─ mean, std over time ─ root, standardise ─ linear ─┐
                                                                                  + ─ logits
-        MFCC ─── MfccEncoder ─ mean, std over time ─ linear, GELU ──── × share ──┘
+        MFCC ─── MfccEncoder ─ mean, std over time ─ linear, GELU ───── linear ──┘
 
-    Each half has a linear head of its own, trained beside the sum (`forward_halves`): so each can
-    be asked alone, and an unreliable sound can't bend what the picture says. In the sum the sound
-    counts by `sound_share` only, since the two err together: music and quick cuts are found in an
-    advertisement, and in a trailer of the game. No sound is a learned vector, a state of its own
-    and not silence; no picture counts as an average one. In training each half is hidden now and
-    then (`modality_dropout`), so that the other alone still answers.
+    The head of the concatenated halves is linear, that is, the sum of a head for each. Trained
+    beside the sum (`forward_halves`), they keep the halves honest: each can be asked alone, and an
+    unreliable sound can't bend what the picture says. No sound is a learned vector, a state of its
+    own and not silence; no picture counts as an average one. In training each half is hidden now
+    and then (`modality_dropout`), so that the other alone still answers.
     """
 
     order_matters = False  # of the frames: they can be pooled before
@@ -41,7 +36,6 @@ class LateFusionClassifier(nn.Module):
         n_mfcc: int,
         *,
         sound_size: int = 16,
-        sound_share: float = 1.0,
         dropout: float = 0.5,
         modality_dropout: float = 0.3,
         trunk: dict | None = None,
@@ -59,7 +53,6 @@ class LateFusionClassifier(nn.Module):
         # No bias: an average picture, which stands for a missing one, says nothing.
         self.video_head = nn.Linear(VIDEO_SIZE, num_classes, bias=False)
         self.sound_head = nn.Linear(sound_size, num_classes)
-        self.sound_share = sound_share
         self.modality_dropout = modality_dropout
         self._start_at_nothing()
         self.config = {
@@ -67,23 +60,23 @@ class LateFusionClassifier(nn.Module):
             "num_classes": num_classes,
             "n_mfcc": n_mfcc,
             "sound_size": sound_size,
-            "sound_share": sound_share,
             "dropout": dropout,
             "modality_dropout": modality_dropout,
             "trunk": self.video_encoder.config,
         }
 
-    def set_statistics(self, pooled: torch.Tensor | None, pooled_mfcc: torch.Tensor | None) -> None:
-        """Stores mean and deviation of embeddings (N, 2560) and MFCC (M, 2 * n_mfcc), both pooled
-        over each clip's time."""
+    def set_statistics(
+        self, pooled: torch.Tensor | None, mfcc: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> None:
+        """Stores mean and deviation of pooled embeddings (N, 2560), and those given of the MFCC."""
         if pooled is not None:
             pooled = _root(pooled)
             std = pooled.std(dim=0)
             self.video_mean.copy_(pooled.mean(dim=0))
             # All the same where the trunk learned nothing yet: 0 / 0 would be no number.
             self.video_std.copy_((std + STD_FLOOR * std.mean()).clamp(min=1e-6))
-        if pooled_mfcc is not None:
-            self.audio_encoder.set_statistics(pooled_mfcc)
+        if mfcc is not None:
+            self.audio_encoder.set_statistics(*mfcc)
 
     def reset_heads(self) -> None:
         """Gives all but the trunk new random weights."""
@@ -148,7 +141,7 @@ class LateFusionClassifier(nn.Module):
         """Pooled halves (B, 2560) and (B, 2 * n_mfcc) to features (B, 2560 + sound_size)."""
         pooled = _root(video)
         pooled = ((pooled - self.video_mean) / self.video_std).clamp(-MAX_DEVIATION, MAX_DEVIATION)
-        sound = self.sound_projection(self.audio_encoder.standardise_pooled(sound))
+        sound = self.sound_projection(sound)  # (B, sound_size)
         return torch.cat(
             [
                 pooled * has_video[:, None],
@@ -159,16 +152,13 @@ class LateFusionClassifier(nn.Module):
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
         """(B, 2560 + sound_size) to logits (B, num_classes)."""
-        return self.join_halves(self.forward_halves(features))
+        video_logits, sound_logits = self.forward_halves(features)
+        return video_logits + sound_logits
 
     def forward_halves(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the picture says and what the sound says, logits (B, num_classes) each."""
         video, sound = features.split([VIDEO_SIZE, self.no_sound.shape[1]], dim=1)
         return self.video_head(self.dropout(video)), self.sound_head(sound)
-
-    def join_halves(self, halves: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """The answer of both, logits (B, num_classes)."""
-        return join_halves(halves, self.sound_share)
 
     def forward(
         self,
@@ -217,12 +207,6 @@ def hide_halves(
     hide_video = both & (draw < chance / 2)
     hide_sound = both & (draw > 1 - chance)
     return has_video & ~hide_video, has_sound & ~hide_sound
-
-
-def join_halves(halves: tuple[torch.Tensor, ...], sound_share: float) -> torch.Tensor:
-    """What the picture says, and as much of what the sound says, if that is there."""
-    video, *sound = halves
-    return video + sound_share * sound[0] if sound else video
 
 
 def _root(pooled: torch.Tensor) -> torch.Tensor:

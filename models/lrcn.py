@@ -4,15 +4,8 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from models.encoders import (
-    MAX_DEVIATION,
-    STD_FLOOR,
-    ConvEncoder,
-    FrameEncoder,
-    MfccEncoder,
-    pool_mean_std,
-)
-from models.late_fusion import Dropout, hide_halves, join_halves
+from models.encoders import ConvEncoder, FrameEncoder, MfccEncoder, pool_mean_std
+from models.late_fusion import MAX_DEVIATION, STD_FLOOR, Dropout, hide_halves
 
 ENCODERS = {"conv": ConvEncoder, "mobilenet_v2": FrameEncoder}
 
@@ -22,7 +15,7 @@ class LrcnClassifier(nn.Module):
 
         frames ─ encoder ─ standardise, linear, GELU ─ LSTM ─ linear ─ mean over time ─┐
                                                                                        + ─ logits
-        MFCC ─── MfccEncoder ─ mean, std over time ─ linear, GELU ─── linear × share ──┘
+        MFCC ─── MfccEncoder ─ mean, std over time ─ linear, GELU ──── linear ─────────┘
 
     After Donahue et al., arXiv 1411.4389: each frame's state gives a prediction, and those are
     averaged (`average_over_time`), or the last one counts. The paper averages probabilities; here
@@ -47,7 +40,6 @@ class LrcnClassifier(nn.Module):
         average_over_time: bool = True,
         fuse_sound: bool = True,
         sound_size: int = 16,
-        sound_share: float = 1.0,
         dropout: float = 0.5,
         modality_dropout: float = 0.3,
         trunk: dict | None = None,
@@ -76,7 +68,6 @@ class LrcnClassifier(nn.Module):
             )
             self.no_sound = nn.Parameter(torch.zeros(1, sound_size))
             self.sound_head = nn.Linear(sound_size, num_classes)
-        self.sound_share = sound_share
         self.sequence_frames = sequence_frames
         self.average_over_time = average_over_time
         self.modality_dropout = modality_dropout
@@ -92,15 +83,16 @@ class LrcnClassifier(nn.Module):
             "average_over_time": average_over_time,
             "fuse_sound": fuse_sound,
             "sound_size": sound_size,
-            "sound_share": sound_share,
             "dropout": dropout,
             "modality_dropout": modality_dropout,
             "trunk": self.video_encoder.config,
         }
 
-    def set_statistics(self, pooled: torch.Tensor | None, pooled_mfcc: torch.Tensor | None) -> None:
-        """Stores mean and deviation of single embeddings and of MFCC, from those pooled over each
-        clip's time, (N, 2 * embedding_size) and (M, 2 * n_mfcc)."""
+    def set_statistics(
+        self, pooled: torch.Tensor | None, mfcc: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> None:
+        """Stores mean and deviation of single embeddings, from those pooled over each clip's time
+        (N, 2 * embedding_size), and those given of the MFCC."""
         if pooled is not None:
             mean, std = pooled.chunk(2, dim=1)
             # Within the clips and between them; the means' own scatter counts a few % too much.
@@ -108,8 +100,8 @@ class LrcnClassifier(nn.Module):
             self.video_mean.copy_(mean.mean(dim=0))
             # All the same where the trunk learned nothing yet: 0 / 0 would be no number.
             self.video_std.copy_((std + STD_FLOOR * std.mean()).clamp(min=1e-6))
-        if pooled_mfcc is not None and self.uses_sound:
-            self.audio_encoder.set_statistics(pooled_mfcc)
+        if mfcc is not None and self.uses_sound:
+            self.audio_encoder.set_statistics(*mfcc)
 
     def reset_heads(self) -> None:
         """Gives all but the encoder new random weights."""
@@ -170,7 +162,7 @@ class LrcnClassifier(nn.Module):
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
         """What `forward_features` returns to logits (B, num_classes)."""
-        return self.join_halves(self.forward_halves(features))
+        return sum(self.forward_halves(features))
 
     def forward_halves(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What the picture says and, if it is fused, the sound: logits (B, num_classes) each."""
@@ -179,10 +171,6 @@ class LrcnClassifier(nn.Module):
         if self.uses_sound:
             halves += (self.sound_head(features[:, self.video_head.in_features :]),)
         return halves
-
-    def join_halves(self, halves: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """The answer of both, or of the picture alone: logits (B, num_classes)."""
-        return join_halves(halves, self.sound_share)
 
     def forward(
         self,
@@ -207,8 +195,7 @@ class LrcnClassifier(nn.Module):
             return video * has_video[:, None]
         if self.training:
             has_video, has_sound = hide_halves(has_video, has_sound, self.modality_dropout)
-        sound = self.sound_projection(self.audio_encoder.standardise_pooled(sound))
-        sound = torch.where(has_sound[:, None], sound, self.no_sound)
+        sound = torch.where(has_sound[:, None], self.sound_projection(sound), self.no_sound)
         return torch.cat([video * has_video[:, None], sound], dim=1)
 
     def _over_time(self, sequences: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

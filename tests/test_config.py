@@ -378,16 +378,15 @@ def test_run_from_before_a_constant_is_resumed_as_it_was(cheap, tmp_path):
         del values["constants"][name.upper()]
     (run / "config.json").write_text(json.dumps(values))
     options = read_options(cheap | {"LSTM_LAYERS": 3}, ["--resume", str(run)])
-    assert options.config == dataclasses.replace(config, sound_share=1.0)
+    assert options.config == config
     assert any("LSTM_LAYERS = 1" in note for note in options.notes)
     with pytest.raises(ResumeError, match="--model .from late_fusion to lrcn: the weights"):
         read_options(cheap, ["--resume", str(run), "--model", "lrcn"])
 
 
-def test_what_came_later_is_what_the_scripts_say_now_but_for_the_sounds_share(script):
+def test_what_came_later_is_what_the_scripts_say_now(script):
     config = read(script)
-    now = {name: getattr(config, name) for name in LATER}
-    assert now == LATER | {"sound_share": 0.3}
+    assert {name: getattr(config, name) for name in LATER} == LATER
 
 
 def test_weights_for_a_network_without_a_trunk_are_refused(cheap):

@@ -20,13 +20,13 @@ N_MFCC = 20
 @pytest.fixture(scope="module")
 def network() -> ArrayNetwork:
     torch.manual_seed(0)
-    model = LateFusionClassifier(3, N_MFCC, sound_share=0.3, trunk={"input_size": (48, 72)}).eval()
+    model = LateFusionClassifier(3, N_MFCC, trunk={"input_size": (48, 72)}).eval()
     fill_heads(model)
     fill_norms(model.video_encoder)
     torch.nn.init.normal_(model.no_sound)
     torch.nn.init.uniform_(model.video_std, 0.01, 1.0)
     torch.nn.init.normal_(model.video_mean)
-    model.audio_encoder.set_statistics(5 * torch.rand(30, 2 * N_MFCC))
+    model.audio_encoder.set_statistics(torch.randn(N_MFCC), torch.rand(N_MFCC) * 5)
     return ArrayNetwork(model)
 
 

@@ -1,12 +1,13 @@
 """Statistics are those of the clips, of evenly spread ones where there are very many."""
 
+import numpy as np
 import pytest
 import torch
 from trainings import MadeSets, make_config, make_sets
 
 from models.encoders import pool_mean_std
 from training import statistics
-from training.statistics import pool_pictures, pooled_sounds, pooled_statistics
+from training.statistics import mfcc_statistics, pool_pictures, pooled_statistics
 from utils.dataset import ClipDataset, whole_batches
 
 
@@ -34,25 +35,9 @@ def test_pooled_statistics_are_of_every_clip_or_of_evenly_spread_ones(embedded, 
     torch.testing.assert_close(pooled_statistics(embedded), pooled[::2])
 
 
-def test_sounds_are_pooled_over_time_those_of_silent_files_left_out(embedded, monkeypatch):
-    batch = next(whole_batches(embedded, len(embedded)))
-    pooled = pool_mean_std(batch.mfcc, batch.mfcc_mask)
-    torch.testing.assert_close(pooled_sounds(embedded), pooled)
-    silent, embedded = embedded.clips[0].key, embedded.only(embedded.clips)  # nothing read yet
-    get = embedded.store.get
-    monkeypatch.setattr(
-        embedded.store,
-        "get",
-        lambda key, column: None if (key, column) == (silent, "mfcc") else get(key, column),
-    )
-    others = [index for index, clip in enumerate(embedded.clips) if clip.key != silent]
-    assert len(others) < len(embedded)
-    torch.testing.assert_close(pooled_sounds(embedded), pooled[others])
-
-
-def test_without_any_sound_there_are_no_statistics_of_it(embedded, monkeypatch):
-    get = embedded.store.get
-    monkeypatch.setattr(
-        embedded.store, "get", lambda key, column: None if column == "mfcc" else get(key, column)
-    )
-    assert pooled_sounds(embedded) is None
+def test_sound_statistics_are_those_of_all_steps(sets):
+    keys = {clip.key for clip in sets.train_set.clips}
+    steps = np.concatenate([sets.train_set.store.get(key, "mfcc") for key in keys]).astype(float)
+    mean, std = mfcc_statistics(sets.train_set)
+    np.testing.assert_allclose(mean, steps.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(std, steps.std(axis=0), rtol=1e-4)

@@ -25,8 +25,8 @@ from training.run_log import RunLog, python_command
 from training.scores import score_together
 from training.statistics import (
     class_weights,
+    mfcc_statistics,
     pool_pictures,
-    pooled_sounds,
     pooled_statistics,
 )
 from training.step import ClassWeights, Step
@@ -169,7 +169,7 @@ class Trainer:
         pooled = None
         if self.embeddings is not None:
             pooled = pooled_statistics(self.train_set.read_from(self.embeddings))
-        self.model.set_statistics(pooled, pooled_sounds(self.train_set))
+        self.model.set_statistics(pooled, mfcc_statistics(self.train_set))
         self.best_weights = _copy_weights(self.model)
 
     def _fit_phase(self, phase: Phase, stop: Stop) -> None:

@@ -31,19 +31,21 @@ def pooled_statistics(dataset: ClipDataset) -> torch.Tensor:
     return torch.cat([pool_pictures(batch).video for batch in batches])
 
 
-def pooled_sounds(dataset: ClipDataset) -> torch.Tensor | None:
-    """(N, 2 * n_mfcc) float32: mean and deviation over time of the clips' MFCC; None without any.
-
-    Of all clips with sound, or of those among STATISTICS_CLIPS evenly spread ones.
-    """
-    step = math.ceil(len(dataset) / STATISTICS_CLIPS)
-    sounds = (dataset.whole(index)[1] for index in range(0, len(dataset), step))
-    pooled = [
-        pool_mean_std(torch.from_numpy(sound[None].astype(np.float32)), torch.ones(1, len(sound)))
-        for sound in sounds
-        if sound is not None and len(sound)
-    ]
-    return torch.cat(pooled) if pooled else None
+def mfcc_statistics(dataset: ClipDataset) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Mean and deviation (n_mfcc,) of the recordings' MFCC, or None where none has sound."""
+    count, total, squares = 0, 0.0, 0.0
+    for key in sorted({clip.key for clip in dataset.clips}):
+        mfcc = dataset.store.get(key, "mfcc")
+        if mfcc is not None:
+            steps = mfcc.astype(np.float64)
+            count += len(steps)
+            total = total + steps.sum(axis=0)
+            squares = squares + np.square(steps).sum(axis=0)
+    if count == 0:
+        return None
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+    return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
 
 
 def class_weights(dataset: ClipDataset, *, with_sound: bool = False) -> torch.Tensor:

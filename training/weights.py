@@ -88,7 +88,7 @@ def new_model(config: Config, num_classes: int, weights: TrunkWeights | None) ->
             "padding": weights.padding,
             "input_size": trunk_input(config.frame_size, config.trunk_size),
         }
-    names = ("sound_size", "sound_share", "dropout", "modality_dropout")
+    names = ("sound_size", "dropout", "modality_dropout")
     if config.model == "lrcn":
         names += ("encoder", "sequence_frames", "lstm_size", "lstm_layers")
         names += ("average_over_time", "fuse_sound")

@@ -56,7 +56,6 @@ class Config:
     trunk_size: tuple[int, int] | str
     fine_tune_blocks: str
     sound_size: int
-    sound_share: float
     dropout: float
     modality_dropout: float
     seed: int
@@ -126,7 +125,6 @@ RANGES = {
     "lstm_size": (1, 4096),
     "lstm_layers": (0, 8),
     "sound_size": (1, 4096),
-    "sound_share": (0.0, 1.0),
     "dropout": (0.0, 0.95),
     "modality_dropout": (0.0, 0.5),
     "seed": (0, 2**32 - 1),
@@ -163,7 +161,6 @@ LATER = {
     "lstm_layers": 1,
     "average_over_time": True,
     "fuse_sound": True,
-    "sound_share": 1.0,
     "lstm_learning_rate": 1e-3,
 }
 SMALLEST_FRAME, LARGEST_FRAME = 32, 1024  # MobileNetV2 halves the picture five times

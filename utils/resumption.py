@@ -37,7 +37,6 @@ ON_RESUME: dict[str, str | None] = {
     "average_over_time": _NETWORK,
     "trunk_size": _CLIPS,
     "sound_size": _WEIGHTS,
-    "sound_share": _NETWORK,
     "dropout": None,
     "modality_dropout": None,
     # How it learns: from the next step on. The rate follows the new plan from where it is.
