@@ -170,12 +170,16 @@ class Machine:
         found = marked_processes(self.mark)
         return [process for process in found if word is None or word in _command(process)]
 
-    def signal(self, word: str, number: int = signal.SIGKILL) -> bool:
-        """Whether there was a process with this word in its command line: a signal to each."""
-        found = self.processes(word)
-        for process in found:
-            _signal(process, number)
-        return bool(found)
+    def signal(self, *words: str, number: int = signal.SIGKILL) -> bool:
+        """Whether there was a process with each word in its command line: a signal to each of them.
+
+        All are found before the first is hit, whose end may be that of others.
+        """
+        found = [self.processes(word) for word in words]
+        for processes in found:
+            for process in processes:
+                _signal(process, number)
+        return all(found)
 
     def interrupt(self, seconds: float) -> None:
         """Notice, and the end `seconds` later; from its start on."""

@@ -380,8 +380,8 @@ def test_kill_9_on_the_instance(trial, words, state, reason):
     launcher = trial.start(overrides=("--epoch-seconds", "0.4"))
     machine = trial.wait_for_epoch(2)
     script = str(machine.folder / "user-data")
-    killed = [machine.signal(script if word == "user-data" else word) for word in words]
-    assert all(killed), machine.console
+    found = machine.signal(*(script if word == "user-data" else word for word in words))
+    assert found, machine.console
     said = launcher.finish()
     fault = f"kill -9 of {', '.join(words).replace('user-data', 'the start script')}"
     trial.check(fault, said, code=0 if state == "done" else 1, finished=state == "done")
@@ -440,7 +440,7 @@ def test_frozen_instance_is_given_up_and_the_next_goes_on(trial, which):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.suspend()
     else:
-        machine.signal(ATTEMPT, signal.SIGSTOP)
+        machine.signal(ATTEMPT, number=signal.SIGSTOP)
     said = launcher.finish()
     fault = f"frozen: {which} of the instance's processes"
     trial.check(fault, said, code=0, finished=True, says="no heartbeat", grace_seconds=6)

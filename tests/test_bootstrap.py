@@ -88,7 +88,7 @@ def test_killed_attempt_is_told_by_the_script(small_instance):
 def test_script_that_is_asked_to_end_saves_first(small_instance):
     small_instance.boot(*LONG)
     small_instance.wait_for_epoch(1)
-    assert small_instance.machine.signal(small_instance.script, signal.SIGTERM)
+    assert small_instance.machine.signal(small_instance.script, number=signal.SIGTERM)
     wait_until_off(small_instance)
     assert small_instance.end.state == INTERRUPTED
     assert small_instance.epochs_on_s3() >= 1
