@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 from media import write_video
@@ -179,6 +182,28 @@ def test_recordings_are_looked_into_in_the_background_once(tmp_path, libraries, 
     known = {recording.name: recording.probe for recording in again.all()}
     assert known["recordings/b.mp4"] == found["recordings/b.mp4"].probe
     assert known["recordings/broken.ts"] is None  # a disk may have failed
+
+
+def test_what_somebody_waited_for_is_not_looked_into_in_the_background_too(
+    tmp_path, libraries, monkeypatch
+):
+    settings = make_settings(tmp_path)
+    put(settings.data_dir, "a.mp4", "b.mp4")
+    library, is_time, asked = libraries(settings), threading.Event(), []
+    clock = SimpleNamespace(sleep=lambda _: is_time.wait(), monotonic=time.monotonic)
+    monkeypatch.setattr(looks, "time", clock)
+
+    def run(_, path):
+        asked.append(path.name)
+        raise MediaError("no video")
+
+    monkeypatch.setattr(library.readers, "run", run)
+    first, second = library.all()
+    library.looked(first)
+    assert asked == ["a.mp4"]
+    is_time.set()
+    wait_until(lambda: library.find(second.id).look)
+    assert asked == ["a.mp4", "b.mp4"]
 
 
 def test_a_recording_that_changed_is_looked_into_again(tmp_path, libraries):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from media import read_time, write_video
 from pages import make_settings, open_page, wait_for
+from steady import wait_until
 
 from utils.media import MediaError
 from web import thumbnails
@@ -37,6 +38,9 @@ def page(tmp_path_factory):
     write_video(folder / "late.ts", seconds=4, start_seconds=5, **how)
     (folder / "broken.mkv").write_bytes(b"no video")
     with open_page(settings) as client:
+        library = client.app.state.services.library
+        # A test that takes the readers away must not meet a look in the background.
+        wait_until(lambda: all(recording.look for recording in library.all()), what=library.all)
         yield client
 
 

@@ -63,6 +63,8 @@ class Looks:
         return look if stamp == list(recording.stamp) else None
 
     def take(self, recording: Recording) -> Look:
+        with self._changed:
+            self._wanted.pop(recording.id, None)  # nobody else need look into it, too
         look = self._look_into(recording.path)
         with self._changed:
             self._load()[recording.id] = (list(recording.stamp), look)
