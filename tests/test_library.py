@@ -195,6 +195,7 @@ def test_what_somebody_waited_for_is_not_looked_into_in_the_background_too(
 
     def run(_, path):
         asked.append(path.name)
+        library.all()  # as a page does that waits for the rest
         raise MediaError("no video")
 
     monkeypatch.setattr(library.readers, "run", run)

@@ -63,12 +63,14 @@ class Looks:
         return look if stamp == list(recording.stamp) else None
 
     def take(self, recording: Recording) -> Look:
-        with self._changed:
-            self._wanted.pop(recording.id, None)  # nobody else need look into it, too
+        with self._changed:  # the background need not look into it, too
+            self._wanted.pop(recording.id, None)
+            self._busy.add(recording.id)
         look = self._look_into(recording.path)
         with self._changed:
             self._load()[recording.id] = (list(recording.stamp), look)
             self._is_saved = False
+            self._busy.discard(recording.id)
         return look
 
     def want(self, recordings: list[Recording]) -> None:
