@@ -1,5 +1,6 @@
 """The list says of every recording where it stands, at once, however many there are."""
 
+import json
 import shutil
 import threading
 from pathlib import Path
@@ -10,6 +11,7 @@ from pages import make_settings, open_page
 from steady import Stopwatch, wait_until
 from timelines import labelled, timeline
 
+from utils.files import write_whole
 from web import listing
 
 
@@ -142,6 +144,29 @@ def test_a_timeline_is_read_once_even_over_a_restart(page, monkeypatch):
     kept = listing.Listing(services)  # as after a restart
     [line] = kept.lines([services.library.find(first["id"])])
     assert line["ads_share"] == 0.25
+
+
+def test_what_was_summed_up_last_is_kept_before_a_server_ends(page, monkeypatch):
+    add_timeline(page, "one", "games 60", "ads 20")
+    begun, go = threading.Event(), threading.Event()
+
+    def write_slowly(path, content):
+        begun.set()
+        assert go.wait(60)
+        write_whole(path, content)
+
+    monkeypatch.setattr(listing, "write_whole", write_slowly)
+    list_of(page)
+    assert begun.wait(60)
+    ending = threading.Thread(target=services_of(page).listing.close)
+    ending.start()
+    ending.join(0.3)
+    waits = ending.is_alive()
+    go.set()
+    ending.join(60)
+    assert waits
+    kept = json.loads((services_of(page).settings.review_dir / "summaries.json").read_bytes())
+    assert [summary["ads_share"] for _, summary in kept["summaries"].values()] == [0.25]
 
 
 def test_a_timeline_of_what_a_recording_was_counts_no_more(page):

@@ -154,13 +154,21 @@ class _Summaries:
             self._thread.start()
 
     def _work(self) -> None:
-        """Makes what is wanted, and ends."""
+        """Makes what is wanted, keeps it, and ends."""
+        while True:
+            self._make_wanted()
+            self._save()
+            with self._changed:
+                if not self._wanted:
+                    self._thread = None  # only now: `close` waits until all is kept
+                    return
+
+    def _make_wanted(self) -> None:
         saved_at = time.monotonic()
         while True:
             with self._changed:
                 if not self._wanted:
-                    self._thread = None
-                    break
+                    return
                 id = next(iter(self._wanted))
                 stamp, recording = self._wanted[id]
             try:
@@ -176,7 +184,6 @@ class _Summaries:
                 saved_at = time.monotonic()
                 self._save()
             time.sleep(REST_SECONDS)
-        self._save()
 
     def _make(self, recording: Recording) -> Summary | None:
         model = self._services.model.find()
