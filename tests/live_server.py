@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
-from steady import steady_seconds
+
+from tests.steady import steady_seconds
 
 
 @dataclass

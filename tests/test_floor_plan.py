@@ -191,6 +191,14 @@ def test_scripts_start_without_the_slow_libraries(script):
     assert found <= ({"cv2"} if "train" in script else set())  # the demo set draws
 
 
+def test_benchmarks_start_from_the_folder_of_the_project():
+    """With nothing that only tests know where to find, as `python -m benchmarks.NAME` starts."""
+    names = [f"benchmarks.{path.stem}" for path in sorted((ROOT / "benchmarks").glob("*.py"))]
+    command = [sys.executable, "-c", f"import {', '.join(names)}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
 def test_step_benchmark_runs_where_only_torch_and_numpy_are():
     banned = {"av", "cv2", "librosa", "PIL", "psutil", "safetensors", "scipy", "sklearn"}
     code = f"import sys, benchmarks.train_step; print(sorted({banned!r} & set(sys.modules)))"
