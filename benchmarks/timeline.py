@@ -76,7 +76,10 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--planted", type=Path, help="where planted recordings are kept")
     parser.add_argument(
-        "--rounds", type=int, default=3, help="of the speed measurement [%(default)s]"
+        "--rounds",
+        type=int,
+        default=3,
+        help="of the speed measurement; 0 leaves out speed and memory [%(default)s]",
     )
     parser.add_argument("--quick", action="store_true", help="two recordings, one round, no hours")
     options = parser.parse_args()
@@ -85,16 +88,18 @@ def main() -> None:
         folder = options.planted or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         recordings = plant(options.data_dir, folder, quick=options.quick)
         cache_dir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        figures = measure_start(options.data_dir, folder, options.checkpoint, cache_dir)
+        figures = {}
+        if options.rounds:
+            figures |= measure_start(options.data_dir, folder, options.checkpoint, cache_dir)
         classifier, *_ = load_classifier(options.checkpoint, cache_dir)
         labellers = all_labellers(classifier)
         for name, label in labellers.items():
             figures |= judge(name, label, recordings)
         jobs = {"decode": lambda path: read_to_end(path, classifier), **labellers}
-        if options.quick:
+        if options.rounds and options.quick:
             figures |= measure_speed(recordings[0], jobs, rounds=1)
             figures |= measure_command(recordings[0], options.checkpoint, cache_dir)
-        else:
+        elif options.rounds:
             for path in plant_sizes(options.data_dir, folder):
                 figures |= measure_speed(path, jobs, options.rounds)
             long = folder / "long.mp4"

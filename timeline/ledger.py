@@ -14,7 +14,7 @@ from timeline.tables import TimelineError, from_json, to_json
 from utils.errors import UserError
 from utils.files import stamp_file, write_whole
 
-VERSION = 2  # raise it when the same model and method give other timelines
+VERSION = 3  # raise it when the same model and method give other timelines
 
 
 class ExistingFileError(UserError):
