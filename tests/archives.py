@@ -12,10 +12,10 @@ from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-from media import write_video
-from trainings import KINDS, SMALL, flags, run_script, write_clip, write_clips, write_trunk
 
 import cost_optimized_train
+from tests.media import write_video
+from tests.trainings import KINDS, SMALL, flags, run_script, write_clip, write_clips, write_trunk
 from utils.labels import Span
 
 FRAME_RATE = 8

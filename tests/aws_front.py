@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote
 from xml.sax.saxutils import escape
 
-from ports import keep_port
-from s3_server import QuietHandler
 from werkzeug.serving import make_server
+
+from tests.ports import keep_port
+from tests.s3_server import QuietHandler
 
 SCHEDULES = {"POST": "CreateSchedule", "PUT": "UpdateSchedule", "DELETE": "DeleteSchedule"}
 OBJECTS = {"GET": "GetObject", "PUT": "PutObject", "HEAD": "HeadObject", "DELETE": "DeleteObject"}

@@ -22,7 +22,18 @@ os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")  # nothing waits for 
 os.environ.setdefault("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # three seconds; ours follow
 
 import boto3
-from aws_catalog import (
+from moto import settings
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.core.responses import ActionAuthenticatorMixin
+from moto.ec2.models import ec2_backends
+from moto.ec2.models.amis import Ami
+from moto.iam.models import iam_backends
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.s3.models import s3_backends
+from moto.scheduler.models import scheduler_backends
+from moto.sts.models import sts_backends
+
+from tests.aws_catalog import (
     CPU_IMAGE,
     DISK,
     GPU_IMAGE,
@@ -34,8 +45,8 @@ from aws_catalog import (
     product_line,
     quota,
 )
-from aws_front import Answer, Call, Door, cut, error, json_answer, name_call, refuse, xml
-from machines import (
+from tests.aws_front import Answer, Call, Door, cut, error, json_answer, name_call, refuse, xml
+from tests.machines import (
     MARK,
     Clock,
     Hardware,
@@ -45,18 +56,8 @@ from machines import (
     marked_processes,
     wait_for,
 )
-from moto import settings
-from moto.core import DEFAULT_ACCOUNT_ID
-from moto.core.responses import ActionAuthenticatorMixin
-from moto.ec2.models import ec2_backends
-from moto.ec2.models.amis import Ami
-from moto.iam.models import iam_backends
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from moto.s3.models import s3_backends
-from moto.scheduler.models import scheduler_backends
-from moto.sts.models import sts_backends
-from s3_server import KEYS
-from steady import steady_seconds
+from tests.s3_server import KEYS
+from tests.steady import steady_seconds
 
 LAPTOP, INSTANCE = "laptop", "instance"
 SECRET = "what-nobody-but-the-laptop-may-see"

@@ -20,7 +20,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 def pytest_runtest_setup(item) -> None:
     """Looks for a browser before a server and its recordings are made for a test in one."""
     if item.get_closest_marker("browser"):
-        from browser import require_chromium
+        from tests.browser import require_chromium
 
         require_chromium()
 
@@ -36,7 +36,7 @@ def own_sigterm():
 @pytest.fixture(scope="session")
 def clips_folder(tmp_path_factory) -> Path:
     """Five groups of ads and of games."""
-    from trainings import write_clips
+    from tests.trainings import write_clips
 
     return write_clips(tmp_path_factory.mktemp("clips"), range(5), ("ads", "games"))
 
@@ -44,7 +44,7 @@ def clips_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def trunk_file(tmp_path_factory) -> Path:
     """A .safetensors file that --weights takes."""
-    from trainings import write_trunk
+    from tests.trainings import write_trunk
 
     return write_trunk(tmp_path_factory.mktemp("trunk") / "trunk.safetensors")
 
@@ -58,7 +58,7 @@ def shared_cache(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def small_flags(clips_folder, trunk_file, shared_cache) -> list[str]:
     """Arguments that make either script train in seconds; only --runs-dir is left to say."""
-    from trainings import SMALL, flags
+    from tests.trainings import SMALL, flags
 
     return flags(
         **SMALL,
@@ -74,9 +74,8 @@ def small_flags(clips_folder, trunk_file, shared_cache) -> list[str]:
 @pytest.fixture(scope="session")
 def trained_run(small_flags, tmp_path_factory) -> Path:
     """The folder of a run of cost_optimized_train.py that went well; not to be changed."""
-    from trainings import run_script
-
     import cost_optimized_train
+    from tests.trainings import run_script
 
     runs = tmp_path_factory.mktemp("runs")
     outcome = run_script(cost_optimized_train, *small_flags, "--runs-dir", runs)
@@ -88,7 +87,7 @@ def trained_run(small_flags, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def made_archive(tmp_path_factory):
     """Recordings with a known truth and a model that gets a part wrong; to be copied."""
-    from archives import make_archive
+    from tests.archives import make_archive
 
     return make_archive(tmp_path_factory.mktemp("archive") / "made")
 
@@ -96,7 +95,7 @@ def made_archive(tmp_path_factory):
 @pytest.fixture(scope="module")
 def chromium():
     """A browser; the tests are skipped where there is none, or fail if REQUIRE_BROWSER=1."""
-    from browser import open_chromium
+    from tests.browser import open_chromium
 
     with open_chromium() as browser:
         yield browser
@@ -105,7 +104,7 @@ def chromium():
 @pytest.fixture(scope="session")
 def s3_server():
     """An S3 service on loopback, which tests may make faulty."""
-    from s3_server import S3Server
+    from tests.s3_server import S3Server
 
     server = S3Server()
     yield server
@@ -124,7 +123,7 @@ def s3(s3_server, monkeypatch):
 @pytest.fixture
 def small_instance(s3, tmp_path):
     """What an attempt on an instance finds there; all that it starts is killed at the end."""
-    from small_instance import SmallInstance
+    from tests.small_instance import SmallInstance
 
     instance = SmallInstance(tmp_path / "instance", s3)
     yield instance
@@ -134,11 +133,10 @@ def small_instance(s3, tmp_path):
 @pytest.fixture
 def aws(tmp_path, monkeypatch):
     """A made AWS, to which boto3 comes as from a laptop; what its instances start does nothing."""
-    from aws_world import World
-
     from cloud import user_data
     from cloud.aws import client
     from cloud.s3 import forget_connection
+    from tests.aws_world import World
 
     def forget() -> None:
         client.cache_clear()  # not forget_clients, which would have all descriptions read again
@@ -158,7 +156,7 @@ def aws(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def mlflow_database(tmp_path_factory) -> Path:
     """A database of MLflow without a run, to be copied: making its tables takes seconds."""
-    from mlflow_server import make_database
+    from tests.mlflow_server import make_database
 
     return make_database(tmp_path_factory.mktemp("mlflow") / "mlflow.db")
 
@@ -166,7 +164,7 @@ def mlflow_database(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def copying_script(tmp_path_factory) -> Path:
     """A training script that leaves the files of another run, in no time."""
-    from pipelines import write_training
+    from tests.pipelines import write_training
 
     return write_training(tmp_path_factory.mktemp("script"))
 
@@ -176,7 +174,7 @@ def finished_pipeline(
     tmp_path_factory, clips_folder, trained_run, mlflow_database, copying_script
 ) -> Path:
     """The folder of a pipeline that ran once, with what it `said`; not to be changed."""
-    from pipelines import OUTSIDE, RUN_VARIABLE, pipeline_flags, run_pipe
+    from tests.pipelines import OUTSIDE, RUN_VARIABLE, pipeline_flags, run_pipe
 
     folder = tmp_path_factory.mktemp("finished")
     (folder / "runs").mkdir()

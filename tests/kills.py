@@ -1,6 +1,6 @@
 """A training killed again and again, and what its runs end with, for test_kills.py.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=.:tests python tests/kills.py FOLDER KILLS [SEED [CASE]]
+    OMP_NUM_THREADS=1 python -m tests.kills FOLDER KILLS [SEED [CASE]]
 
 Starts a training, kills it with signal 9 after a random time, resumes it, and so on to its end,
 then begins another one, until it has killed as often as asked. Each must end with the weights, bit
@@ -25,9 +25,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from trainings import MadeSets, make_config, make_sets
 
 from models.mobilenet_v2 import NUM_BLOCKS
+from tests.trainings import MadeSets, make_config, make_sets
 from training.checkpoint import load_state
 from training.loop import Trainer
 from training.phases import Phase

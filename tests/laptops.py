@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from aws_world import World
-from machines import ROOT
+from tests.aws_world import World
+from tests.machines import ROOT
 
 
 class Laptop:

@@ -3,13 +3,12 @@
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from aws_world import REGION, World
-
 from cloud.launch import prepare_ground
 from cloud.plan import ON_DEMAND, SPOT, Choice
 from cloud.run_record import Attempt, Limits, RunPlan, RunRecord, utc_now
 from cloud.screen import Screen
 from cloud.start import Ground, Run
+from tests.aws_world import REGION, World
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "2026-11-22_06-10-00-train-x7k2"

@@ -21,8 +21,9 @@ from functools import cache
 from pathlib import Path
 
 import psutil
-from imds import MetadataService
-from steady import steady_seconds, wait_until
+
+from tests.imds import MetadataService
+from tests.steady import steady_seconds, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "ADGAME_TEST_MACHINE"  # in the environment of each process of a machine
@@ -333,8 +334,8 @@ def kill_marked(mark: str, seconds: float = 10.0) -> None:
 
 def keep_watch(mark: str) -> subprocess.Popen:
     """A process that ends all with this mark as soon as this one has ended, however it did."""
-    words = [sys.executable, __file__, mark]
-    return subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+    words = [sys.executable, "-m", "tests.machines", mark]
+    return subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, start_new_session=True)
 
 
 def wait_for(condition: Callable[[], object], seconds: float) -> bool:

@@ -5,9 +5,9 @@ import os
 import threading
 from pathlib import Path
 
-from ports import keep_port
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from tests.ports import keep_port
 from training.tracking import URI_VARIABLE, open_client
 
 

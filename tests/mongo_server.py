@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 import bson
 import mongomock
-from ports import keep_port
+
+from tests.ports import keep_port
 
 OP_REPLY, OP_QUERY, OP_MSG = 1, 2004, 2013
 HEADER = struct.Struct("<iiii")  # length, request, response to, operation

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from aws_world import World
 
 from cloud.aws import forget_clients
 from cloud.s3 import forget_connection
+from tests.aws_world import World
 
 
 @contextlib.contextmanager

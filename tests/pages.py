@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fastapi.testclient import TestClient
-from steady import wait_until
 
+from tests.steady import wait_until
 from web.app import create_app
 from web.settings import Settings
 

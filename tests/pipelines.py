@@ -1,6 +1,6 @@
 """Pipelines for tests: made clips, a training that only copies, and the whole of it killed.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=.:tests python tests/pipelines.py FOLDER CLIPS RUN KILLS [SEED]
+    OMP_NUM_THREADS=1 python -m tests.pipelines FOLDER CLIPS RUN KILLS [SEED]
 
 Runs a pipeline to its end, then others on the same clips, each killed with signal 9 after random
 times and begun again until as many kills as asked were survived. Each must end with the champion,
@@ -20,11 +20,10 @@ import sys
 import time
 from pathlib import Path
 
-from mlflow_server import make_database
-from trainings import SMALL, Outcome, flags, run_script
-
 import run_pipeline
 from search.clip_store import open_clip_store
+from tests.mlflow_server import make_database
+from tests.trainings import SMALL, Outcome, flags, run_script
 from training.registry import MODEL, Registry
 
 ROOT = Path(__file__).resolve().parent.parent

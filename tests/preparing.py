@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import media
+from tests import media
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("--fps", "4", "--frame-size", "32,48", "--mfcc-n-mels", "20", "--crop-bars", "no")

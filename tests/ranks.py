@@ -1,6 +1,6 @@
 """A training that several processes share, as torchrun starts it, for test_distributed.py.
 
-    torchrun --nproc-per-node 2 tests/ranks.py FOLDER [broken]
+    torchrun --nproc-per-node 2 --module tests.ranks FOLDER [broken]
 
 Trains each case in a folder of its own. With "broken" the second process fails.
 """
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from trainings import make_config, make_sets
 
 from models.mobilenet_v2 import NUM_BLOCKS
+from tests.trainings import make_config, make_sets
 from training.distributed import Ranks, join_ranks
 from training.loop import Trainer
 from training.phases import Phase

@@ -20,13 +20,13 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from machines import MARK, Clock, Hardware, Machine, kill_marked, wait_for
 
 from cloud.attempt import Course
 from cloud.run_record import Attempt, AttemptEnd, Latest, Limits, RunPlan, RunRecord, utc_now
 from cloud.s3 import read_bytes, write_bytes
 from cloud.user_data import user_data
 from cloud.workplace import Workplace
+from tests.machines import MARK, Clock, Hardware, Machine, kill_marked, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = "2026-11-22_06-10-00-short_train-x7k2"

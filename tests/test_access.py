@@ -3,8 +3,8 @@
 import logging
 
 import pytest
-from pages import ADDRESS, make_settings, open_page
 
+from tests.pages import ADDRESS, make_settings, open_page
 from web.access import COOKIE, HEADERS, MAX_BODY_BYTES
 
 TOKEN = "a-token-of-some-length"

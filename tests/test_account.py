@@ -1,14 +1,14 @@
 """Account: each thing that a run needs is looked at, and what is missing comes with its cure."""
 
 import pytest
-from aws_world import REGION
-from own_world import forget, own_world
 
 from cloud.account import check_account
 from cloud.permissions import SCHEDULER_ROLE, instance_role
 from cloud.plan import Constraints
 from cloud.roles import ensure_roles
 from cloud.rows import Row, print_rows
+from tests.aws_world import REGION
+from tests.own_world import forget, own_world
 
 VIDEOS = {
     "data/ads/a.mp4": b"x" * 1000,

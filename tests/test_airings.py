@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from trainings import make_config
 
 from search.airings import Airing, find_airings, group_spots, sharpen
+from tests.trainings import make_config
 from utils.duplicates import Repeat, find_duplicates
 from utils.feature_store import FeatureStore
 from utils.features import FeatureSpec

@@ -3,8 +3,8 @@
 import av
 import numpy as np
 import pytest
-from media import pitch_of, tone, write_video
 
+from tests.media import pitch_of, tone, write_video
 from timeline.annotation import BREAK_COLOUR, COLOURS, annotate
 from timeline.timeline import Segment, Timeline
 from utils.audio import read_audio

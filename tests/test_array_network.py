@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from trainings import fill_heads, fill_norms
 
 from models.array_network import ArrayNetwork
 from models.encoders import pool_mean_std
 from models.late_fusion import LateFusionClassifier
 from models.lrcn import LrcnClassifier
 from models.runtime import TrunkRuntime
+from tests.trainings import fill_heads, fill_norms
 
 N_MFCC = 20
 KINDS = {

@@ -8,13 +8,13 @@ import signal
 import time
 
 import pytest
-from imds import MetadataService
-from short_train import final_state
-from steady import Stopwatch
 
 from cloud import run_folder
 from cloud.run_record import DONE, FAILED, INTERRUPTED, STOPPED, Latest, RunRecord, utc_now
 from cloud.workplace import Wish
+from tests.imds import MetadataService
+from tests.short_train import final_state
+from tests.steady import Stopwatch
 
 LONG = ("--epochs", "200", "--epoch-seconds", "0.2")
 

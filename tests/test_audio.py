@@ -4,10 +4,10 @@ from pathlib import Path
 
 import av
 import librosa
-import media
 import numpy as np
 import pytest
 
+from tests import media
 from utils.audio import compute_mfcc, find_audio, read_audio
 from utils.media import MediaError
 from utils.mfcc import MfccSpec

@@ -1,7 +1,6 @@
 """AWS: refusals say in one line what was called and what to do; nothing waits for ever."""
 
 import pytest
-from aws_world import REGION
 
 from cloud.aws import (
     AwsError,
@@ -13,6 +12,7 @@ from cloud.aws import (
     pages,
     until_known,
 )
+from tests.aws_world import REGION
 
 
 def refusal(error: pytest.ExceptionInfo) -> str:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from aws_world import INSTANCE, LAPTOP
-from machines import Machine
-from trials import EPOCHS, Book, Trial, kill_all, write_table
+
+from tests.aws_world import INSTANCE, LAPTOP
+from tests.machines import Machine
+from tests.trials import EPOCHS, Book, Trial, kill_all, write_table
 
 EC2_CALLS = (
     *("DescribeInstanceTypeOfferings", "DescribeSpotPriceHistory", "DescribeImages"),

@@ -5,9 +5,10 @@ import re
 import shutil
 
 import pytest
-from laptops import Laptop
-from trainings import SMALL, flags, write_clip
-from trials import Trial
+
+from tests.laptops import Laptop
+from tests.trainings import SMALL, flags, write_clip
+from tests.trials import Trial
 
 ROOMS = ("cloud", "utils", "training", "models", "pipeline", "search")
 TRAINING = {

@@ -9,18 +9,18 @@ import re
 import shutil
 
 import pytest
-from aws_world import LAPTOP
-from laptops import Laptop
-from machines import Machine, wait_for
 from moto.iam.access_control import IAMRequestBase
 from safetensors.torch import load_file
-from steady import Stopwatch
-from trainings import SMALL, flags, run_script
-from trials import EPOCHS, Trial
 
 import cost_optimized_train
 from benchmarks.figures import write_figures
 from cloud.permissions import policies
+from tests.aws_world import LAPTOP
+from tests.laptops import Laptop
+from tests.machines import Machine, wait_for
+from tests.steady import Stopwatch
+from tests.trainings import SMALL, flags, run_script
+from tests.trials import EPOCHS, Trial
 
 ROOMS = ("cloud", "utils", "training", "models")
 S3_ACTIONS = {

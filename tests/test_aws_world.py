@@ -7,11 +7,12 @@ import sys
 import time
 
 import pytest
-from aws_world import CPU_IMAGE, GPU_IMAGE, REGION, World
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from machines import marked_processes, wait_for
-from steady import steady_seconds
+
+from tests.aws_world import CPU_IMAGE, GPU_IMAGE, REGION, World
+from tests.machines import ROOT, marked_processes, wait_for
+from tests.steady import steady_seconds
 
 QUICK = Config(retries={"total_max_attempts": 1})
 
@@ -117,16 +118,14 @@ def test_processes_that_leave_their_session_end_with_the_instance(world, ec2):
 
 def test_nothing_survives_tests_that_are_killed(tmp_path):
     code = f"""
-import sys, time
-sys.path.insert(0, {os.path.dirname(__file__)!r})
-from machines import MARK, keep_watch
-import os, subprocess
+import os, subprocess, time
+from tests.machines import MARK, keep_watch
 keep_watch("killed-{os.getpid()}")
 subprocess.Popen(["sleep", "60"], env={{**os.environ, MARK: "killed-{os.getpid()}/i-1"}})
 print("ready", flush=True)
 time.sleep(60)
 """
-    tests = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    tests = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
     assert tests.stdout.readline() == b"ready\n"
     mark = f"killed-{os.getpid()}"
     assert list(marked_processes(mark))

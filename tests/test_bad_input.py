@@ -7,15 +7,15 @@ import re
 import shutil
 from pathlib import Path
 
-import media
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from trainings import Outcome, flags, link_clips, run_script, write_clip
 
 import cost_optimized_train
 import label_recording
 import train
+from tests import media
+from tests.trainings import Outcome, flags, link_clips, run_script, write_clip
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
 """Bars are found where they are, and no picture is cropped."""
 
 import av
-import media
 import numpy as np
 import pytest
 
+from tests import media
 from utils import bars, video
 from utils.bars import MIN_PICTURES, STRETCH_PICTURES, crop_by_stretch, find_bars
 from utils.media import Crop

@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from trainings import write_clip
 
 from label_recording import load_classifier
+from tests.trainings import write_clip
 from timeline.batch import label_on_cluster, label_recordings
 from timeline.classifier import Classifier
 from timeline.labelled import Labelled, Method

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from short_train import final_state
 
 from cloud.run_record import DONE, FAILED, INTERRUPTED
+from tests.short_train import final_state
 
 SCRIPT = Path(__file__).resolve().parent.parent / "cloud" / "bootstrap.sh"
 SHELLCHECK = Path(sys.executable).parent / "shellcheck"

@@ -3,10 +3,10 @@
 import functools
 from pathlib import Path
 
-import media
 import numpy as np
 import pytest
 
+from tests import media
 from timeline.boundaries import WINDOW_SECONDS, snap_edges
 from timeline.scoring import ScoredRecording
 from timeline.timeline import Damage, Segment

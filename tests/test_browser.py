@@ -4,9 +4,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
-import browser as harness
-import page_rules
 import pytest
+
+from tests import browser as harness
+from tests import page_rules
 
 NO_ICON = "<link rel=icon href=/none>"  # else it is asked for, and is not there
 POLICY = "default-src 'self'; img-src *"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import av
 import pytest
-from timelines import made_timeline, random_timeline
 
+from tests.timelines import made_timeline, random_timeline
 from timeline.captions import caption, read_srt, srt, webvtt
 from timeline.formats import read_spans, write_timeline
 from timeline.player_times import shown

@@ -2,9 +2,9 @@
 
 import av
 import pytest
-from media import draw_time, read_time, write_video
 
 from benchmarks.changed import CHANGES, measure_changes, write_question
+from tests.media import draw_time, read_time, write_video
 from utils.video import probe
 
 

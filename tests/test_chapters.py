@@ -5,8 +5,8 @@ from pathlib import Path
 
 import av
 import pytest
-from timelines import CLASSES, made_timeline, random_timeline
 
+from tests.timelines import CLASSES, made_timeline, random_timeline
 from timeline.chapters import ffmetadata, matroska_xml, ogm, read_ffmetadata, webvtt_chapters
 from timeline.formats import FORMATS, read_spans, write_timeline
 from timeline.player_times import shown

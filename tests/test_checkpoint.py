@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from trainings import fill_heads, fill_norms
 
 from models.late_fusion import LateFusionClassifier
+from tests.trainings import fill_heads, fill_norms
 from training.checkpoint import (
     CheckpointError,
     load_checkpoint,

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from steady import wait_until
-from trainings import ROOT
 
+from tests.steady import wait_until
+from tests.trainings import ROOT
 from training.child import find_trainings, is_finished, start_training, was_stopped
 
 SCRIPT = """

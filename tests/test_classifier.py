@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from trainings import ROOT, write_clip
 
 import label_recording
 from models.kept_network import KeptGraphs
+from tests.trainings import ROOT, write_clip
 from timeline import classifier as rooms
 from timeline.classifier import HEADS, INDEX, NETWORKS, TRUNK, Classifier
 from timeline.labelled import Labelled, Method

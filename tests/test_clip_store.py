@@ -11,8 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mongo_server import MongoServer
-from steady import Stopwatch, wait_until
 
 from search.clip_store import (
     ClipStore,
@@ -21,6 +19,8 @@ from search.clip_store import (
     clip_id,
     open_clip_store,
 )
+from tests.mongo_server import MongoServer
+from tests.steady import Stopwatch, wait_until
 
 PASSWORD = "p@ss:/word"
 

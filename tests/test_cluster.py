@@ -5,9 +5,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from preparing import run, write_recordings
 from ray.cluster_utils import Cluster
 
+from tests.preparing import run, write_recordings
 from utils.audio import MfccSpec
 from utils.cluster import ClusterError
 from utils.features import FeatureSpec

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-import media
 import numpy as np
 import pytest
 import torch
-from trainings import fill_heads, fill_norms, make_config
 
 import timeline.coarse
 from models.array_network import ArrayNetwork
 from models.late_fusion import LateFusionClassifier
 from models.runtime import TrunkRuntime
+from tests import media
+from tests.trainings import fill_heads, fill_norms, make_config
 from timeline.coarse import _spans, _wanted
 from timeline.scoring import score_recording
 

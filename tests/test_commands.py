@@ -7,8 +7,8 @@ import sys
 
 import psutil
 import pytest
-from steady import wait_until
 
+from tests.steady import wait_until
 from timeline.commands import ChangeCommand
 from utils.errors import UserError
 

@@ -4,9 +4,9 @@ import os
 import threading
 
 import pytest
-from media import tone, write_video, write_wav
-from steady import Stopwatch
 
+from tests.media import tone, write_video, write_wav
+from tests.steady import Stopwatch
 from utils.connections import StreamEnded, StreamLost, _Pipe, connect, find_source
 from utils.errors import UserError
 from utils.media import video_stream

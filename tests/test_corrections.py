@@ -5,9 +5,9 @@ import os
 import threading
 
 import pytest
-from media import write_video
-from timelines import labelled, timeline
 
+from tests.media import write_video
+from tests.timelines import labelled, timeline
 from timeline.formats import format_timeline
 from utils.labels import Span, parse_labels
 from utils.recordings import find_recordings

@@ -3,8 +3,9 @@
 import json
 
 import pytest
-from media import write_video
-from pages import make_settings, open_page
+
+from tests.media import write_video
+from tests.pages import make_settings, open_page
 
 ROWS = [
     {"start_seconds": 0, "end_seconds": 1, "label": "games"},

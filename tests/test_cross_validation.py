@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from test_evaluation import make_scores
-from test_results import groups_of
-from trainings import make_config, make_sets
 
+from tests.test_evaluation import make_scores
+from tests.test_results import groups_of
+from tests.trainings import make_config, make_sets
 from training.cross_validation import draw_groups, join_scores
 
 

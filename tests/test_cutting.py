@@ -6,8 +6,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from media import draw_texture, draw_time, read_time, tone, write_video
 
+from tests.media import draw_texture, draw_time, read_time, tone, write_video
 from timeline.cutting import (
     cut,
     cut_path,

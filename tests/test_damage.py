@@ -4,11 +4,11 @@ import random
 from pathlib import Path
 
 import av
-import media
 import numpy as np
 import pytest
-from steady import Stopwatch
 
+from tests import media
+from tests.steady import Stopwatch
 from utils.damage import MAX_RECORDS, DamageLog
 from utils.features import FeatureSpec, read_features
 from utils.media import MediaError

@@ -3,10 +3,10 @@
 import contextlib
 from pathlib import Path
 
-import media
 import pytest
-from pools import InThisProcess, InThreads
 
+from tests import media
+from tests.pools import InThisProcess, InThreads
 from utils import decoding
 from utils.audio import MfccSpec
 from utils.content_hashes import ContentHashes

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from trainings import make_config
 
+from tests.trainings import make_config
 from utils.demo_motion import FOUR_ORDERS, arrange, draw_scene, make_motion_sets
 
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from trainings import fill_heads, make_config
 
 from models.array_network import ArrayNetwork
 from models.late_fusion import LateFusionClassifier
 from models.lrcn import LrcnClassifier
 from models.mobilenet_v2 import EMBEDDING_SIZE
+from tests.trainings import fill_heads, make_config
 from timeline.dense import DenseScorer, EmbeddedBlock
 
 SECONDS = 60

@@ -1,25 +1,24 @@
 """Several processes train as one would on the same batches, and end together."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from ranks import CASES, WatchedRanks, train
 from safetensors.torch import load_file
-from trainings import ROOT
 
+from tests.ranks import CASES, WatchedRanks, train
+from tests.trainings import ROOT
 from training.distributed import RankError, Ranks, join_ranks
 
 
 def torchrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return subprocess.run(
-        [*command, "--nproc-per-node", "2", ROOT / "tests" / "ranks.py", folder, *arguments],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        [*command, "--nproc-per-node", "2", "--module", "tests.ranks", folder, *arguments],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=240,

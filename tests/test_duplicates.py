@@ -5,11 +5,11 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-import media
 import numpy as np
 import pytest
-from pools import InThisProcess
 
+from tests import media
+from tests.pools import InThisProcess
 from utils import duplicates, preparation
 from utils.audio import MfccSpec
 from utils.clips import Clip, group_folds, split_by_group

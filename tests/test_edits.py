@@ -4,8 +4,8 @@ import math
 import re
 
 import pytest
-from timelines import made_timeline, random_timeline
 
+from tests.timelines import made_timeline, random_timeline
 from timeline.edits import comskip, edl, mplayer_edl
 from timeline.formats import read_spans
 from timeline.player_times import breaks

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from trainings import fill_heads, fill_norms, make_config, make_sets
 
 from models.runtime import TrunkRuntime
+from tests.trainings import fill_heads, fill_norms, make_config, make_sets
 from training import embedding
 from training.embedding import COLUMN, MemoryStore, embed_recordings, stored_embeddings
 from training.weights import TrunkWeights, new_model

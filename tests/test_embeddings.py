@@ -7,8 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_clip_store import make_clip
-from trainings import fill_heads, fill_norms, make_config
 
 from models.encoders import FrameEncoder
 from models.late_fusion import LateFusionClassifier
@@ -22,6 +20,8 @@ from search.embeddings import (
     storable,
     store_clips,
 )
+from tests.test_clip_store import make_clip
+from tests.trainings import fill_heads, fill_norms, make_config
 from utils.features import FeatureSpec
 from utils.labels import Span
 from utils.prepared_set import PreparedSet, open_feature_store

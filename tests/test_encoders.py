@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from trainings import fill_norms
 
 from models.encoders import FrameEncoder, MfccEncoder, pool_mean_std, trunk_input
 from models.mobilenet_v2 import EMBEDDING_SIZE, NUM_BLOCKS
+from tests.trainings import fill_norms
 
 
 @pytest.fixture(scope="module")

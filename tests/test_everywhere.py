@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from media import write_video
-from pages import make_settings, open_page
-from timelines import labelled, timeline
-from trainings import write_clip
 
+from tests.media import write_video
+from tests.pages import make_settings, open_page
+from tests.timelines import labelled, timeline
+from tests.trainings import write_clip
 from web.library import Recording
 from web.settings import Settings
 

@@ -8,9 +8,9 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from trainings import Outcome, run_script
 
 import export_model
+from tests.trainings import Outcome, run_script
 from training.checkpoint import load_checkpoint
 from utils.config import config_of_run
 from utils.dataset import whole_batches

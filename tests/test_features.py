@@ -4,10 +4,10 @@ import dataclasses
 import json
 import math
 
-import media
 import numpy as np
 import pytest
 
+from tests import media
 from utils import features, interleaved
 from utils.audio import compute_mfcc
 from utils.features import FeatureBlock, FeatureSpec, check_length, read_features

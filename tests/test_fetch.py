@@ -3,11 +3,11 @@
 import hashlib
 
 import pytest
-from launching import NAME
 
 from cloud.fetch import fetch_run
 from cloud.run_record import Latest, RecordError, RunRecord
 from cloud.s3 import S3DamagedError, S3Error, write_bytes
+from tests.launching import NAME
 
 
 @pytest.fixture

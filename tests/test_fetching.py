@@ -68,8 +68,8 @@ def test_fetches_side_by_side_keep_out_of_each_others_way(tmp_path):
 
 def test_what_a_killed_process_fetched_is_deleted_by_the_next(tmp_path):
     code = (
-        "import os, signal, sys; sys.path.insert(0, 'tests')\n"
-        "from test_fetching import Fetching, SlowPlace\n"
+        "import sys\n"
+        "from tests.test_fetching import Fetching, SlowPlace\n"
         "with Fetching(SlowPlace(), sys.argv[1]).fetch(['ads/a.mp4']):\n"
         "    print('fetched', flush=True)\n"
         "    input()\n"

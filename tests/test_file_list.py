@@ -3,12 +3,12 @@
 import os
 
 import pytest
-from file_server import FileServer
-from test_sources import make, write_list
-from trainings import flags, run_script
 
 import prepare_data
 from cloud.s3 import S3Folder
+from tests.file_server import FileServer
+from tests.test_sources import make, write_list
+from tests.trainings import flags, run_script
 from utils import urls
 from utils.file_list import FileList, ListError
 from utils.recordings import find_recordings

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from pages import make_settings, open_page, wait_for
-from steady import Stopwatch
-from test_search_clips import write_recording
-from trainings import run_script, write_clip
 
 import search_clips
 from search.clip_store import open_clip_store
+from tests.pages import make_settings, open_page, wait_for
+from tests.steady import Stopwatch
+from tests.test_search_clips import write_recording
+from tests.trainings import run_script, write_clip
 from web import finding
 from web.library import Recording
 from web.settings import Settings

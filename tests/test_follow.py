@@ -5,8 +5,6 @@ import time
 from dataclasses import replace
 
 import pytest
-from launching import QUICK, Listener, make_ground, make_run
-from steady import wait_until
 
 from cloud import follow
 from cloud.aws import CloudError
@@ -20,6 +18,8 @@ from cloud.run_record import (
 )
 from cloud.s3 import write_bytes
 from cloud.start import start_attempt
+from tests.launching import QUICK, Listener, make_ground, make_run
+from tests.steady import wait_until
 
 BEAT = Heartbeat(1, "t1", "training", epoch=1, epochs=3, loss=0.5, dollars_so_far=0.01)
 

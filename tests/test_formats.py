@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from timelines import made_timeline, random_timeline
 
+from tests.timelines import made_timeline, random_timeline
 from timeline.formats import FORMATS, format_timeline, read_spans, sidecar_path, write_timeline
 from timeline.timeline import Timeline
 from utils.errors import UserError

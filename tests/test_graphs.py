@@ -5,11 +5,11 @@ import onnxruntime
 import pytest
 import torch
 from torch import nn
-from trainings import fill_heads, fill_norms
 
 from models.graphs import classifier_graph, trunk_graph, with_metadata
 from models.late_fusion import LateFusionClassifier
 from models.lrcn import LrcnClassifier
+from tests.trainings import fill_heads, fill_norms
 
 TEMPERATURE = 1.7
 SIZE = (40, 56)

@@ -4,9 +4,6 @@ import json
 from dataclasses import replace
 
 import pytest
-from aws_catalog import CPU_IMAGE, GPU_IMAGE, OLD_GPU_IMAGE
-from aws_world import REGION
-from launching import ATTEMPT, NAME
 
 from cloud import images
 from cloud.aws import AwsError, CloudError
@@ -15,6 +12,9 @@ from cloud.network import GROUP, ensure_group, find_group, find_network
 from cloud.permissions import SCHEDULER_ROLE, instance_role, policies
 from cloud.roles import INSTANCE_POLICY, ensure_roles, missing_roles
 from cloud.schedule import delete_schedule, list_schedules, schedule_end, schedule_name
+from tests.aws_catalog import CPU_IMAGE, GPU_IMAGE, OLD_GPU_IMAGE
+from tests.aws_world import REGION
+from tests.launching import ATTEMPT, NAME
 
 ACCOUNT = "123456789012"
 

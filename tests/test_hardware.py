@@ -1,9 +1,9 @@
 """A graphics card decodes what it can; without one, or where it fails, software gives the same."""
 
-import media
 import numpy as np
 import pytest
 
+from tests import media
 from utils import features, hardware, video
 from utils.features import FeatureBlock, FeatureSpec, read_features
 from utils.media import MediaError

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Server
-from steady import Stopwatch, wait_until
+
+from tests.browser import Server
+from tests.steady import Stopwatch, wait_until
 
 pytestmark = [pytest.mark.slow]
 

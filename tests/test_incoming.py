@@ -3,10 +3,10 @@
 import os
 import shutil
 
-import media
 import numpy as np
 import pytest
 
+from tests import media
 from utils import incoming
 from utils.audio import MfccSpec
 from utils.feature_store import FeatureStore

@@ -4,8 +4,6 @@ import base64
 from dataclasses import replace
 
 import pytest
-from aws_world import REGION
-from launching import ATTEMPT, make_ground, make_run
 
 from cloud import instances
 from cloud.aws import AwsError
@@ -26,6 +24,8 @@ from cloud.instances import (
 from cloud.permissions import instance_role
 from cloud.run_record import ON_DEMAND
 from cloud.user_data import user_data
+from tests.aws_world import REGION
+from tests.launching import ATTEMPT, make_ground, make_run
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 """Pictures and sound of one pass over a file are those of passes of their own."""
 
-import media
 import numpy as np
 import pytest
 
+from tests import media
 from utils import audio
 from utils.audio import Sound, compute_mfcc
 from utils.interleaved import Interleaved

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from test_evaluation import CLASSES, make_scores
 
+from tests.test_evaluation import CLASSES, make_scores
 from training.evaluation import evaluate_scores
 from training.intervals import (
     DRAWS,

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from steady import Stopwatch, wait_until
-from trainings import ROOT
 
+from tests.steady import Stopwatch, wait_until
+from tests.trainings import ROOT
 from utils.errors import UserError
 from utils.media import MediaError
 from web.errors import NotFound

@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from pages import make_settings, open_page, wait_for
-from steady import Stopwatch, wait_until
-from test_uploads_api import Served, ask
 
+from tests.pages import make_settings, open_page, wait_for
+from tests.steady import Stopwatch, wait_until
+from tests.test_uploads_api import Served, ask
 from web import jobs_api
 
 

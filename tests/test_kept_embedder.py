@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from trainings import fill_heads, fill_norms, make_config
 
 from models.late_fusion import LateFusionClassifier
 from models.lrcn import LrcnClassifier
 from search.embedder import ClipEmbedder, TrunkModel
 from search.kept_embedder import FEATURES, INFO, TRUNK, keep_embedder, read_embedder
+from tests.trainings import fill_heads, fill_norms, make_config
 from utils.features import FeatureSpec
 
 SECONDS = 9.0

@@ -5,13 +5,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from trainings import fill_heads, fill_norms
 
 from models.array_network import ArrayNetwork
 from models.kept_network import KeptNetwork
 from models.late_fusion import LateFusionClassifier
 from models.lrcn import LrcnClassifier
 from models.runtime import TrunkRuntime
+from tests.trainings import fill_heads, fill_norms
 
 SIZE = (32, 48)
 N_MFCC = 20

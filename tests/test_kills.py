@@ -1,12 +1,12 @@
 """A training that is killed at any moment loses nothing that it had saved."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
-from trainings import ROOT
+
+from tests.trainings import ROOT
 
 
 @pytest.mark.slow
@@ -15,8 +15,8 @@ def test_training_killed_at_random_moments_ends_with_the_weights_of_an_unbroken_
     tmp_path, case, kills
 ):
     done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "kills.py", tmp_path / "runs", str(kills), "0", case],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        [sys.executable, "-m", "tests.kills", tmp_path / "runs", str(kills), "0", case],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=300,

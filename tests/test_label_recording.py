@@ -14,10 +14,18 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from media import write_video
-from trainings import CLIP_SECONDS, ROOT, Outcome, draw_ads, draw_games, run_script, write_clip
 
 import label_recording
+from tests.media import write_video
+from tests.trainings import (
+    CLIP_SECONDS,
+    ROOT,
+    Outcome,
+    draw_ads,
+    draw_games,
+    run_script,
+    write_clip,
+)
 from timeline import copies
 from timeline.tables import from_json
 from training.checkpoint import load_checkpoint, save_checkpoint

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trainings import write_clip
 
 from label_recording import load_classifier
+from tests.trainings import write_clip
 from timeline.classifier import Classifier
 from timeline.labelled import Method
 from timeline.labelling import Labeller

@@ -5,10 +5,10 @@ import time
 from pathlib import Path
 
 import av
-import media
 import numpy as np
 import pytest
 
+from tests import media
 from utils.damage import DamageLog
 from utils.features import FeatureSpec, read_features
 from utils.lanes import read_in_lanes, side_by_side

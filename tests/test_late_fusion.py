@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from trainings import fill_heads, fill_norms
 
 from models.encoders import pool_mean_std
 from models.late_fusion import VIDEO_SIZE, Dropout, LateFusionClassifier
 from models.mobilenet_v2 import EMBEDDING_SIZE
+from tests.trainings import fill_heads, fill_norms
 
 N_MFCC = 6
 

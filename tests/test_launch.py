@@ -6,9 +6,6 @@ import threading
 from dataclasses import asdict, replace
 
 import pytest
-from aws_world import REGION
-from launching import QUICK, Listener, make_ground, make_run
-from steady import wait_until
 
 from cloud import launch
 from cloud.aws import AwsError, CloudError
@@ -41,6 +38,9 @@ from cloud.run_record import (
 )
 from cloud.start import Run
 from cloud.user_data import user_data
+from tests.aws_world import REGION
+from tests.launching import QUICK, Listener, make_ground, make_run
+from tests.steady import wait_until
 
 VIDEOS = {"data/ads/a.mp4": b"a" * 1000, "data/games/b.mp4": b"b" * 1000}
 REPORT = b"report"

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from steady import Stopwatch, wait_until
+
+from tests.steady import Stopwatch, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = (

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from test_evaluation import CLASSES, make_scores
 
+from tests.test_evaluation import CLASSES, make_scores
 from training.learning_curve import SHARES, learning_curve, summarize
 
 GROUPS = {0.1: 2.0, 0.25: 5.0, 0.5: 10.0, 1.0: 20.0}

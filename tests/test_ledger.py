@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from timelines import labelled, timeline
 
+from tests.timelines import labelled, timeline
 from timeline.ledger import ExistingFileError, Ledger
 
 

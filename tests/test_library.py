@@ -8,10 +8,10 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from media import write_video
-from pages import make_settings
-from steady import wait_until
 
+from tests.media import write_video
+from tests.pages import make_settings
+from tests.steady import wait_until
 from utils.media import MediaError
 from web import looks
 from web.errors import NotFound

@@ -6,11 +6,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from media import write_video
-from pages import make_settings, open_page
-from steady import Stopwatch, wait_until
-from timelines import labelled, timeline
 
+from tests.media import write_video
+from tests.pages import make_settings, open_page
+from tests.steady import Stopwatch, wait_until
+from tests.timelines import labelled, timeline
 from utils.files import write_whole
 from web import listing
 

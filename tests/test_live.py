@@ -15,10 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from live_server import LiveServer
-from media import write_video
-from steady import Stopwatch, wait_until
-from test_streams import GOP, FakeClock, FastClock, patience  # noqa: F401 - a fixture
 from torch import nn
 
 from models.array_network import ArrayNetwork
@@ -26,6 +22,10 @@ from models.late_fusion import LateFusionClassifier
 from models.lrcn import LrcnClassifier
 from models.mobilenet_v2 import EMBEDDING_SIZE
 from models.runtime import TrunkRuntime
+from tests.live_server import LiveServer
+from tests.media import write_video
+from tests.steady import Stopwatch, wait_until
+from tests.test_streams import GOP, FakeClock, FastClock, patience  # noqa: F401 - a fixture
 from timeline.changes import ChangeSettings
 from timeline.classifier import Classifier
 from timeline.live import ENDED, GAVE_UP, INTERRUPTED, LiveOptions, StreamWatch, run_live

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from trainings import MadeSets, fill_heads, make_config, make_sets
 
 from models.late_fusion import LateFusionClassifier
 from models.mobilenet_v2 import NUM_BLOCKS
+from tests.trainings import MadeSets, fill_heads, make_config, make_sets
 from training import loop, step
 from training.checkpoint import load_checkpoint, load_state
 from training.distributed import Ranks

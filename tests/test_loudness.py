@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from media import tone, write_video, write_wav
 
+from tests.media import tone, write_video, write_wav
 from utils.loudness import FLOOR_DECIBELS, HOP_SECONDS, read_loudness
 from utils.media import MediaError
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from trainings import fill_norms, make_config
 
 from models.encoders import pool_mean_std
 from models.lrcn import LrcnClassifier, spread
+from tests.trainings import fill_norms, make_config
 from training.loop import Trainer
 from training.phases import plan_phases
 from training.scores import embed_dataset, score_clips

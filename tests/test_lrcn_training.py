@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from trainings import SMALL, flags, link_clips, run_script, write_clips
 
 import cost_optimized_train
 import export_model
 import label_recording
 import train
+from tests.trainings import SMALL, flags, link_clips, run_script, write_clips
 from training.checkpoint import load_checkpoint
 
 

@@ -7,10 +7,10 @@ import sys
 import time
 
 import pytest
-from steady import Stopwatch, wait_until
 
 from cloud import machine
 from cloud.machine import Processor, disk_words, family_seconds, gpu_percent, memory_kills
+from tests.steady import Stopwatch, wait_until
 
 SPIN = """
 import os, subprocess, sys, time

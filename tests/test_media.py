@@ -1,9 +1,9 @@
 """Streams are chosen as players do, damage is skipped, and a clock never goes back."""
 
-import media
 import numpy as np
 import pytest
 
+from tests import media
 from utils.media import (
     MAX_FILE_GAP_SECONDS,
     Clock,

@@ -9,10 +9,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from media import read_time, write_video
-from pages import make_settings, open_page, wait_for
-from steady import wait_until
 
+from tests.media import read_time, write_video
+from tests.pages import make_settings, open_page, wait_for
+from tests.steady import wait_until
 from utils.media import MediaError
 from web import thumbnails
 from web.thumbnails import _Memory

@@ -9,7 +9,6 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from s3_server import one_after, some_after
 
 from cloud import mirror as module
 from cloud.mirror import Mirror, SupersededError
@@ -23,6 +22,7 @@ from cloud.s3 import (
     list_objects,
     read_bytes,
 )
+from tests.s3_server import one_after, some_after
 
 RUN = "2026-11-22_06-10-00-train-x7k2"
 

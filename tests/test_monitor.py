@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import psutil
 import pynvml
 import pytest
-from steady import wait_until
 
+from tests.steady import wait_until
 from training.monitor import Monitor, read_monitor
 from training.run_progress import read_json_lines
 

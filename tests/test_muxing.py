@@ -7,8 +7,8 @@ from pathlib import Path
 
 import av
 import pytest
-from media import draw_time, tone, write_video
 
+from tests.media import draw_time, tone, write_video
 from utils.muxing import Chapter, MuxError, check_output, copy_with_chapters, takes, writing
 
 CHAPTERS = [Chapter(0, 1.2, "Games 1"), Chapter(1.2, 2.0, "Ads 1"), Chapter(2.0, 3.0, "Größe")]

@@ -1,8 +1,8 @@
 """Files of a labelled recording lie where players look, and never where training would learn."""
 
 import pytest
-from timelines import labelled, timeline
 
+from tests.timelines import labelled, timeline
 from timeline.outputs import NAMES, Outputs, find_truth
 from utils.errors import UserError
 

@@ -4,13 +4,13 @@ import json
 from dataclasses import replace
 
 import pytest
-from launching import ATTEMPT, NAME, QUICK, make_run
 
 from cloud.aws import CloudError
 from cloud.known_runs import KnownRun, find_run, known_runs, remember_run
 from cloud.overview import detail_lines, log_lines, read_state, table_lines
 from cloud.run_record import DONE, AttemptEnd, Heartbeat, RecordError, RunPlan, RunRecord
 from cloud.s3 import write_bytes
+from tests.launching import ATTEMPT, NAME, QUICK, make_run
 
 LAUNCHED = replace(ATTEMPT, instance_id="i-00000000000000001", launched="2026-11-22T06:00:00+00:00")
 END = AttemptEnd(DONE, "", 0, "2026-11-22T07:00:00+00:00", 0.25)

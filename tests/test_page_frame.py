@@ -3,8 +3,9 @@
 import re
 
 import pytest
-from page_stub import HEALTH, Stub, make_job, make_recording, open_stub
-from steady import wait_until
+
+from tests.page_stub import HEALTH, Stub, make_job, make_recording, open_stub
+from tests.steady import wait_until
 
 pytestmark = pytest.mark.browser
 ROW = "[data-test=recording-row]"

@@ -4,9 +4,10 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-import page_rules
 import pytest
-from browser import Server, open_page
+
+from tests import page_rules
+from tests.browser import Server, open_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

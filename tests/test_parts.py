@@ -4,10 +4,10 @@ import dataclasses
 import pickle
 from pathlib import Path
 
-import media
 import numpy as np
 import pytest
 
+from tests import media
 from utils import parts
 from utils.features import FeatureSpec, read_features
 from utils.media import WHOLE, MediaError, Part, SplitError

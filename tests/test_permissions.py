@@ -7,11 +7,8 @@ import re
 
 import boto3
 import pytest
-from aws_world import CPU_IMAGE, REGION
 from botocore.exceptions import ClientError
 from moto.iam.access_control import IAMRequestBase
-from own_world import forget, own_world
-from test_floor_plan import ROOT
 
 from cloud.aws import call, caller, pages
 from cloud.network import ensure_group, find_network
@@ -26,6 +23,9 @@ from cloud.prices import instance_types
 from cloud.roles import ensure_roles
 from cloud.s3 import S3Error, list_objects, read_bytes, write_bytes
 from cloud.schedule import schedule_name
+from tests.aws_world import CPU_IMAGE, REGION
+from tests.own_world import forget, own_world
+from tests.test_floor_plan import ROOT
 
 ACCOUNT = "123456789012"  # moto's
 BUCKET = "videos"

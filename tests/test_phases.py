@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from trainings import make_config
 
 from models.mobilenet_v2 import NUM_BLOCKS
+from tests.trainings import make_config
 from training.phases import (
     MAX_HEAD_STEPS,
     Phase,

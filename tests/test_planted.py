@@ -7,7 +7,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from media import write_video
 
 from benchmarks.planted import (
     BREAK_SECONDS,
@@ -22,6 +21,7 @@ from benchmarks.planted import (
     write_broadcast,
     write_recording,
 )
+from tests.media import write_video
 from utils.audio import read_audio
 from utils.labels import Span, parse_labels
 from utils.video import read_frames

@@ -3,8 +3,8 @@
 import shutil
 
 import pytest
-from media import write_video
 
+from tests.media import write_video
 from utils.media import MediaError
 from utils.playback import look_into, read_tracks
 from utils.video import probe

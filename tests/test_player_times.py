@@ -3,8 +3,8 @@
 import math
 
 import pytest
-from timelines import made_timeline, random_timeline
 
+from tests.timelines import made_timeline, random_timeline
 from timeline.player_times import (
     between_breaks,
     breaks,

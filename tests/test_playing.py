@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Server, open_page
-from media import write_video
-from trainings import flags
+
+from tests.browser import Server, open_page
+from tests.media import write_video
+from tests.trainings import flags
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

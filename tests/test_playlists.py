@@ -8,9 +8,9 @@ from urllib.parse import unquote
 import av
 import m3u8
 import pytest
-from media import write_video
-from timelines import CLASSES, made_timeline, random_timeline
 
+from tests.media import write_video
+from tests.timelines import CLASSES, made_timeline, random_timeline
 from timeline.formats import format_timeline, read_spans, write_timeline
 from timeline.player_times import shown
 from timeline.playlists import hls, xspf

@@ -3,9 +3,9 @@
 import time
 
 import pytest
-from steady import wait_until
-from test_dataset import assert_no_thread_is_left
 
+from tests.steady import wait_until
+from tests.test_dataset import assert_no_thread_is_left
 from utils.prefetch import ITEMS_AHEAD, prefetch
 
 

@@ -12,11 +12,11 @@ import time
 from concurrent.futures import Future
 from pathlib import Path
 
-import media
 import numpy as np
 import pytest
-from pools import InThisProcess
 
+from tests import media
+from tests.pools import InThisProcess
 from utils import content_hashes, decoding, incoming, preparation, processes
 from utils.audio import MfccSpec
 from utils.clips import cut_spans

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from preparing import ROOT, files_below, run, start, write_recordings
-from steady import wait_until
 
+from tests.preparing import ROOT, files_below, run, start, write_recordings
+from tests.steady import wait_until
 from utils import preparation
 from utils.audio import MfccSpec
 from utils.features import FeatureSpec

@@ -6,8 +6,8 @@ from itertools import pairwise
 import av
 import numpy as np
 import pytest
-from media import draw_texture, read_time, with_bars, write_video
 
+from tests.media import draw_texture, read_time, with_bars, write_video
 from utils.media import MediaError
 from utils.previews import PreviewReader, read_preview
 

@@ -4,8 +4,6 @@ import json
 import re
 
 import pytest
-from aws_world import REGION
-from own_world import own_world
 
 from cloud import prices
 from cloud.aws import CloudError
@@ -18,6 +16,8 @@ from cloud.prices import (
     instance_types,
     read_prices,
 )
+from tests.aws_world import REGION
+from tests.own_world import own_world
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from media import draw_texture, draw_time, read_time, write_video
-from pages import make_settings, open_page, wait_for
-from steady import wait_until
 
+from tests.media import draw_texture, draw_time, read_time, write_video
+from tests.pages import make_settings, open_page, wait_for
+from tests.steady import wait_until
 from utils.audio import read_audio
 from utils.media import MediaError
 from utils.muxing import MuxError

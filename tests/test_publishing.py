@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pipelines import OUTSIDE, RUN_VARIABLE, pipeline_flags, run_pipe, state_of
-from s3_server import one_after, some_after
 
 from cloud import s3 as s3_module
 from search.clip_store import open_clip_store
+from tests.pipelines import OUTSIDE, RUN_VARIABLE, pipeline_flags, run_pipe, state_of
+from tests.s3_server import one_after, some_after
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.registry import MODEL, Registry
 

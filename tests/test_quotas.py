@@ -1,13 +1,13 @@
 """Quotas: which choices an account may start, and how to ask for more."""
 
 import pytest
-from aws_world import REGION
-from own_world import own_world
 
 from cloud.aws import AwsError
 from cloud.plan import Choice, PlanError
 from cloud.prices import ON_DEMAND, SPOT
 from cloud.quotas import CODES, Quota, raise_quota, read_quotas, within_quotas
+from tests.aws_world import REGION
+from tests.own_world import own_world
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,15 @@ import json
 import zipfile
 from pathlib import Path
 
-import media
 import numpy as np
 import pytest
 import torch
-from trainings import fill_norms, make_config, write_clip
 
 import timeline.reading
 from models.encoders import FrameEncoder
 from models.runtime import TrunkRuntime
+from tests import media
+from tests.trainings import fill_norms, make_config, write_clip
 from timeline.reading import (
     FULL_RATE_SECONDS,
     KeptEmbeddings,

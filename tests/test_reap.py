@@ -4,13 +4,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from aws_world import REGION
-from launching import make_ground, make_run
 
 from cloud import reap as module
 from cloud.reap import Rule, look, proof_lines, reap
 from cloud.run_record import DONE, AttemptEnd, utc_now
 from cloud.start import start_attempt
+from tests.aws_world import REGION
+from tests.launching import make_ground, make_run
 
 
 @pytest.fixture

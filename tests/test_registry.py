@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mlflow_server import MlflowServer
-from steady import Stopwatch
 
+from tests.mlflow_server import MlflowServer
+from tests.steady import Stopwatch
 from training import tracking
 from training.registry import MODEL, Registry, RegistryError, Version
 from training.tracking import TrackingError

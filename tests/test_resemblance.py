@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tracks import CLASSES
-from trainings import make_config
 
+from tests.tracks import CLASSES
+from tests.trainings import make_config
 from timeline.dense import EmbeddedBlock
 from timeline.resemblance import MOST_LOG_ODDS, NEAR_SECONDS, Resemblance
 from timeline.scoring import ScoredRecording

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-from trainings import make_config, make_sets
 
+from tests.trainings import make_config, make_sets
 from training import residence
 from training.residence import RowStore, settle, size_bytes
 from utils.dataset import TrainingBatches, whole_batches

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from trainings import MadeSets, make_config, make_sets
 
 from models.mobilenet_v2 import NUM_BLOCKS
+from tests.trainings import MadeSets, make_config, make_sets
 from training import cross_validation, results
 from training.checkpoint import load_checkpoint
 from training.cross_validation import Retraining

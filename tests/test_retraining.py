@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from media import write_video
-from pages import make_settings, open_page, wait_for
-from pipelines import RUN_VARIABLE
-from steady import Stopwatch, wait_until
-from trainings import KINDS, SMALL, link_clips, run_script
 
 import label_recording
+from tests.media import write_video
+from tests.pages import make_settings, open_page, wait_for
+from tests.pipelines import RUN_VARIABLE
+from tests.steady import Stopwatch, wait_until
+from tests.trainings import KINDS, SMALL, link_clips, run_script
 from utils.config import config_of_run
 from utils.file_list import FileList
 from utils.files import stamp_file

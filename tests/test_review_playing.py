@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Server, open_page
-from media import read_time, write_video
 from PIL import Image
-from steady import wait_until
+
+from tests.browser import Server, open_page
+from tests.media import read_time, write_video
+from tests.steady import wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from timelines import labelled, made_timeline
 
+from tests.timelines import labelled, made_timeline
 from web.review_queue import ReviewQueue, expected_wrong_seconds
 
 

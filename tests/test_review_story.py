@@ -5,11 +5,11 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from archives import FIRST, FRAME_RATE, SECOND, SPOT, THIRD, Archive, Made
-from browser import OFFLINE, Server, open_page
-from reviewer import Reviewer
-from steady import wait_until
 
+from tests.archives import FIRST, FRAME_RATE, SECOND, SPOT, THIRD, Archive, Made
+from tests.browser import OFFLINE, Server, open_page
+from tests.reviewer import Reviewer
+from tests.steady import wait_until
 from utils.labels import Span, parse_labels
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from archives import FIRST, FRAME_RATE, Archive, write_recording
-from browser import Server, open_page
-from media import draw_texture, write_video
-from reviewer import Reviewer
-from steady import wait_until
 
+from tests.archives import FIRST, FRAME_RATE, Archive, write_recording
+from tests.browser import Server, open_page
+from tests.media import draw_texture, write_video
+from tests.reviewer import Reviewer
+from tests.steady import wait_until
 from utils.labels import parse_labels
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

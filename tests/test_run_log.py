@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainings import make_config
 
+from tests.trainings import make_config
 from training.run_log import RunError, RunLog, check_writable, package_versions
 
 CPU = torch.device("cpu")

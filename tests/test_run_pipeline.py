@@ -10,15 +10,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from mongo_server import MongoServer
-from pipelines import (
+
+import run_pipeline
+import search_clips
+from cloud.s3 import S3Folder
+from pipeline.records import only_one
+from search.clip_store import open_clip_store
+from search.vector_index import VectorIndex
+from tests.mongo_server import MongoServer
+from tests.pipelines import (
     OUTSIDE,
     RUN_VARIABLE,
     pipeline_flags,
     run_pipe,
     state_of,
 )
-from trainings import (
+from tests.trainings import (
     SMALL,
     fill_heads,
     flags,
@@ -27,13 +34,6 @@ from trainings import (
     run_script,
     write_clip,
 )
-
-import run_pipeline
-import search_clips
-from cloud.s3 import S3Folder
-from pipeline.records import only_one
-from search.clip_store import open_clip_store
-from search.vector_index import VectorIndex
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.registry import MODEL, Registry, default_checkpoint
 from utils.training_data import load_training_data
@@ -361,10 +361,10 @@ def test_help_teaches_the_steps():
 def test_killed_at_random_moments_it_ends_as_one_that_nothing_broke(
     tmp_path, clips_folder, trained_run, run
 ):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    command = [sys.executable, ROOT / "tests" / "pipelines.py", tmp_path, clips_folder, trained_run]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.pipelines", tmp_path, clips_folder, trained_run, "20"]
     done = subprocess.run(
-        [*map(str, command), "20"], env=environment, capture_output=True, text=True, timeout=900
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr[-3000:]
     said = json.loads(done.stdout.splitlines()[-1])

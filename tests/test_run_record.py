@@ -4,7 +4,6 @@ import subprocess
 from dataclasses import asdict, replace
 
 import pytest
-from launching import ATTEMPT, NAME
 
 from cloud.run_record import (
     DONE,
@@ -25,6 +24,7 @@ from cloud.run_record import (
 )
 from cloud.s3 import S3ChangedError
 from cloud.user_data import BOOTSTRAP, MOST_BYTES, user_data
+from tests.launching import ATTEMPT, NAME
 
 PLAN = RunPlan(
     NAME, "bucket", "eu-west-1", "train.py", ["--epochs", "3"], "ab" * 32,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from pages import make_settings, open_page
 
+from tests.pages import make_settings, open_page
 from training.registry import MODEL
 from web.settings import Settings
 

@@ -5,11 +5,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from trainings import fill_norms
 
 from models import runtime
 from models.encoders import FrameEncoder
 from models.runtime import TOLERANCE, TrunkRuntime
+from tests.trainings import fill_norms
 
 SIZES = [((96, 96), None), ((45, 77), None), ((35, 40), (103, 96)), ((64, 96), (64, 96))]
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from s3_server import one_after, some_after
 
 from cloud.s3 import (
     PART_BYTES,
@@ -28,6 +27,7 @@ from cloud.s3 import (
     replace_bytes,
     split_url,
 )
+from tests.s3_server import one_after, some_after
 
 ROOT = Path(__file__).resolve().parent.parent
 

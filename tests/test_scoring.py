@@ -1,13 +1,13 @@
 """A recording is scored in windows without gaps, as training would have seen them."""
 
-import media
 import numpy as np
 import pytest
 import torch
-from trainings import fill_heads, fill_norms, make_config, write_clip
 
 from models.array_network import ArrayNetwork
 from models.late_fusion import LateFusionClassifier
+from tests import media
+from tests.trainings import fill_heads, fill_norms, make_config, write_clip
 from timeline.dense import tile_windows
 from timeline.scoring import ScoredRecording, score_recording
 from training.scores import score_clips

@@ -13,10 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media import write_video
-from mongo_server import MongoServer
-from test_clip_store import make_clip
-from trainings import ROOT, Outcome, run_script, write_clip
 
 import search_clips
 from search.clip_store import open_clip_store
@@ -24,6 +20,10 @@ from search.embedder import ClipEmbedder
 from search.embeddings import model_version
 from search.places import find_places
 from search.vector_index import VectorIndex
+from tests.media import write_video
+from tests.mongo_server import MongoServer
+from tests.test_clip_store import make_clip
+from tests.trainings import ROOT, Outcome, run_script, write_clip
 from training.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import STOPPED
 

@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from tracks import CLASSES, HOP_SECONDS, make_track, score_logits
 
+from tests.tracks import CLASSES, HOP_SECONDS, make_track, score_logits
 from timeline.durations import DEFAULT_DURATIONS, Duration, Durations
 from timeline.segments import UNSURE_BELOW, find_segments
 

@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import make_settings
-from steady import Stopwatch, wait_until
-from trainings import ROOT, run_script, write_clip
 
 import serve
+from tests.pages import make_settings
+from tests.steady import Stopwatch, wait_until
+from tests.trainings import ROOT, run_script, write_clip
 
 TOKEN = "a-token-of-some-length"
 

@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from s3_server import one_after, some_after
 
 from cloud import local_copy, shared_store
 from cloud.local_copy import digest_file
 from cloud.s3 import PART_BYTES, S3Error, list_objects, read_json, update_json
 from cloud.shared_store import Copied, get_store, put_store
+from tests.s3_server import one_after, some_after
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from s3_server import S3Server, one_after
-from steady import wait_until
-from trainings import Outcome, flags, run_script
 
 import cost_optimized_train
 import prepare_data
 from cloud.s3 import list_objects, read_json
+from tests.s3_server import S3Server, one_after
+from tests.steady import wait_until
+from tests.trainings import Outcome, flags, run_script
 from utils import content_hashes, fetching, sharing
 
 SMALL = flags(frame_size="32,32", fps=2, workers=1)

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from machines import wait_for
-from short_train import final_state
 
+from tests.machines import wait_for
+from tests.short_train import final_state
 from training.run_progress import read_progress
 
 SCRIPT = Path(__file__).with_name("short_train.py")

@@ -7,12 +7,12 @@ import sys
 import time
 
 import pytest
-from steady import Stopwatch
-from test_run_progress import end_with, write_run
-from trainings import ROOT, run_script
 
 import show_runs
 import watch_run
+from tests.steady import Stopwatch
+from tests.test_run_progress import end_with, write_run
+from tests.trainings import ROOT, run_script
 from training.run_progress import read_progress
 from utils.errors import Interrupted
 

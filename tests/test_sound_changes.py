@@ -1,9 +1,9 @@
 """Pauses and changes of sound are measured at the moment where they are."""
 
-import media
 import numpy as np
 import pytest
 
+from tests import media
 from timeline.sound_changes import MAX_PAUSE_DECIBELS, SAMPLE_RATE, SoundChanges
 
 START = 50.0

@@ -3,9 +3,9 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from imds import NOTICE, MetadataService
 
 from cloud.spot import Metadata, MetadataError, parse_notice
+from tests.imds import NOTICE, MetadataService
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import threading
 from dataclasses import replace
 
 import pytest
-from launching import ATTEMPT, CHOICES, NAME, QUICK, choice, make_ground, make_run
 
 from cloud import start
 from cloud.aws import AwsError, CloudError
@@ -19,6 +18,7 @@ from cloud.start import (
     start_attempt,
     write_off_stale,
 )
+from tests.launching import ATTEMPT, CHOICES, NAME, QUICK, choice, make_ground, make_run
 
 FULL = "InsufficientInstanceCapacity"
 

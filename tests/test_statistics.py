@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from trainings import MadeSets, make_config, make_sets
 
 from models.encoders import pool_mean_std
+from tests.trainings import MadeSets, make_config, make_sets
 from training import statistics
 from training.statistics import mfcc_statistics, pool_pictures, pooled_statistics
 from utils.dataset import ClipDataset, whole_batches

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from trainings import MadeSets, make_config, make_sets
 
 from models.late_fusion import LateFusionClassifier
+from tests.trainings import MadeSets, make_config, make_sets
 from training.checkpoint import load_state, save_state
 from training.phases import Phase
 from training.progress import TrainingError

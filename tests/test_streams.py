@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from file_server import FileServer
-from live_server import LiveServer, RtspServer
-from media import draw_texture, read_time, tone, with_bars, write_video, write_wav
-from steady import steady_seconds, wait_until
 
+from tests.file_server import FileServer
+from tests.live_server import LiveServer, RtspServer
+from tests.media import draw_texture, read_time, tone, with_bars, write_video, write_wav
+from tests.steady import steady_seconds, wait_until
 from utils import streams
 from utils.connections import StreamLost, find_source
 from utils.errors import UserError

@@ -1,9 +1,9 @@
 """Stretches hold every picture and the sound of their spans, wherever the file has them."""
 
-import media
 import numpy as np
 import pytest
 
+from tests import media
 from utils.media import MediaError
 from utils.stretches import read_stretches
 

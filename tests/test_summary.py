@@ -4,8 +4,7 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
-from timelines import timeline
-
+from tests.timelines import timeline
 from timeline.summary import clock, describe_timeline, summary_row, summary_table
 from timeline.timeline import Damage
 

@@ -7,8 +7,8 @@ import json
 
 import numpy as np
 import pytest
-from timelines import made_timeline, random_timeline
 
+from tests.timelines import made_timeline, random_timeline
 from timeline.formats import format_timeline
 from timeline.tables import SCHEMA, VERSION, TimelineError, from_json, to_csv, to_json
 from timeline.timeline import Damage, Segment

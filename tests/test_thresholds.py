@@ -5,9 +5,9 @@ import re
 
 import numpy as np
 import pytest
-from test_evaluation import CLASSES, honest_scores, make_scores
-from trainings import make_config
 
+from tests.test_evaluation import CLASSES, honest_scores, make_scores
+from tests.trainings import make_config
 from training.evaluation import softmax
 from training.thresholds import (
     Aim,

@@ -1,6 +1,6 @@
 """A timeline knows its breaks, and what its content is called."""
 
-from timelines import timeline
+from tests.timelines import timeline
 
 
 def test_breaks_are_the_ads():

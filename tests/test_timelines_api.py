@@ -6,13 +6,13 @@ import socket
 from pathlib import Path
 
 import pytest
-from crashing import crash, never_end
-from pages import make_settings, open_page, wait_for
-from steady import Stopwatch, wait_until
-from test_uploads_api import Served, upload_head
-from trainings import run_script, write_clip
 
 import label_recording
+from tests.crashing import crash, never_end
+from tests.pages import make_settings, open_page, wait_for
+from tests.steady import Stopwatch, wait_until
+from tests.test_uploads_api import Served, upload_head
+from tests.trainings import run_script, write_clip
 from timeline.formats import FORMATS, read_spans
 from web import label_jobs
 

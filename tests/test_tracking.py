@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from trainings import flags, make_config, run_script
 
 import cost_optimized_train
+from tests.trainings import flags, make_config, run_script
 from training import tracking
 from training.run_log import RunLog
 from training.tracking import URI_VARIABLE, Tracking, TrackingError, check_tracking

@@ -4,9 +4,10 @@ import subprocess
 import sys
 
 import pytest
-from laptops import Laptop
-from launching import ROOT
-from steady import children_seconds
+
+from tests.laptops import Laptop
+from tests.launching import ROOT
+from tests.steady import children_seconds
 
 VIDEOS = {"data/ads/a.mp4": b"a" * 1000, "data/games/b.mp4": b"b" * 1000}
 

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from trainings import make_config
 
 from benchmarks import train_step
 from benchmarks.train_step import PHASES, MadeSpec, make_datasets, measure, read_constants
+from tests.trainings import make_config
 from utils.config import read_options
 
 CPU = torch.device("cpu")

@@ -5,10 +5,10 @@ import dataclasses
 import shutil
 from pathlib import Path
 
-import media
 import pytest
-from pools import InThisProcess
 
+from tests import media
+from tests.pools import InThisProcess
 from utils import preparation, training_data
 from utils.config import Config, read_options
 from utils.errors import UserError

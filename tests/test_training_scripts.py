@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import load_file
-from trainings import ROOT, SMALL, flags, link_clips, run_script, write_clip, write_clips
 
 import cost_optimized_train
 import label_recording
 import train
+from tests.trainings import ROOT, SMALL, flags, link_clips, run_script, write_clip, write_clips
 from training import results
 from training.checkpoint import load_checkpoint
 from utils import training_data

@@ -1,9 +1,9 @@
 """Transitions are found where one shot becomes another, and not where things only move."""
 
-import media
 import numpy as np
 import pytest
 
+from tests import media
 from timeline.transitions import SIZE, Colours, find_transitions
 from utils.stretches import Stretch
 

@@ -4,11 +4,11 @@ import json
 import time
 
 import pytest
-from aws_world import CPU_IMAGE, SECRET
-from machines import wait_for
-from trials import Book, Row, Trial, chain, write_table
 
 from benchmarks import figures
+from tests.aws_world import CPU_IMAGE, SECRET
+from tests.machines import wait_for
+from tests.trials import Book, Row, Trial, chain, write_table
 
 GONE = (0, "done")
 

@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pools import InThisProcess
-from preparing import write_recordings
 
+from tests.pools import InThisProcess
+from tests.preparing import write_recordings
 from utils import preparation
 from utils.audio import MfccSpec
 from utils.feature_store import StoreError

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from crashing import crash
-from pages import make_settings, open_page
-from steady import Stopwatch, wait_until
-from trainings import write_clip
 
+from tests.crashing import crash
+from tests.pages import make_settings, open_page
+from tests.steady import Stopwatch, wait_until
+from tests.trainings import write_clip
 from web import reception, uploads_api
 
 NAMES = [  # what a name may not be

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
-from file_server import FileServer
 
+from tests.file_server import FileServer
 from utils import urls
 from utils.urls import UrlError, UrlFileError, download_url, read_url, show_url, stamp_url
 

@@ -3,13 +3,13 @@
 import math
 
 import pytest
-from pipelines import write_training
-from trainings import write_clip
 
 import run_pipeline
 from pipeline.probing import probe_videos
 from pipeline.settings import Settings, make_settings
 from pipeline.validation import Findings, check_hours, check_readable, class_hours
+from tests.pipelines import write_training
+from tests.trainings import write_clip
 from utils.config import ConfigError
 from utils.recordings import Recording, Span
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_clip_store import make_clip
 
 from search import trees
 from search.clip_store import EmbeddedClip, open_clip_store
 from search.trees import Trees
 from search.vector_index import INFO, Hit, IndexMismatch, VectorIndex, open_index
+from tests.test_clip_store import make_clip
 
 MODEL = "m1"
 

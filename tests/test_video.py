@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import av
-import media
 import numpy as np
 import pytest
 
+from tests import media
 from utils import video
 from utils.bars import find_bars
 from utils.media import Clock, Crop, MediaError, opened, packets, video_stream

@@ -12,11 +12,11 @@ import hypothesis
 import pytest
 import schemathesis
 from hypothesis import strategies as st
-from pages import make_settings, open_page
 from schemathesis import GenerationMode
-from timelines import labelled, timeline
-from trainings import write_clip
 
+from tests.pages import make_settings, open_page
+from tests.timelines import labelled, timeline
+from tests.trainings import write_clip
 from web.jobs import Jobs
 
 ENDLESS = "/api/jobs/events"  # a stream, for which the jobs' own tests are

@@ -8,9 +8,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from pages import make_settings, open_page
-from test_uploads_api import Served, ask
-from trainings import write_clip
+
+from tests.pages import make_settings, open_page
+from tests.test_uploads_api import Served, ask
+from tests.trainings import write_clip
 
 SECRET = b"nobody may read this"
 ESCAPES = [  # of a segment of a path that should be a name

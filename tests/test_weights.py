@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torchvision.models import MobileNet_V2_Weights
-from trainings import make_config
 
 from models.encoders import IMAGENET_MEAN, IMAGENET_STD, FrameEncoder
+from tests.trainings import make_config
 from training import weights
 from training.weights import WeightsError, find_weights, load_weights, new_model, weights_for
 

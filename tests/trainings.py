@@ -12,12 +12,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from media import draw_texture, write_video
 from safetensors.torch import save_file
 
 import cost_optimized_train
 from models.encoders import FrameEncoder
 from models.mobilenet_v2 import EMBEDDING_SIZE
+from tests.media import draw_texture, write_video
 from training.embedding import COLUMN
 from utils.clips import Clip
 from utils.config import Config, read_options

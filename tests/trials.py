@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from aws_world import SECRET, World
-from laptops import Laptop, Launcher
-from machines import Machine, kill_marked, wait_for
-from short_train import STEPS, final_state, next_state
-
+from tests.aws_world import SECRET, World
+from tests.laptops import Laptop, Launcher
+from tests.machines import Machine, kill_marked, wait_for
+from tests.short_train import STEPS, final_state, next_state
 from utils.files import write_whole
 
 HERE = Path(__file__).resolve().parent
