@@ -253,7 +253,7 @@ def test_no_window_reaches_over_a_gap():
     watched(watch, clock, [(1, 30)])
     assert watched(watch, clock, [(0, 1.5)], start=60.0) == []
     assert watch._windows.seconds == 1.5
-    said = watch._windows.probabilities()
+    said = watch._windows.judge()
     assert said[-1, 0] > 0.99  # full of what came after
     assert 0.5 < said[0, 0] < 0.6  # of which ten seconds are hardly known
 
@@ -309,4 +309,4 @@ def test_the_network_itself_judges_windows_of_embeddings(kind):
             torch.from_numpy(frames[None]), ones[0], torch.from_numpy(rows[None]), ones[1]
         )
     whole = torch.softmax(logits.double() / 2.0, dim=1)[0].numpy()
-    np.testing.assert_allclose(watch._windows.probabilities()[0], whole, atol=0.02)
+    np.testing.assert_allclose(watch._windows.judge()[0], whole, atol=0.02)

@@ -289,6 +289,27 @@ def test_bars_are_cropped_once_they_are_seen(tmp_path):
     assert max(float(block.frames[-1][0].mean()) for block in uncropped) < 30
 
 
+def test_bars_that_come_and_go_are_cropped_where_they_are(tmp_path):
+    """A stream shows now an upright video between bars, now a full picture."""
+
+    def draw(seconds, height, width):
+        has_bars = seconds < 8 or 16 <= seconds < 24
+        return (with_bars(draw_texture, left=40, right=40) if has_bars else draw_texture)(
+            seconds, height, width
+        )
+
+    path = write_video(tmp_path / "now.ts", seconds=32, fps=12, size=(144, 128), draw=draw)
+    blocks = blocks_of(read(path, spec=replace(SPEC, crop_bars=True)))
+    whole = {block.seconds: block for block in blocks_of(read(path))}
+    sides = {block.seconds: float(block.frames[:, :, :6].mean()) for block in blocks}
+    for start in (0, 16):
+        assert all(value > 60 for t, value in sides.items() if start + 2 <= t < start + 8)
+        full = [block for block in blocks if start + 8 <= block.seconds < start + 16]
+        assert len(full) >= 15
+        for block in full:  # at once, and all of it
+            np.testing.assert_array_equal(block.frames, whole[block.seconds].frames)
+
+
 def test_stdin_is_read_to_its_end(recording, monkeypatch):
     reading, writing = os.pipe()
 

@@ -5,28 +5,25 @@ import math
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TextIO
 
-import numpy as np
 import psutil
 
-from timeline.changes import WINDOW_SHARES, Change, ChangeFinder, ChangeSettings
+from timeline.changes import Change, ChangeFinder, ChangeSettings
 from timeline.classifier import Classifier
 from timeline.commands import ChangeCommand
-from timeline.dense import softmax
+from timeline.live_windows import LiveWindows
 from timeline.network import Network, network_of
-from timeline.pooling import SpanSums
 from utils.connections import StreamLost, find_source
 from utils.labels import BREAK_LABEL
 from utils.streams import BLOCK_SECONDS, StreamBlock, StreamNote, StreamReader, WallClock
 
 MIN_WINDOW_SECONDS = 2.0  # after a start or a gap: what less shows is not judged
 MAX_GAP_SECONDS = 2.0  # no window reaches over a longer one
-ROUNDING_SECONDS = 1e-6
 ARRIVALS = 120  # blocks whose arrival is remembered: a minute
 DROPS_SECONDS = 10.0  # left out that are worth a line
 POLL_SECONDS = 0.2  # between two looks at whether to stop, or at what a command said
@@ -139,7 +136,7 @@ class StreamWatch:
         self.seconds = 0.0  # of the newest frame's end
         self._clock = clock
         self._finder = ChangeFinder(model.classes, settings)
-        self._windows = _Windows(model, network)
+        self._windows = LiveWindows(model, network)
         self._classes = model.classes
         self._fps = model.spec.fps
         self._arrivals: deque[tuple[float, float]] = deque(maxlen=ARRIVALS)
@@ -167,7 +164,7 @@ class StreamWatch:
         self._windows.take(item)
         if self._windows.seconds < MIN_WINDOW_SECONDS:
             return
-        probabilities = self._windows.probabilities()  # (windows, C)
+        probabilities = self._windows.judge()  # (windows, C)
         mean = zip(self._classes, probabilities.mean(axis=0).tolist(), strict=True)
         self._said = {name: round(probability, 4) for name, probability in mean}
         for change in self._finder.step(self.seconds, probabilities):
@@ -225,79 +222,6 @@ class StreamWatch:
         return self._clock.monotonic()
 
 
-class _Windows:
-    """What the network says of the windows that end now, WINDOW_SHARES of a clip long."""
-
-    def __init__(self, model: Classifier, network: Network):
-        self._model = model
-        self._network = network
-        # A deviation takes two frames.
-        shortest = 2 / model.spec.fps
-        self._lengths = np.maximum(shortest, model.clip_seconds * np.array(WINDOW_SHARES))
-        num_frames = math.ceil(model.clip_seconds * model.spec.fps)
-        num_rows = math.ceil(model.clip_seconds * model.spec.mfcc.frames_per_second)
-        self._frames: deque[tuple[float, np.ndarray]] = deque(maxlen=num_frames)
-        self._rows: deque[tuple[float, np.ndarray]] = deque(maxlen=num_rows)
-        self._end_seconds = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """From the first frame kept to the end of the last."""
-        return self._end_seconds - self._frames[0][0] if self._frames else 0.0
-
-    def clear(self) -> None:
-        """Forgets all, as what comes next does not follow it."""
-        self._frames.clear()
-        self._rows.clear()
-
-    def take(self, block: StreamBlock) -> None:
-        """Goes on with the next frames and rows."""
-        spec = self._model.spec
-        embedded = self._network.trunk.embed(block.frames)
-        self._frames.extend(_timed(embedded, block.seconds, spec.fps))
-        self._end_seconds = block.seconds + len(block.frames) / spec.fps
-        for part in block.sound:
-            self._rows.extend(_timed(part.rows, part.seconds, spec.mfcc.frames_per_second))
-
-    def probabilities(self) -> np.ndarray:
-        """(windows, C) float64, calibrated, longest first.
-
-        A window that is not full yet, after a start or a gap, says that much less.
-        """
-        starts = self._end_seconds - self._lengths - ROUNDING_SECONDS
-        network, n_mfcc = self._network, self._model.spec.mfcc.n_mfcc
-        encode = network.encode_sound if network.uses_sound else np.asarray
-        sound, has_sound = _pool(self._rows, starts, n_mfcc, encode)
-        if network.order_matters:
-            times, embeddings = zip(*self._frames, strict=True)
-            rows = network.project(np.stack(embeddings))
-            video = np.broadcast_to(rows, (len(starts), *rows.shape))
-            mask = np.array(times) >= starts[:, None]  # (windows, T)
-            logits = network.sequence_logits(video, mask, sound, has_sound)
-        else:
-            video, has_video = _pool(self._frames, starts, network.row_size, np.asarray)
-            logits = network.pooled_logits(video, has_video, sound, has_sound)
-        said = softmax(logits, self._model.temperature)
-        full = np.minimum(1.0, self.seconds / self._lengths)[:, None]
-        return full * said + (1 - full) / said.shape[1]
-
-
-def _pool(
-    timed: Sequence[tuple[float, np.ndarray]],
-    starts: np.ndarray,
-    size: int,
-    encode: Callable[[np.ndarray], np.ndarray],
-) -> tuple[np.ndarray, np.ndarray]:
-    """(windows, 2 * size) float32 of the rows from each start on, and whether there are any."""
-    sums, times = SpanSums(size), [seconds for seconds, _ in timed]
-    if timed:
-        sums.append(encode(np.stack([row for _, row in timed])))
-    pooled, count = sums.pool(
-        [slice(first, len(times)) for first in np.searchsorted(times, starts)]
-    )
-    return pooled, count > 0
-
-
 class _Log:
     """Lines of JSON, each with the time at which it was written, and the command of changes."""
 
@@ -334,10 +258,6 @@ class _Log:
         if self._command is not None:
             self._command.close()
             self.write_reports(seconds)
-
-
-def _timed(rows: np.ndarray, seconds: float, rate: float) -> Iterator[tuple[float, np.ndarray]]:
-    return ((seconds + index / rate, row) for index, row in enumerate(rows))
 
 
 def _iso(seconds: float) -> str:

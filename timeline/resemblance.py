@@ -62,7 +62,7 @@ class Resemblance:
         said = _mean_probabilities(probabilities[:, nearest])
         if not is_seen.any():
             return np.zeros(probabilities.shape[1:], np.float32)
-        usual = _usual(means, is_seen)
+        usual = usual_of(means, is_seen)
         found = [_gains(first, means, is_seen, usual, said) for first in range(0, len(means), ROWS)]
         columns = [np.interp(rows, centres, column) for column in np.concatenate(found).T]
         return np.stack(columns, axis=1).astype(np.float32)
@@ -90,15 +90,8 @@ class Resemblance:
         self._start += rest
 
 
-def _mean_probabilities(probabilities: np.ndarray) -> np.ndarray:
-    """(n, C) of (W, n, C): the geometric mean of both windows."""
-    logs = np.log(np.maximum(probabilities, 1e-6)).mean(axis=0)
-    odds = np.exp(logs - logs.max(axis=1, keepdims=True))
-    return odds / odds.sum(axis=1, keepdims=True)
-
-
-def _usual(means: np.ndarray, is_seen: np.ndarray) -> np.ndarray:
-    """(D,) float32: the mean of the windows, each the less the more there are like it."""
+def usual_of(means: np.ndarray, is_seen: np.ndarray) -> np.ndarray:
+    """(D,) float32: the mean of (m, D) windows, each the less the more there are like it."""
     mean = means[is_seen].mean(axis=0, dtype=np.float32)
     sums, total = np.zeros_like(mean), 0.0
     for first in range(0, len(means), ROWS):
@@ -110,6 +103,33 @@ def _usual(means: np.ndarray, is_seen: np.ndarray) -> np.ndarray:
     return (sums / total).astype(np.float32)
 
 
+def directions_of(means: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """(m, D) float32: how windows differ from what is usual, each of length 1."""
+    directions = means - usual
+    return directions / np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-6)
+
+
+def weights_of(own: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """(n, m) how much each of n directions resembles each of m."""
+    return np.maximum(own @ directions.T - LEAST_COSINE, 0.0)
+
+
+def gains_of(weights: np.ndarray, has_a_say: np.ndarray, said: np.ndarray) -> np.ndarray:
+    """(n, C) by (n, m) weights of those of m windows that have a say, and what (m, C) they said."""
+    weights = weights * has_a_say
+    total = weights.sum(axis=1, keepdims=True)
+    usually = has_a_say @ said / np.maximum(has_a_say.sum(axis=1, keepdims=True), 1)
+    gains = STRENGTH * (weights @ said - total * usually) / (total + LONE_WEIGHT)
+    return gains.clip(-MOST_LOG_ODDS / 2, MOST_LOG_ODDS / 2)  # they add up to nothing
+
+
+def _mean_probabilities(probabilities: np.ndarray) -> np.ndarray:
+    """(n, C) of (W, n, C): the geometric mean of all windows."""
+    logs = np.log(np.maximum(probabilities, 1e-6)).mean(axis=0)
+    odds = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
 def _weights(
     first: int, means: np.ndarray, is_seen: np.ndarray, usual: np.ndarray
 ) -> tuple[np.ndarray, slice]:
@@ -117,10 +137,8 @@ def _weights(
     reach = round(FAR_SECONDS / WINDOW_SECONDS)
     start = max(0, first - reach)
     around = slice(start, first + ROWS + reach)
-    directions = (means[around] - usual) * is_seen[around, None]
-    directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-6)
-    own = directions[first - start : first - start + ROWS]
-    return np.maximum(own @ directions.T - LEAST_COSINE, 0.0), around
+    directions = directions_of(means[around], usual) * is_seen[around, None]
+    return weights_of(directions[first - start : first - start + ROWS], directions), around
 
 
 def _gains(
@@ -131,8 +149,4 @@ def _gains(
     places = np.arange(len(means))
     away = WINDOW_SECONDS * np.abs(places[first : first + ROWS, None] - places[around])
     has_a_say = (away > NEAR_SECONDS) & (away <= FAR_SECONDS) & is_seen[around]
-    weights *= has_a_say
-    total = weights.sum(axis=1, keepdims=True)
-    usually = has_a_say @ said[around] / np.maximum(has_a_say.sum(axis=1, keepdims=True), 1)
-    gains = STRENGTH * (weights @ said[around] - total * usually) / (total + LONE_WEIGHT)
-    return gains.clip(-MOST_LOG_ODDS / 2, MOST_LOG_ODDS / 2)  # they add up to nothing
+    return gains_of(weights, has_a_say, said[around])

@@ -13,7 +13,6 @@ from utils.video import sample_pictures
 
 SAMPLES = 28
 MIN_PICTURES = 6
-MAX_STEP_SECONDS = 64.0  # between two pictures of a stream: SAMPLES of them are half an hour
 # Luma 0..255: black is 0, or 16 where the range is mislabelled, plus compression noise.
 MAX_LUMA = 26
 MAX_SPREAD = 14
@@ -76,37 +75,26 @@ class EdgeWatch:
         return bool(self._lit.all())
 
 
-class BarHistory:
-    """The bars of a stream without an end, judged by SAMPLES pictures of the last half hour.
+class LiveBars:
+    """The bars of a stream as it comes: as `crop_by_stretch`, but nothing waits to be judged.
 
-    At first it looks every second; when it has seen enough, it forgets every other picture and
-    takes twice as long to the next.
+    The first pictures of a stretch between bars, until there are enough to judge by, are cropped as
+    those before them if there is only black outside, else not at all.
     """
 
     def __init__(self):
-        self.crop: Crop | None = None
-        self._seen: list[tuple[np.ndarray, bool, bool]] = []  # luma, rows lit, columns lit
-        self._size = (0, 0)
-        self._step_seconds = 1.0
-        self._due_seconds = -math.inf
+        self._stretch = _Stretch()
 
-    def see(self, picture: av.VideoFrame, seconds: float) -> None:
-        """Looks at the picture of that time if it is due; another size starts anew."""
-        size = displayed_size(picture)
-        if size == self._size and seconds < self._due_seconds:
-            return
-        if size != self._size:
-            self._seen, self._size, self._step_seconds = [], size, 1.0
-        top, bottom, left, right = map(_is_black, full_range_edges(picture))
-        # A copy: the picture's own memory is some ten times larger.
-        self._seen.append((luma_of(picture).copy(), not (top and bottom), not (left and right)))
-        if len(self._seen) > SAMPLES and self._step_seconds < MAX_STEP_SECONDS:
-            self._seen, self._step_seconds = self._seen[::2], 2 * self._step_seconds
-        self._seen = self._seen[-SAMPLES:]
-        self._due_seconds = seconds + self._step_seconds
-        lumas, rows_lit, columns_lit = zip(*self._seen, strict=True)
-        has_none = any(rows_lit) and any(columns_lit)
-        self.crop = None if has_none else _bars_in(list(lumas), size)
+    def crop_of(self, picture: av.VideoFrame) -> Crop | None:
+        """Returns the part of the next picture inside bars, None without."""
+        flags = self._stretch.flags_of(picture)
+        if not self._stretch.takes(picture, flags):
+            self._stretch = self._stretch.successor(picture)
+        self._stretch.add(picture, flags)
+        self._stretch.judge()
+        if self._stretch.is_full:
+            self._stretch.go_on()
+        return self._stretch.crop
 
 
 def has_lit_sides(picture: av.VideoFrame) -> bool:
@@ -127,13 +115,12 @@ def crop_by_stretch(
     """
     stretch = _Stretch()
     for picture in pictures:
-        flags = stretch.last_flags if picture is stretch.last else _black_sides(picture)
+        flags = stretch.flags_of(picture)
         if not stretch.takes(picture, flags):
             yield from stretch.cropped()
-            is_as_large = displayed_size(picture) == stretch.size
-            stretch = _Stretch(stretch.crop if is_as_large else None)
+            stretch = stretch.successor(picture)
         stretch.add(picture, flags)
-        if not any(stretch.flags) or stretch.is_full:
+        if stretch.is_full:
             yield from stretch.cropped()
             stretch.go_on()
     yield from stretch.cropped()
@@ -143,18 +130,26 @@ class _Stretch:
     """Pictures in a row whose black sides may be bars, and what is left of them without."""
 
     def __init__(self, crop: Crop | None = None):
-        self.crop = crop  # of the pictures before
+        self.crop = crop  # of the pictures that were judged last, at first of those before
         self.flags: tuple[bool, bool] | None = None  # upper and lower, left and right side black
-        self.last: av.VideoFrame | None = None
-        self.last_flags = (False, False)
-        self.size = (0, 0)
+        self._last: av.VideoFrame | None = None
+        self._last_flags = (False, False)
+        self._size = (0, 0)
         self._pictures: list[av.VideoFrame] = []
         self._different: list[av.VideoFrame] = []
 
     @property
     def is_full(self) -> bool:
-        most = max(MIN_PICTURES, min(STRETCH_PICTURES, HELD_BYTES // size_bytes(self.last)))
-        return len(self._different) >= most
+        """Whether the pictures that are held are enough to judge by."""
+        most = max(MIN_PICTURES, min(STRETCH_PICTURES, HELD_BYTES // size_bytes(self._last)))
+        return not any(self.flags) or len(self._different) >= most
+
+    def flags_of(self, picture: av.VideoFrame) -> tuple[bool, bool]:
+        return self._last_flags if picture is self._last else _black_sides(picture)
+
+    def successor(self, picture: av.VideoFrame) -> "_Stretch":
+        """What begins with a picture that this one does not take."""
+        return _Stretch(self.crop if displayed_size(picture) == self._size else None)
 
     def takes(self, picture: av.VideoFrame, flags: tuple[bool, bool]) -> bool:
         """Whether a picture goes on with what the others showed."""
@@ -162,22 +157,22 @@ class _Stretch:
             return True
         if not any(self.flags):
             return not any(flags)
-        return displayed_size(picture) == self.size and all(
+        return displayed_size(picture) == self._size and all(
             is_black or not was_black for is_black, was_black in zip(flags, self.flags, strict=True)
         )
 
     def add(self, picture: av.VideoFrame, flags: tuple[bool, bool]) -> None:
         if self.flags is None:
-            self.flags, self.size = flags, displayed_size(picture)
-        if picture is not self.last:
+            self.flags, self._size = flags, displayed_size(picture)
+        if picture is not self._last:
             self._different.append(picture)
         self._pictures.append(picture)
-        self.last, self.last_flags = picture, flags
+        self._last, self._last_flags = picture, flags
 
     def cropped(self) -> Iterator[tuple[av.VideoFrame, Crop | None]]:
         """Yields the pictures that are held."""
         if self._pictures:
-            self.crop = self._judge()
+            self.judge()
             for picture in self._pictures:
                 yield picture, self.crop
 
@@ -185,18 +180,19 @@ class _Stretch:
         """Lets go of the pictures; what comes is of the same stretch."""
         self._pictures, self._different = [], []
 
-    def _judge(self) -> Crop | None:
+    def judge(self) -> None:
+        """Finds the crop of the pictures that are held."""
         if not any(self.flags):
-            return None
+            self.crop = None
+            return
         lumas = [luma_of(picture) for picture in self._different]
-        found = _bars_in(lumas, self.size)
+        found = _bars_in(lumas, self._size)
         if (
-            found is None
-            and self.crop is not None
-            and _is_dark_outside(lumas, self.crop, self.size)
+            found is not None
+            or self.crop is None
+            or not _is_dark_outside(lumas, self.crop, self._size)
         ):
-            return self.crop
-        return found
+            self.crop = found
 
 
 def _black_sides(picture: av.VideoFrame) -> tuple[bool, bool]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
-from utils.bars import BarHistory
+from utils.bars import LiveBars
 from utils.connections import LiveSource, StreamEnded, StreamLost, connect, describe
 from utils.errors import UserError
 from utils.features import FeatureSpec
@@ -271,7 +271,7 @@ class _Reading:
             context.options = {"skip_loop_filter": "all"}
         # Every picture is decoded: to know which ones could be left out takes a look 32 ahead.
         moments = moments_of(self._packets(), self._stream, self._clock, spec.fps, mode="exact")
-        bars = BarHistory()
+        bars = LiveBars()
         scaler = PyavScaler(spec.frame_size, None)
         crop = None
         block_frames = max(1, round(BLOCK_SECONDS * spec.fps))
@@ -279,12 +279,9 @@ class _Reading:
         for index, picture in enumerate(pictures_on_grid(self._watched(moments), spec.fps)):
             if self._stop.is_set():
                 break
-            seconds = self._start_seconds + index / spec.fps
-            if spec.crop_bars:
-                bars.see(picture, seconds)
-                if bars.crop != crop:
-                    crop = bars.crop
-                    scaler = PyavScaler(spec.frame_size, crop)
+            if spec.crop_bars and (found := bars.crop_of(picture)) != crop:
+                crop = found
+                scaler = PyavScaler(spec.frame_size, crop)
             frames.append(scaler(picture))
             if len(frames) == block_frames:
                 first = self._start_seconds + (index + 1 - block_frames) / spec.fps
