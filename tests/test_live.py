@@ -14,14 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from models.array_network import ArrayNetwork
-from models.late_fusion import LateFusionClassifier
-from models.lrcn import LrcnClassifier
 from models.mobilenet_v2 import EMBEDDING_SIZE
-from models.runtime import TrunkRuntime
 from tests.live_server import LiveServer
 from tests.media import write_video
 from tests.steady import Stopwatch, wait_until
@@ -285,28 +279,3 @@ def test_memory_does_not_grow_over_days():
         sizes.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
     assert all(size - sizes[3] < 50_000 for size in sizes[4:]), np.diff(sizes)
-
-
-@pytest.mark.parametrize("kind", [LateFusionClassifier, LrcnClassifier])
-def test_the_network_itself_judges_windows_of_embeddings(kind):
-    torch.manual_seed(0)
-    network = kind(3, SPEC.mfcc.n_mfcc).eval()
-    nn.init.normal_(network.video_head.weight)
-    classes = ("ads", "games", "studio")
-    trunk = TrunkRuntime(network.video_encoder, engine="torch")
-    judge = ArrayNetwork(network, trunk)
-    live = Classifier(network, SPEC, classes, clip_seconds=4.0, temperature=2.0)
-    watch = StreamWatch(live, judge, ChangeSettings(), FakeClock())
-    random = np.random.default_rng(0)
-    frames = random.integers(0, 256, (16, 36, 64, 3), dtype=np.uint8)
-    rows = random.normal(size=(125, 20)).astype(np.float16)
-    for k in range(8):
-        sound = (SoundRows(k / 2, rows[-(-k * 125 // 8) : -(-(k + 1) * 125 // 8)]),)
-        list(watch.take(StreamBlock(k / 2, frames[2 * k : 2 * k + 2], sound, 0.0, 0.0, 0)))
-    with torch.inference_mode():
-        ones = torch.ones(1, 16, dtype=torch.bool), torch.ones(1, 125, dtype=torch.bool)
-        logits = network(
-            torch.from_numpy(frames[None]), ones[0], torch.from_numpy(rows[None]), ones[1]
-        )
-    whole = torch.softmax(logits.double() / 2.0, dim=1)[0].numpy()
-    np.testing.assert_allclose(watch._windows.judge()[0], whole, atol=0.02)

@@ -228,7 +228,7 @@ def test_control_c_does_not_wait_for_downloads(s3, bucket, tmp_path, monkeypatch
         os.kill(os.getpid(), signal.SIGINT)
         return "slow"
 
-    monkeypatch.setattr("s3_server._slowly", slowly)
+    monkeypatch.setattr("tests.s3_server._slowly", slowly)
     with s3.faulty(one_after(0, press, "GET", "big.mp4")):
         done = prepare(bucket, tmp_path)
     assert done.code == 130, done.err
