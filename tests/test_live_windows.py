@@ -31,6 +31,7 @@ class Saying:
     order_matters, uses_sound = False, False
     num_classes, row_size = 2, EMBEDDING_SIZE
     log_odds = 0.0
+    heard: np.ndarray  # (windows,) bool: which had sound
 
     @property
     def trunk(self):
@@ -42,6 +43,7 @@ class Saying:
 
     def pooled_logits(self, video, has_video, sound, has_sound):
         assert video.shape == (len(WINDOW_SHARES), 2 * EMBEDDING_SIZE)
+        self.heard = has_sound
         return np.tile(np.float32([self.log_odds, 0.0]), (len(video), 1))
 
 
@@ -98,6 +100,19 @@ def test_what_was_before_a_gap_is_not_shown_now_but_still_speaks(watched):
     assert np.all(np.diff(said[:, ADS]) > 0)
     assert said[-1, ADS] > 0.9
     assert watched.show(12, 12.0, 0.0)[:, ADS].min() > 0.6
+
+
+def test_sound_of_before_a_gap_is_not_heard_now():
+    watched = Watched()
+    frames = np.zeros((2, *SPEC.frame_size, 3), np.uint8)
+    sound = (SoundRows(0.0, np.zeros((16, SPEC.mfcc.n_mfcc), np.float16)),)
+    watched.windows.take(StreamBlock(0.0, frames, sound, 0.0, 0.0, 0))
+    watched.windows.judge()
+    assert watched.network.heard.all()
+    watched.windows.clear()
+    watched.windows.take(StreamBlock(0.5, frames, (), 0.5, 0.0, 0))
+    watched.windows.judge()
+    assert not watched.network.heard.any()
 
 
 @pytest.mark.parametrize("kind", [LateFusionClassifier, LrcnClassifier])
