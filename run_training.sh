@@ -24,6 +24,7 @@ SET_UP_ENVIRONMENT=(
   PIPENV_IGNORE_VIRTUALENVS=1 PIPENV_VENV_IN_PROJECT=1 PIPENV_YES=1 PIPENV_NOSPIN=1
   PIPENV_INSTALL_TIMEOUT=86400 # not to give up on a slow line
   PIPENV_PIPFILE="$ROOT/Pipfile" PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1
+  PIP_COMPILE=0 # on one core; it is done on all afterwards
   TMPDIR="$ROOT/$WORK/tmp" VIRTUALENV_OVERRIDE_APP_DATA="$ROOT/$WORK/virtualenv"
 )
 
@@ -40,6 +41,12 @@ except ImportError as error:
     print(version + " without " + error.name)
     sys.exit(1)
 print(sys._base_executable)
+'
+
+# Like pip it passes over what does not compile: packages hold templates that are named .py, too.
+COMPILE='
+import compileall, sys
+compileall.compile_dir(sys.argv[1], quiet=2, workers=0)
 '
 
 main() {
@@ -345,6 +352,7 @@ install_packages() {
   find_pipenv "$python"
   touch "$UNFINISHED"
   run_step "installing the packages" "${PIPENV[@]}" sync --python "$python" --categories "$categories"
+  run_step "compiling them" "$PYTHON" -I -c "$COMPILE" "$VENV/lib"
   made_from="$(fingerprint)" || fail
   echo "$made_from $groups" >"$WORK/stamp"
   mv "$WORK/stamp" "$STAMP"

@@ -37,8 +37,10 @@ if [[ "$1" == --version ]]; then echo "pipenv, version 2099.1.0"; exit; fi
 echo "$*" >>"$CALLS"
 if [[ -n "${SYNC_SECONDS:-}" ]]; then mkdir -p .venv/half; sleep "$SYNC_SECONDS"; fi
 if [[ -n "${SYNC_ERROR:-}" ]]; then echo "$SYNC_ERROR"; exit 1; fi
-[[ "$PIPENV_VENV_IN_PROJECT" == 1 && "$PIPENV_IGNORE_VIRTUALENVS" == 1 ]]
-mkdir -p .venv/bin
+[[ "$PIPENV_VENV_IN_PROJECT" == 1 && "$PIPENV_IGNORE_VIRTUALENVS" == 1 && "$PIP_COMPILE" == 0 ]]
+mkdir -p .venv/bin .venv/lib
+echo "ANSWER = 42" >.venv/lib/package.py
+echo "{{ no Python }}" >.venv/lib/template.py
 ln -sf "$STUB_PYTHON" .venv/bin/python
 """
 DISK = """#!/usr/bin/env bash
@@ -307,6 +309,12 @@ def test_failed_set_up_says_step_log_and_cure_and_is_redone(clone, message, cure
     assert cure in line
     assert not clone.is_ready()
     assert "SCRIPT" in clone.run("local").stdout
+
+
+def test_packages_are_compiled_but_for_what_can_not_be(clone):
+    assert clone.run("local").returncode == 0
+    compiled = (clone.folder / ".venv" / "lib" / "__pycache__").iterdir()
+    assert [path.name.split(".")[0] for path in compiled] == ["package"]
 
 
 def test_interrupted_set_up_says_so_and_begins_anew(clone):
